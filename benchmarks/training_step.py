@@ -100,7 +100,7 @@ def _wait(tensor: Tensor) -> None:
 
 def recipe_of(net: str, method: str, flags: Sequence[str] = ()) -> Recipe:
     command = ["--model", *NETS[net].flags, "--method", method, "--epochs", "2", *flags]
-    return train_request(read_command(command)).recipe
+    return train_request(read_command(command))
 
 
 def twin_of(recipe: Recipe) -> Recipe:

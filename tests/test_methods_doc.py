@@ -55,7 +55,7 @@ def test_documented_differences_from_the_authors_are_in_the_code() -> None:
     )
     assert type(react.relu).__name__ == "RPReLU"
     for name in ("irnet", "recu", "adabin"):
-        recipe = train_request(read_command(["--model", "resnet20", "--dataset", "cifar10", "--method", name])).recipe
+        recipe = train_request(read_command(["--model", "resnet20", "--dataset", "cifar10", "--method", name]))
         assert (recipe.optimizer.decay_latents, recipe.optimizer.decay_norm) == (True, False)
 
 

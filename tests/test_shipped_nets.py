@@ -135,7 +135,7 @@ def test_the_command_of_a_card_is_of_its_training(name: str) -> None:
     card = NETS[name].card
     words = shlex.split(card.command)
     assert words[:2] == ["onebit", "train"]
-    recipe = train_request(read_command(words[2:])).recipe
+    recipe = train_request(read_command(words[2:]))
     assert (recipe.name, recipe.dataset, recipe.seed) == (card.recipe, card.dataset, card.seed)
     assert recipe.epochs == card.epochs
 

@@ -61,7 +61,7 @@ def test_a_trainer_prints_what_it_is_and_how_it_went(data: Dataset) -> None:
 )
 def test_the_recipe_is_that_of_the_command_line(method: str, model: str, dataset: str) -> None:
     flags = ["--model", model, "--dataset", dataset, "--epochs", "7", "--optimizer.lr", "0.25"]
-    theirs = train_request(read_command([*flags, "--method", method])).recipe
+    theirs = train_request(read_command([*flags, "--method", method]))
     trainer = onebit.Trainer(model, method, epochs=7, optimizer={"lr": 0.25})
     assert dataclasses.replace(trainer._recipe(dataset), name="same") == dataclasses.replace(theirs, name="same")
 

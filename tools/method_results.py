@@ -37,7 +37,7 @@ def bits_of(weights: str | None, inputs: str | None, bits: int | None = None) ->
 
 def recipe_of(entry: Mapping[str, Any]) -> recipe.Recipe:
     """The recipe of the command of a row."""
-    return train_request(read_command(shlex.split(entry["command"])[1:])).recipe
+    return train_request(read_command(shlex.split(entry["command"])[1:]))
 
 
 def train_methods(record: dict[str, dict[str, Any]]) -> None:

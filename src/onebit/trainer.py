@@ -218,4 +218,4 @@ class Trainer:
     def _recipe(self, dataset: str, **changes: Any) -> Recipe:
         """The method and the settings on top of the defaults for model and data, as on the command line."""
         settings = flatten({**self._settings, **changes, "dataset": dataset})
-        return request_recipe(settings, method=self.method).recipe
+        return request_recipe(settings, method=self.method)

@@ -58,7 +58,7 @@ def test_the_command_of_a_card_trains_the_same_recipe(run_folder: Path, packed_f
     words = command.replace("'", "").replace(", ", ",").split()
     assert words[:3] == ["onebit", "train", "digits-smoke"]
     trained = build_recipe(read_settings(run_folder / "recipe.yaml"))
-    assert trained.changed_from(train_request(read_command(words[2:])).recipe) == []
+    assert trained.changed_from(train_request(read_command(words[2:]))) == []
 
 
 @pytest.mark.parametrize(

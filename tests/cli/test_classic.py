@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,8 @@ from onebit.models import MODELS as OURS
 from onebit.optim import OPTIMIZERS
 from onebit.recipe import build_recipe, flag_text, read_settings, recipe_names, recipe_path
 from onebit.recipe.translations.binarynet import FLAGS, MODELS, SHORT, TAKES_MOMENTUM
-from support.command_line import CLASSIC, Outcome
+from support.command_line import CLASSIC, Onebit
 
-Onebit = Callable[..., Outcome]
 EVERY = """
     --results_dir {results} --save try --dataset toy -a resnet_binary --input_size 8
     --model_config "{{'depth':20,'width':0.25,'num_classes':4}}" --type torch.FloatTensor --gpus 0 -j 1 --epochs 1
@@ -124,7 +122,7 @@ def test_a_weight_file_is_evaluated(words: str) -> None:
 )
 def test_depth_is_counted_as_there(dataset: str, depth: int, model: str, width: float | None) -> None:
     words = f"-a resnet_binary --dataset {dataset} --model_config \"{{'depth': {depth}}}\""
-    found = train_request(read_command(request(words))).recipe.model
+    found = train_request(read_command(request(words))).model
     assert (found.name, found.width) == (model, width)
 
 

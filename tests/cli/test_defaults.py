@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,9 +24,7 @@ from onebit.recipe import (
 from onebit.recipe.options import declared
 from onebit.recipe.reading import DEFAULTS_FILE
 from onebit.recipe.request import refuse_foreign
-from support.command_line import Outcome
-
-Onebit = Callable[..., Outcome]
+from support.command_line import Onebit
 
 
 def config(onebit: Onebit, *arguments: str) -> dict:
@@ -122,26 +119,12 @@ def test_bayesbinn_clips_no_gradients(onebit: Onebit, source: list[str]) -> None
     assert (optimizer["name"], optimizer["clip_grad_value"], optimizer["data_scale"]) == ("bayesbinn", None, 1)
 
 
-OTHER_OPTIMIZERS = sorted({*OPTIMIZERS} - {row["optimizer"].get("name") for row in methods().values()})
-
-
-@pytest.mark.parametrize(
-    ("method", "optimizer", "modes"),
-    [*(("real", name, {"real"}) for name in OTHER_OPTIMIZERS), ("bop", "bop", {"binary"})],
-)
-def test_optimizers_train_a_step(onebit: Onebit, tmp_path: Path, method: str, optimizer: str, modes: set[str]) -> None:
-    flags = ["--model.widths", "[64,8,4]", "--method", method, "--optimizer", optimizer, "--threads", "1"]
-    done = onebit("train", "--dataset", "toy", *flags, "--epochs", "0.2", "--out", tmp_path / "run", "--json")
-    assert done.status == 0, done.err
-    assert done.json["test"].keys() == modes
-
-
 def test_a_flag_is_read_over_its_recipe(tmp_path: Path) -> None:
     """Alone, the schedule would have no milestones."""
     path = tmp_path / "recipe.yaml"
     path.write_text("schedule: {milestones: [1]}")
     flags = [str(path), "--schedule", "milestones", "--optimizer", "sgd"]
-    assert train_request(read_command(flags)).recipe.schedule.milestones == (1,)
+    assert train_request(read_command(flags)).schedule.milestones == (1,)
 
 
 OPTIONS = [f"{part}.{name}" for part in ("model", "optimizer") for name in declared(part)]

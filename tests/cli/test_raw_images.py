@@ -21,7 +21,7 @@ def made_run(model: str, method: str, shape: tuple[int, int, int]) -> Run:
     """A net with its first weights, as if it had been trained on permuted pixels."""
     flags = ["--model", model, "--dataset", "mnist", "--method", method, "--permutation", "3"]
     widths = ["--model.widths", "[144,6,4]"] if model == "mlp" else []
-    recipe = train_request(read_command([*flags, *widths])).recipe
+    recipe = train_request(read_command([*flags, *widths]))
     net = build_model(recipe.model, input_shape=shape, classes=4)
     return Run(recipe, net.eval(), shape, 4, Path("final.safetensors"), {})
 

@@ -46,7 +46,7 @@ class Steps:
 
 def recipe_of(method: str, net: str = "mlp") -> Recipe:
     command = ["--model", net, "--method", method, "--dataset", NETS[net][0], "--epochs", "2"]
-    return train_request(read_command(command)).recipe
+    return train_request(read_command(command))
 
 
 def steps(recipe: Recipe, model: nn.Module, x: Tensor, y: Tensor, device: torch.device) -> Steps:

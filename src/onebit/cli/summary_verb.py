@@ -23,7 +23,7 @@ COLUMNS = ("name", "kind", "output_shape", *SUMMED[:2], *SUMMED[3:], "verdict", 
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.strip("()[] ").replace("x", ",").replace("×", ",").split(",")))
+    return tuple(map(int, text.strip("()[] ").split(",")))
 
 
 def parser() -> Parser:
@@ -119,7 +119,7 @@ def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     given |= {f"model.{name}": value for name, value in args.model_arguments.items()}
     words = read_words([f"--{name}={value}" for name, value in given.items() if value is not None])
     flags = {word.name: str(word.value) for word in words}
-    recipe = request_recipe(flags, method=args.method).recipe
+    recipe = request_recipe(flags, method=args.method)
     entry = resolve(DATASETS, recipe.dataset, kind="data set")
     shape = args.input_shape or (entry.input_shape if args.dataset else None)
     if shape is None:

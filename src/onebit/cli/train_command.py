@@ -12,10 +12,10 @@ from onebit.cli.seeds import parse_seeds
 from onebit.common.fields import Count, read
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
-from onebit.recipe import recipe_path
+from onebit.recipe import Recipe, recipe_path
 from onebit.recipe.custom_names import is_custom
 from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, read_words
-from onebit.recipe.request import RecipeRequest, request_recipe
+from onebit.recipe.request import request_recipe
 from onebit.recipe.translations import binarynet, translate
 from onebit.runs.folders import seed_folders
 
@@ -106,7 +106,8 @@ def read_command(words: Sequence[str]) -> TrainCommand:
         raise UsageError("--overwrite and --resume exclude each other")
     if verb_options.get("start-epoch", "0") != "0" and not resume:
         raise UsageError("--start-epoch requires --resume RUN")
-    folders = [_run_folder(path) for path in (verb_options.get("out"), verb_options.get("resume")) if path]
+    named = [Path(path) for path in (verb_options.get("out"), verb_options.get("resume")) if path]
+    folders = [path.parent if path.name == "last.ckpt" else path for path in named]
     if len(set(map(os.path.realpath, folders))) > 1:
         raise UsageError(f"several run folders: {', '.join(map(str, folders))}")
     options: dict[str, Any] = {name: verb_options.get(name) for name in ("method", "task", "data")}
@@ -125,8 +126,8 @@ def read_command(words: Sequence[str]) -> TrainCommand:
     )
 
 
-def train_request(command: TrainCommand) -> RecipeRequest:
-    """The recipe of a command, and notes on it; errors: see `request_recipe` and `recipe_path`."""
+def train_request(command: TrainCommand) -> Recipe:
+    """The recipe of a command; errors: see `request_recipe` and `recipe_path`."""
     if (dataset := command.flags.get("dataset")) is not None:
         from onebit.data import DATASETS
 
@@ -138,9 +139,3 @@ def train_request(command: TrainCommand) -> RecipeRequest:
         if source is None:
             raise UsageError(f"--resume {command.folder}: no run there (it has no recipe.yaml)")
     return request_recipe(command.flags, source, method=command.method, task=command.task)
-
-
-def _run_folder(path: str) -> Path:
-    """The run folder of a path: itself, or the folder of a last.ckpt."""
-    folder = Path(path)
-    return folder.parent if folder.name == "last.ckpt" else folder

@@ -31,7 +31,7 @@ from onebit.runs.folders import (
     seed_folders,
     written,
 )
-from onebit.train.history import holds_run, refuse_used
+from onebit.train.history import refuse_used
 from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         argv = meant[1:]
     command = read_command(argv)
     if command.help:
-        recipe = train_request(command).recipe if command.names_training else None
+        recipe = train_request(command) if command.names_training else None
         code = None
         if recipe is not None and command.names_custom_model:
             from onebit.runs.own_model import load_code, parameters
@@ -95,9 +95,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     if not command.names_training:
         say(f"usage: {USAGE}")
         return UsageError.exit_status
-    recipe, notes = train_request(command)
-    for note in notes:
-        say(f"note: {note}")
+    recipe = train_request(command)
     if command.print_config:
         from onebit.runs.names import check_names
 
@@ -121,8 +119,6 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Itera
     elif command.folder or command.resume:
         if seeds is None and seed_folders(folder):
             raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
-        if seeds is not None and holds_run(folder):
-            raise UsageError(f"{folder} holds a single run: leave --seeds out, or choose another --out")
         for run in [folder] if seeds is None else [seed_folder(folder, seed) for seed in seeds]:
             refuse_used(run, resume=command.resume)
     named = command.folder or command.resume or command.overwrite

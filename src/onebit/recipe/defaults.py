@@ -26,12 +26,13 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
         >>> default_settings(Recipe(dataset="cifar10"))["augmentation"]
         {'crop_padding': 4, 'flip': True}
     """
+    inputs = recipe.model.input_quantizer
     facts = {
         "model": OWN_MODEL if recipe.model.is_custom else recipe.model.name,  # a file may be called resnet.py
         "dataset": recipe.dataset,
         "method": method or "any",
         "weights": "real" if recipe.model.weight_quantizer is None else "binary",
-        "inputs": _inputs(recipe.model.input_quantizer),
+        "inputs": "real" if inputs is None else "binary" if INPUT_QUANTIZERS.entry(inputs).bits == 1 else "few",
         "last": "real" if recipe.model.weight_quantizer is None or recipe.model.real_last else "binary",
         "optimizer": recipe.optimizer.name if "optimizer.name" in given else "any",
     }
@@ -41,10 +42,3 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
         if all(any(fnmatchcase(facts[fact], pattern) for pattern in patterns) for fact, patterns in when):
             settings = merge(settings, rule["set"])
     return settings
-
-
-def _inputs(quantizer: str | None) -> str:
-    """The inputs of layers by the name of their quantizer: "real", "few" (integers of few bits) or "binary"."""
-    if quantizer is None:
-        return "real"
-    return "binary" if INPUT_QUANTIZERS.entry(quantizer).bits == 1 else "few"

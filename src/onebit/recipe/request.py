@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
@@ -20,17 +20,12 @@ TASKS = {"permuted-mnist": "mnist-permuted", "image": None}
 """Task -> the recipe with its continual settings; None for the plain images."""
 
 
-class RecipeRequest(NamedTuple):
-    """A recipe, and notes on settings that were adapted."""
-
-    recipe: Recipe
-    notes: tuple[str, ...] = ()
-
-
 def request_recipe(
     flags: Mapping[str, str], source: Path | None = None, *, method: str | None = None, task: str | None = None
-) -> RecipeRequest:
+) -> Recipe:
     """Build the recipe of a command: file or defaults, then the method, then the flags.
+
+    Fewer epochs than a file has shorten its warm-up in proportion.
 
     Args:
         flags: fields of a recipe with their values.
@@ -42,7 +37,6 @@ def request_recipe(
     """
     name = None if task is None else resolve(TASKS, task, kind="task")
     learning = None if name is None else recipe_path(name)
-    notes: tuple[str, ...] = ()
     # a custom model takes no coding from the defaults or from the model that it replaces
     coding = {"model.coding": "auto"} if is_custom(flags.get("model.name", "")) else {}
     if source is None and learning is None:
@@ -55,13 +49,11 @@ def request_recipe(
             # results that were measured with the file do not hold for this run
             recipe = dataclasses.replace(recipe, measured="")
         if "epochs" in flags and "schedule.warmup" not in flags:
-            full, recipe = recipe.schedule.warmup, recipe.with_warmup_of(file.epochs)
-            if recipe.schedule.warmup < full:
-                notes = (f"--epochs {recipe.epochs:g} shortens schedule.warmup to {recipe.schedule.warmup:.3g}",)
+            recipe = recipe.with_warmup_of(file.epochs)
     if method is not None and recipe.continual.tasks and "continual.own" not in flags:
         recipe = dataclasses.replace(recipe, continual=dataclasses.replace(recipe.continual, own=method))
     refuse_foreign(recipe, flags)
-    return RecipeRequest(recipe, notes)
+    return recipe
 
 
 def refuse_foreign(recipe: Recipe, names: Iterable[str]) -> None:

@@ -209,12 +209,8 @@ class Recipe(Checked):
 
     def settings(self) -> dict[str, Any]:
         """All settings that apply to this run, as a tree like that of a file."""
-        found: dict[str, Any] = {}
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            tree = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-            found[item.name] = value.settings() if isinstance(value, Part) else tree
-        return found
+        parts = {"model": self.model.settings(), "optimizer": self.optimizer.settings()}
+        return dataclasses.asdict(self) | parts
 
     def values(self) -> dict[str, Any]:
         """Flag name -> value of all settings, also options of other optimizers and models."""
@@ -227,13 +223,12 @@ class Recipe(Checked):
     def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:
         """(flag name, value there, value here) of every different setting that can change the trained weights."""
         here, there = self.values(), other.values()
-        names = [name for name in {**here, **there} if name not in NOT_COMPARED]
-        # arguments of a quantizer may be in one of them only
-        both = [(name, there.get(name), here.get(name)) for name in names]
-        changed = [(name, was, now) for name, was, now in both if was != now]
         models = (self.model, other.model)
         moved = all(model.is_custom for model in models) and len({short_name(model.name) for model in models}) == 1
-        return [row for row in changed if not (moved and row[0] == "model.name")]
+        ignored = (*NOT_COMPARED, *(["model.name"] if moved else []))
+        # arguments of a quantizer may be in one of them only
+        both = ((name, there.get(name), here.get(name)) for name in {**here, **there} if name not in ignored)
+        return [(name, was, now) for name, was, now in both if was != now]
 
     def with_warmup_of(self, epochs: float) -> Recipe:
         """The recipe with its warm-up shortened to the share of training that it has in `epochs`.
