@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onebit.errors import OnebitError, shortened
+from onebit.errors import shortened
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,3 @@ from onebit.errors import OnebitError, shortened
 def test_the_middle_of_a_long_text_is_left_out(text: str, longest: int, expected: str) -> None:
     assert shortened(text, longest) == expected
     assert len(shortened(text, longest)) <= longest
-
-
-def test_a_message_is_one_line_of_printable_characters() -> None:
-    assert str(OnebitError("first\n  second\x1b[2J")) == r"first second\x1b[2J"

@@ -86,15 +86,6 @@ def test_own_entries_are_listed_and_described(onebit: Onebit, capsys: pytest.Cap
     assert "--model.own_units null own_net: hidden units" in text
 
 
-def test_an_option_of_another_entry_is_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(recipe), "--optimizer", "adam", "--optimizer.own_option", "3"]) == 2
-    assert "own_option" in capsys.readouterr().err
-    assert main(["train", str(recipe), "--optimizer.own_option", "0"]) == 2
-    assert "optimizer.own_option" in capsys.readouterr().err
-    assert main(["train", "--model", "mlp", "--model.own_unit", "3"]) == 2
-    assert "--model.own_units" in capsys.readouterr().err
-
-
 def test_several_tasks_and_two_stages(onebit: Onebit, recipe: Path, tmp_path: Path) -> None:
     short = ("--epochs", "0.5", "--optimizer.own_option", "2")
     assert onebit("train", recipe, *short, "--first_stage", "0.5", "--out", tmp_path / "stages")["epochs"] == 0.5

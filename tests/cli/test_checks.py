@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from onebit.recipe import ModelRecipe, Recipe, build_recipe
 from onebit.runs.resolve import resolve
 from onebit.train.ranks import Ranks
 from onebit.train.weights import save_weights
-from support.command_line import Outcome
+from support.command_line import Onebit
 from support.covering import DEEPER, covering
 
-Onebit = Callable[..., Outcome]
 TWO = Ranks(0, 2)
 
 

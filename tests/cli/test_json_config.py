@@ -13,9 +13,8 @@ from onebit.cli.train_command import read_command, translated
 from onebit.errors import UsageError
 from onebit.recipe import build_recipe, read_settings, recipe_path
 from onebit.recipe.translations.json_config import ARCHITECTURES, flags_of, read_config
-from support.command_line import Outcome
+from support.command_line import Onebit, Outcome
 
-Onebit = Callable[..., Outcome]
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 MNIST = json.loads((EXAMPLES / "mnist_bayesbinn.json").read_text())
 CIFAR = json.loads((EXAMPLES / "cifar10_ste.json").read_text())

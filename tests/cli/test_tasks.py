@@ -110,19 +110,6 @@ def test_a_run_does_not_overwrite_tasks(onebit: Onebit, tmp_path: Path, monkeypa
     assert contents(folder) == before
 
 
-def test_tasks_keep_other_runs(
-    onebit: Onebit, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = tmp_path / "begun"
-    interrupt(onebit, monkeypatch, "digits-smoke", "--threads", "1", "--out", begun, step=1)
-    for folder in (run_folder, begun):
-        before = contents(folder)
-        refused = onebit("train", "mnist-permuted", *SHORT, "--out", folder)
-        assert (refused.status, "holds a run" in refused.line) == (2, True)
-        assert onebit("train", "mnist-permuted", *SHORT, "--out", folder, "--resume").status == 2
-        assert contents(folder) == before
-
-
 def test_a_recipe_becomes_a_continual_one(onebit: Onebit) -> None:
     task = onebit("train", "--task", "permuted-mnist", "--print-config")
     assert task.out == onebit("train", "mnist-permuted", "--print-config").out

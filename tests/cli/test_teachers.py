@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import pytest
 import yaml
 
 from onebit.data import load_dataset
-from support.command_line import SMALL, Outcome
+from support.command_line import SMALL, Onebit, Outcome
 
-Onebit = Callable[..., Outcome]
 SHORT = ["--epochs", "0.2", "--method", "bnn"]
 
 
@@ -50,15 +48,6 @@ def test_a_teacher_has_the_pixels_and_the_classes_of_the_student(onebit: Onebit,
     refused = train(onebit, tmp_path / "run", *flags, "--teacher", "mnist-mlp")
     assert (refused.status, "classes" in refused.line) == (2, True)
     assert not (tmp_path / "run").exists()
-
-
-def test_two_stages_are_one_command(onebit: Onebit, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    done = train(onebit, folder, "--first_stage", "0.2", "--tensorboard")
-    assert json.loads((folder / "stage1" / "result.json").read_text())["test"].keys() == {"real"}
-    assert done.json["test"].keys() == {"binary", "latent"}
-    assert list(folder.glob("tensorboard/events*"))
-    assert onebit("train", "--resume", folder).status == 0
 
 
 def test_a_warning_of_training_is_a_line_of_talk_and_of_the_log(onebit: Onebit, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import onebit
-from onebit.common.progress import COLUMNS, Progress, say, shows_progress
+from onebit.common.progress import COLUMNS, Progress, shows_progress
 from onebit.data import make_toy
 from onebit.train.history import History, epoch_lines
 from support.report_runs import row as row_of
@@ -107,17 +107,6 @@ def test_a_pipe_gets_nothing_unless_asked(capsys: pytest.CaptureFixture[str]) ->
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split()[0] for line in err.splitlines()[4:]] == ["1/3", "2/3", "3/3"]
-
-
-def test_without_stderr_nothing_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As in a program without a console; `print` to None would print on stdout."""
-    monkeypatch.setattr(sys, "stderr", None)
-    assert not shows_progress(None)
-    bar = Progress("work", "steps")
-    bar.update(1, 2)
-    bar.print("epoch")
-    say("note")
-    assert capsys.readouterr().out == ""
 
 
 def test_a_notebook_gets_lines_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

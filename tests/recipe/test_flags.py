@@ -73,17 +73,3 @@ def test_a_bad_flag_is_refused(words: list[str], noun: str) -> None:
 )
 def test_flags_have_short_and_dashed_forms(words: list[str], field: str, expected: Any) -> None:
     assert attrgetter(field)(recipe_of(words)) == expected
-
-
-def test_flags_are_words_or_values_by_field() -> None:
-    words = ["--optimizer.lr", "1e-3", "--model", "vgg_small", "--model.weight_options.temperature=2"]
-    values = {"optimizer.lr": 1e-3, "model.name": "vgg_small", "model.weight_options.temperature": "2"}
-    recipe = build_recipe({}, values)
-    assert recipe == recipe_of(words)
-    assert (recipe.optimizer.lr, recipe.model.name, recipe.model.weight_options) == (
-        1e-3,
-        "vgg_small",
-        {"temperature": 2},
-    )
-    with pytest.raises(UsageError, match="lrr"):
-        build_recipe({}, {"optimizer.lrr": 1})

@@ -11,7 +11,6 @@ import torch
 
 import onebit
 from onebit.data import Dataset, load_dataset
-from onebit.errors import UsageError
 from onebit.layers import binary_layers
 from onebit.packed import PackedNet
 from onebit.recipe import Recipe, build_recipe, default_settings, merge, method_settings, methods
@@ -93,23 +92,6 @@ def test_a_method_drops_the_options_of_another_and_leaves_settings_to_another_op
     row = method_settings("irnet", optimizer="adam")["optimizer"]
     assert row == {"latent_clip": None, "lr_scale": None}
     assert method_settings("irnet", optimizer="sgd") == methods()["irnet"]
-
-
-@pytest.mark.parametrize(
-    ("method", "settings", "noun"),
-    [
-        ("bnn", {"model": {"dropout": 0.5}}, "dropout"),
-        ("recu", {"model": {"value": 0.5}}, "'value'"),
-        ("bop", {"model": {"weight_quantizer": None}}, "binary weights"),
-        ("ste", {"model": {"bireal": True}}, "bireal"),
-        ("bayesbinn", {"model": {"weight_options": {"temperature": 0.0}}}, "temperature"),
-        ("bayesbinn", {"optimizer": {"prior": True}}, "--init_from"),
-    ],
-)
-def test_methods_refuse_unsuitable_nets(method: str, settings: dict[str, Any], noun: str, toy: Dataset) -> None:
-    asked = build_recipe(merge(recipe_of(method, "mlp").settings(), settings))
-    with pytest.raises((UsageError, TypeError), match=noun):
-        build_training(asked, toy)
 
 
 def test_plain_sgd_has_the_square_of_the_scale() -> None:

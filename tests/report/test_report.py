@@ -15,7 +15,6 @@ from onebit.recipe import ModelRecipe, OptimizerRecipe
 from onebit.report import compare_runs, drawing, write_report
 from onebit.report.curves import per_epoch
 from onebit.report.run_folders import differing_settings, find_folders, group_runs, read_runs
-from onebit.report.wording import mean_sd, percent, printable
 from support.report_runs import RECIPE, check_picture, make_run, page_text, row
 
 HOSTILE = '<script>alert("1")</script> & $x^2$'
@@ -155,15 +154,6 @@ def test_mean_and_sd_per_epoch() -> None:
     assert mean.tolist() == [3.0, 2.0, 5.0]
     assert sd.tolist() == [pytest.approx(2**0.5), pytest.approx(2**0.5), 0.0]
     assert np.isnan(per_epoch([[(1, float("inf"))]])[1]).all()
-
-
-def test_numbers_as_text() -> None:
-    assert mean_sd([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
-    assert mean_sd([5.0]) == (5.0, None)
-    assert percent([0.98714]) == "98.71 %"
-    assert percent([0.5, 0.7]) == "60.00 ± 14.14 %"
-    assert printable("a\nb\x00\u202ec\udc80") == r"a\nb\x00\u202ec\udc80"
-    assert printable("x" * 9, limit=5) == "xxx…x"
 
 
 def test_runs_of_one_recipe_with_other_settings_get_different_labels(tmp_path: Path) -> None:

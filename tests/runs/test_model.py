@@ -131,15 +131,6 @@ def test_standardize_takes_the_statistics_of_the_training_images(data: Dataset) 
     assert (float(coded.mean()), float(coded.std())) == pytest.approx((0, 1), abs=1e-3)
 
 
-def test_a_model_to_be_loaded_needs_no_data(data: Dataset) -> None:
-    settings = recipe(model={"coding": "standardize"})
-    trained = build_training(settings, data).model
-    empty = build_model(settings.model, input_shape=data.input_shape, classes=4)
-    empty.load_state_dict(trained.state_dict())
-    images = torch.from_numpy(data.test.images)
-    assert torch.equal(empty.eval()(images), trained.eval()(images))
-
-
 def test_the_seed_decides_the_initial_weights(data: Dataset) -> None:
     first, again, other = (build_training(recipe(seed=seed), data).model.linear1.weight for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -150,11 +141,7 @@ def test_the_seed_decides_the_initial_weights(data: Dataset) -> None:
 @pytest.mark.parametrize(
     ("settings", "noun"),
     [
-        ({"optimizer": {"momentum": 0.9}}, "momentum"),
         ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "weight_decay"),
-        ({"optimizer": {"nesterov": True}}, "nesterov"),
-        ({"schedule": {"warmup": 2.0}}, "warmup"),
-        ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing"),
         ({"model": {"real_first": True, "real_last": True, "widths": [64, 16, 4]}}, "no binary layer"),
     ],
 )
@@ -252,16 +239,6 @@ def goes_to_a_plain_twin_and_back(recipe: Recipe, data: Dataset, trained: nn.Mod
 
 
 # ----------------------------------------------------------------------------------------------------------- two stages
-def test_a_training_starts_from_the_weights_of_another(data: Dataset, tmp_path: Path) -> None:
-    real = {"model": {"weight_quantizer": None}}
-    source = build_training(recipe(**real, seed=5), data).model
-    save_weights(tmp_path / "w.safetensors", source, {})
-    started = build_training(recipe(init_from=str(tmp_path / "w.safetensors")), data).model
-    assert all(isinstance(layer.weight_quantizer, nn.Module) for _, layer in binary_layers(started))
-    for name, tensor in source.state_dict().items():
-        assert torch.equal(tensor, started.state_dict()[name])
-
-
 @pytest.mark.parametrize(("method", "size"), [("bayesbinn", 10.0), ("binaryconnect-stochastic", 1.0)])
 def test_small_latents_that_are_drawn_start_at_full_size(
     data: Dataset, tmp_path: Path, method: str, size: float

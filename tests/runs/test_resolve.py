@@ -12,7 +12,6 @@ from onebit.runs import opening
 from onebit.runs.model import Machine
 from onebit.runs.resolve import resolve
 from onebit.train.precision import resolve_precision
-from support.toy_training import TOY
 
 CPU = torch.device("cpu")
 
@@ -33,9 +32,3 @@ def test_a_trainer_checks_its_recipe_before_it_reads_data(monkeypatch: pytest.Mo
     monkeypatch.setattr(opening, "load_dataset", None)
     with pytest.raises(UsageError, match="--batch_size"):
         onebit.Trainer("mlp", batch_size=60_001).fit("mnist")
-
-
-@pytest.mark.parametrize("count", [2048, 5000])
-def test_some_training_images_must_be_left(count: int) -> None:
-    with pytest.raises(UsageError, match="validation"):
-        resolve(build_recipe(TOY | {"validation": count}))

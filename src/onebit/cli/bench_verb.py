@@ -36,15 +36,11 @@ def main(argv: list[str]) -> int:
         with progress(f"{args.net}, batch {batch}", "rounds") as bar:
             rows += time_packed(net, batch, on_round=bar.update, **numbers)
     facts = {"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows}
-    answer_either(facts, _describe(rows, args), as_json=args.json)
-    return 0
-
-
-def _describe(rows: list[dict[str, Any]], args: Any) -> str:
     cells = [["batch", "variant", "µs", "µs a sample", "× numpy"]]
     for row in rows:
         microseconds = (f"{row['us'] / count:,.1f}" for count in (1, row["batch"]))
         cells.append([str(row["batch"]), row["variant"], *microseconds, f"{row['numpy_speedup']:.1f}"])
     threads = f"{args.threads} thread{'' if args.threads == 1 else 's'}"
     head = f"{args.net}, {threads}: medians of {args.rounds} rounds; all variants give the same logits"
-    return f"{head}\n{table(cells, right=(0, 2, 3, 4))}"
+    answer_either(facts, f"{head}\n{table(cells, right=(0, 2, 3, 4))}", as_json=args.json)
+    return 0

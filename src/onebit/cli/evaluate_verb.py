@@ -49,15 +49,12 @@ def _evaluated(args: Any) -> dict[str, Any]:
         raise UsageError(f"--weights: expected packed for a packed net, got {weights!r}")
     if packed and args.split != "test":
         raise UsageError("a packed net does not store its training split: evaluate the run, or use --split test")
-    run, net = None, None
+    net: Any = None
     if packed:
         from onebit.runtime import load
 
         net = load(args.run)
-        name = args.dataset or (net.certificate.dataset if net.certificate else None)
-        if name is None:
-            raise UsageError(f"{args.run} has no certificate that names its data set: add --dataset NAME")
-        data = load_data_of_net(net, name, args)
+        data = load_data_of_net(net, args)
     else:
         run = open_trained(args, args.run)
         data = load_data(run, args)
@@ -74,7 +71,6 @@ def _evaluated(args: Any) -> dict[str, Any]:
             from onebit.evaluation.packed_nets import score_packed
 
             return facts | score_packed(net, images, on_images=bar.update)
-        assert run is not None
         from onebit.evaluation.modes import evaluate, parse_weights, scored_loss
         from onebit.layers import has_unsettled_statistics
 

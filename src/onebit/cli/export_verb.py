@@ -74,10 +74,9 @@ def _opened(args: Any) -> tuple[PackedNet, Dataset | None]:
         from onebit.packed import load
 
         net = load(args.run)
-        certificate = net.certificate
-        if certificate is None or not _takes_images(net):
+        if net.certificate is None or not _takes_images(net):
             return net, None
-        return net, _loaded(args, lambda: load_data_of_net(net, certificate.dataset, args), "not compared")
+        return net, _loaded(args, lambda: load_data_of_net(net, args), "not compared")
     from onebit.verification.run_packing import fold_run, on_raw_images, pack_run
 
     run = on_raw_images(open_trained(args, args.run))

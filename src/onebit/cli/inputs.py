@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from onebit.cli.output import download_progress, say
 from onebit.cli.parsing import thread_number
+from onebit.errors import UsageError
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -53,10 +54,13 @@ def load_data(run: Run, args: Namespace) -> Dataset:
         return _announced(load_run_data(run, **options, progress=fetched))
 
 
-def load_data_of_net(net: PackedNet, name: str, args: Namespace) -> Dataset:
-    """Load and announce a data set for the packed net `args.run`."""
+def load_data_of_net(net: PackedNet, args: Namespace) -> Dataset:
+    """Load and announce the data of the packed net `args.run`: of `--dataset`, or of its certificate."""
     from onebit.evaluation.packed_nets import load_packed_data
 
+    name = getattr(args, "dataset", None) or (net.certificate.dataset if net.certificate else None)
+    if name is None:
+        raise UsageError(f"{args.run} has no certificate that names its data set: add --dataset NAME")
     with download_progress() as fetched:
         return _announced(load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run))
 

@@ -7,23 +7,21 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from onebit.common.progress import discard, print_note
-from onebit.common.tables import did_you_mean
-from onebit.errors import OnebitError, UnknownNameError, one_line
+from onebit.common.tables import resolve
+from onebit.errors import OnebitError, one_line
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
 
-def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
+def run_verb(verb: str, argv: list[str], verbs: Mapping[str, str]) -> int:
     """Run `onebit VERB argv`; returns the exit status."""
 
     def run(argv: list[str]) -> int:
-        if verb not in verbs:
-            raise UnknownNameError(f"unknown verb {verb!r}{did_you_mean(verb, verbs)} (onebit --help)")
+        resolve(verbs, verb, kind="verb")
         return importlib.import_module(f"onebit.cli.{verb}_verb").main(argv)
 
     return run_program(run, argv, name=f"onebit {verb}")
@@ -37,7 +35,8 @@ def run_program(run: Callable[[list[str]], int], argv: list[str], *, name: str) 
     if hasattr(sys.stdout, "reconfigure"):  # answers are printed in any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes the same five arguments
+        # without the source line that raised it
+        warnings.showwarning = lambda message, *where: print_note(f"onebit: {one_line(f'note: {message}')}")
         try:
             status = run(argv)
         except KeyboardInterrupt as error:
@@ -61,11 +60,6 @@ def _message(error: Exception, name: str) -> str:
         extra = {"onnx": "export", "tensorboard": "log", "wandb": "log"}.get(error.name or "", "train")
         return f"`{name}` needs {error.name}: pip install 'onebit[{extra}]'"
     return f"{type(error).__name__}: {error} (ONEBIT_DEBUG=1 shows where)"
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """A warning as one line, without the source line that raised it."""
-    _say(f"note: {message}", 0)
 
 
 def _say(message: str, status: int) -> int:

@@ -37,7 +37,7 @@ INDENT = 37
 LONGEST_VALUE = 40
 
 
-def train_help(recipe: Recipe | None = None, parameters: Mapping[str, tuple[Any, Any]] | None = None) -> str:
+def train_help(recipe: Recipe | None, parameters: Mapping[str, tuple[Any, Any]] | None) -> str:
     """The whole text with the values of a recipe, or the defaults, and the `parameters` of a custom model."""
     layout: Any = partial(HelpFormatter, max_help_position=INDENT)
     made = ArgumentParser(usage=USAGE, description=DESCRIPTION, formatter_class=layout, add_help=False)

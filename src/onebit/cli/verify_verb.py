@@ -57,8 +57,6 @@ def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Cl
             net, source, data = _packed(args)
             about.update(data_facts(data) if data is not None else {})
             yield from prove_packed(net, data, source=source, on_images=on_images)
-        elif args.source:
-            raise UsageError(f"--source is for a packed net, got {args.run}")
         else:
             run = on_raw_images(open_trained(args, args.run))
             data = load_data(run, args)
@@ -82,8 +80,7 @@ def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
         say(f"note: {args.run} has no certificate: no images are compared")
         return net, source, None
     if source is None:
-        assert net.certificate is not None  # refused above
         say("note: only --source RUN recomputes the comparison with torch in the certificate")
-        return net, None, load_data_of_net(net, args.dataset or net.certificate.dataset, args)
+        return net, None, load_data_of_net(net, args)
     data = load_data(source, args)
     return net, source, with_classes(data, net.classes, source=args.run)

@@ -173,8 +173,6 @@ class PictureReader:
     """
 
     def __init__(self, channels: int, size: tuple[int, int] | None, *, invert: bool = False) -> None:
-        if channels not in MODES:
-            raise UsageError(f"the net takes {channels} channels; predict reads images with 1 or 3")
         self.mode, self.size, self.invert = MODES[channels], size, invert
         self.failures: list[dict[str, str]] = []
 

@@ -27,15 +27,13 @@ _NUMERIC = frozenset("0123456789+-._:eExXaAbBcCdDfF")
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a YAML or JSON file; UsageError for one that cannot be read or is out of bounds."""
+    """The value in a YAML or JSON file; UsageError for one of another format or out of bounds."""
     try:
         text = read_regular(path, largest=MOST_BYTES).decode("utf-8-sig")
         # JSON is YAML but for tabs between its tokens
         loader = _BoundedLoader(text.expandtabs() if path.suffix == ".json" else text)
         loader.where = f"{path}, "
         return loader.get_single_data()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

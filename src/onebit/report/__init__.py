@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onebit.common.files import atomic_files, refuse_foreign
-from onebit.report.curves import has_health, plot_health, plot_history, write_curves
+from onebit.report.curves import plot_health, plot_history, write_curves
 from onebit.report.drawing import Picture
 from onebit.report.histograms import plot_run_weights, plot_weights
 from onebit.report.page import render_page
@@ -118,7 +118,7 @@ def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder
         run = group.runs[0]
         about = run.name + (f", the first of {len(group.runs)} seeds" if len(group.runs) > 1 else "")
         name = _file_name(run.name, taken)
-        if has_health(run.history):
+        if any(row.layers for row in run.history):
             path = folder / f"health-{name}.png"
             plot_health(run.history, path, name=run.name)
             scale = "Shares per layer and epoch, on a logarithmic scale that begins at 0.01 %."

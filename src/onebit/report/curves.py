@@ -202,11 +202,6 @@ def add_legend(figure: Figure, groups: Sequence[Group[RunResults]], *, splits: b
     figure.set_size_inches(width, height + 0.2 * math.ceil(len(keys) / columns))
 
 
-def has_health(history: History) -> bool:
-    """Whether the run recorded the health of a layer."""
-    return any(row.layers for row in history)
-
-
 def plot_health(history: History, path: str | os.PathLike[str], *, name: str = "") -> None:
     """Draw the health of each layer over the epochs of one training into one PNG.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from onebit.errors import UsageError
 from onebit.train.history import DATA_FILE, RUN_FILES, STAGE_FOLDER, holds_run, task_folders
-from onebit.train.lock import LOCK_FILE, lock_folder
+from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
@@ -70,13 +70,9 @@ def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Whether a folder is a run folder, empty, or missing."""
-    begun = (folder / "recipe.yaml").is_file() and (holds_run(folder) or (folder / "log.txt").exists())
-    waiting = any((folder / part).is_dir() for part in (ASIDE, MOVING))
-    if begun or waiting or seed_folders(folder) or not os.path.lexists(folder):
-        return True
-    # a training that has just begun has only locked the folder
-    return folder.is_dir() and not any(path.name != LOCK_FILE for path in folder.iterdir())
+    """Whether a folder is a run folder, or has no file of that name which a run would replace."""
+    known = any((folder / part).exists() for part in ("recipe.yaml", ASIDE, MOVING))
+    return known or bool(seed_folders(folder)) or not written(folder)
 
 
 @contextmanager

@@ -69,7 +69,10 @@ def open_run(
         raise UsageError(f"{source}: has no recipe; name one with --recipe, or code with --model FILE.py:Class")
     built = build_recipe(settings)
     if model is not None:
-        built = _with_code(built, model)
+        stored = built.model
+        coding = stored.coding if stored.is_custom else "none"  # a `Trainer` trains a module on images as they are
+        arguments = {**(stored.arguments or {}), **(model.arguments or {})}
+        built = replace(built, model=replace(stored, name=model.name, arguments=arguments, coding=coding))
     built = settle_code(built, named=model is not None)
     if built.model.name not in MODELS and not built.model.is_custom:
         name = built.model.name
@@ -78,14 +81,6 @@ def open_run(
     net = build_model(built.model, input_shape=input_shape, classes=classes)
     load_weights(net, state, source=str(source))
     return Run(built, net.eval(), input_shape, classes, source, facts, hashlib.sha256(data).hexdigest())
-
-
-def _with_code(recipe: Recipe, model: ModelRecipe) -> Recipe:
-    """A recipe with a net of custom code."""
-    stored = recipe.model
-    coding = stored.coding if stored.is_custom else "none"  # a `Trainer` trains a module on images as they are
-    arguments = {**(stored.arguments or {}), **(model.arguments or {})}
-    return replace(recipe, model=replace(stored, name=model.name, arguments=arguments, coding=coding))
 
 
 def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> tuple[tuple[int, ...], int]:
