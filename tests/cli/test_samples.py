@@ -120,7 +120,8 @@ def test_images_come_as_arrays_too(onebit: Onebit, packed_file: Path, tmp_path: 
         assert [row["label"] for row in found] == expected[: len(found)]
         assert len(found) == (3 if name == "batch.npy" else 1)
     inverted = onebit("predict", packed_file, tmp_path / "x.npy", "--invert", "--json").json["predictions"]
-    assert [row["label"] for row in inverted] == run(load(packed_file), 255 - images).argmax(axis=1).tolist()
+    probabilities = softmax(run(load(packed_file), 255 - images)).max(axis=1)
+    assert [row["probability"] for row in inverted] == probabilities.tolist()
 
 
 @pytest.mark.parametrize("compared", ["values", "multi-label"])

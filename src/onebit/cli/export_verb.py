@@ -76,25 +76,25 @@ def _opened(args: Any) -> tuple[PackedNet, Dataset | None]:
         net = load(args.run)
         if net.certificate is None or not _takes_images(net):
             return net, None
-        return net, _loaded(args, lambda: load_data_of_net(net, args), "not compared")
+        return net, _loaded(args, lambda: load_data_of_net(net, args))
     from onebit.verification.run_packing import fold_run, on_raw_images, pack_run
 
     run = on_raw_images(open_trained(args, args.run))
-    data = _loaded(args, lambda: load_data(run, args), "neither certified nor compared")
+    data = _loaded(args, lambda: load_data(run, args))
     if data is None:
         return fold_run(run, None)[1], None
     net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))
     return net, data if _takes_images(net) else None
 
 
-def _loaded(args: Any, read: Callable[[], Dataset], without: str) -> Dataset | None:
-    """The data; None, with a note that begins with `without`, if they cannot be loaded and there is no `--data`."""
+def _loaded(args: Any, read: Callable[[], Dataset]) -> Dataset | None:
+    """The data; None, with a note, if they cannot be loaded and there is no `--data`."""
     try:
         return read()
     except (DataError, UsageError) as error:
         if args.data is not None:
             raise
-        say(f"note: {without} on test images: {error}")
+        say(f"note: not compared on test images: {error}")
         return None
 
 

@@ -120,13 +120,9 @@ def read_table(path: Path) -> TaskTable:
             cell["loss"] = math.nan if cell["loss"] is None else cell["loss"]  # JSON has no number for it
         cells = tuple(Cell(**{name: cell[name] for name in names}) for cell in values["cells"])
         table = TaskTable(cells, values["tasks"], float(values["seconds"]))
-        rows: dict[tuple[tuple[str, str, str], int], list[int]] = {}
-        for cell in cells:
-            rows.setdefault((cell.block, cell.task), []).append(cell.seen)
-        whole = all(seen == list(range(1, task + 1)) for (_, task), seen in rows.items())
-        whole &= all(cell.correct <= cell.count for cell in cells)
-        if not whole or not max(cell.task for cell in cells) <= table.tasks <= MOST_TASKS:
-            raise ValueError("expected one cell for each task seen so far")
+        fits = all(cell.correct <= cell.count and cell.seen <= cell.task <= table.tasks for cell in cells)
+        if not fits or table.tasks > MOST_TASKS:
+            raise ValueError("got tasks or images beyond their number")
         return table
     except (UsageError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: damaged ({first_line(error)[:200]})") from None
