@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from onebit.data import Augmentation, TrainingImages
 from onebit.data.resizing import resized_crops
 from onebit.data.training_images import LARGEST_LOG_RATIO
-from onebit.errors import UsageError
 
 
 def one_by_one(images: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
@@ -70,7 +68,6 @@ def test_batches_equal_a_loop_over_single_images(
     nhwc: bool,
     part: slice,
 ) -> None:
-    assume(augmentation.padding_mode == "zero" or augmentation.crop_padding < min(shape[2:]))
     augmentation = replace(augmentation, cutout=min(augmentation.cutout, min(shape[2:]) - 1))
     choice = np.random.default_rng(seed + 1)
     images = choice.integers(1, 256, shape).astype(np.uint8)
@@ -90,9 +87,3 @@ def test_batches_equal_a_loop_over_single_images(
     for got, expected in made:  # no batch lies in the memory of another
         np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(images, before)
-
-
-def test_images_too_small_for_reflection_are_refused() -> None:
-    images, augmentation = np.zeros((2, 1, 4, 9), np.uint8), Augmentation(4, padding_mode="reflect")
-    with pytest.raises(UsageError, match="crop_padding=4"):
-        TrainingImages(images, augmentation, channels_last=False)

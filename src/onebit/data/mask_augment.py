@@ -27,18 +27,17 @@ class MaskedImages:
     """
 
     def __init__(self, images: Images, masks: Masks, augmentation: Augmentation, *, channels_last: bool) -> None:
-        self.augmentation = augmentation
-        self.channels_last = channels_last
+        self.augmentation, self.channels_last = augmentation, channels_last
         self._pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         self._masks = masks
         self.size = (images.shape[2], images.shape[3])
-        crop = self.augmentation.crop_size
+        crop = augmentation.crop_size
         self.window = self.size if crop is None else (crop, crop)
-        if self.augmentation.crop_padding and self.augmentation.padding_mode != "reflect":
+        if augmentation.crop_padding and augmentation.padding_mode != "reflect":
             raise UsageError("augmentation.crop_padding of images with masks needs padding_mode reflect")
-        if crop is not None and crop > min(self.size) + 2 * self.augmentation.crop_padding:
+        if crop is not None and crop > min(self.size) + 2 * augmentation.crop_padding:
             raise UsageError(f"augmentation.crop_size={crop}: got images of {self.size[0]}×{self.size[1]} pixels")
-        self._kernels = [_gaussian(side, self.augmentation.elastic_smoothness) for side in self.window]
+        self._kernels = [_gaussian(side, augmentation.elastic_smoothness) for side in self.window]
 
     def displacement(self, count: int, rng: np.random.Generator, part: slice) -> npt.NDArray[np.float32]:
         """Draw an elastic deformation for a batch; returns that of a part, N samples.
@@ -56,15 +55,16 @@ class MaskedImages:
 
         Draws are made for all `indices`, in the order of the lines below.
         """
-        count, border = len(indices), self.augmentation.crop_padding
+        count, augmentation = len(indices), self.augmentation
+        border = augmentation.crop_padding
         top, left = (  # of the window, in pixels of the image; negative in its mirrored border
             rng.integers(-border, size + border - side + 1, count)[part]
             for size, side in zip(self.size, self.window, strict=True)
         )
-        turns = rng.integers(0, 4, count) if self.augmentation.rotate else np.zeros(count, np.int64)
+        turns = rng.integers(0, 4, count) if augmentation.rotate else np.zeros(count, np.int64)
         flipped = rng.random((count, 2)) < 0.5
-        flipped &= [self.augmentation.flip_vertical, self.augmentation.flip]
-        displacement = self.displacement(count, rng, part) if self.augmentation.elastic else None
+        flipped &= [augmentation.flip_vertical, augmentation.flip]
+        displacement = self.displacement(count, rng, part) if augmentation.elastic else None
         chosen = np.asarray(indices)[part]
         rows = top[:, None] + np.arange(self.window[0])
         columns = left[:, None] + np.arange(self.window[1])
@@ -80,9 +80,8 @@ class MaskedImages:
                 flips = slice(None, None, -1 if over else 1), slice(None, None, -1 if across else 1)
                 for array in (pixels, masks):
                     array[i] = np.rot90(array[i], turn)[flips]
-        if self.channels_last:
-            return pixels.transpose(0, 3, 1, 2), masks
-        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), masks
+        batch = pixels.transpose(0, 3, 1, 2)
+        return batch if self.channels_last else np.ascontiguousarray(batch), masks
 
     def _deformed(
         self, chosen: Integers, rows: npt.NDArray[np.floating], columns: npt.NDArray[np.floating]

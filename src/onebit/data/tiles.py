@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.data.mask_scores import VOID, Masks
-from onebit.data.resizing import Images, Integers
+from onebit.data.resizing import Images
 from onebit.data.splits import Split
 from onebit.errors import DataError
 
@@ -84,11 +84,10 @@ class Tiling:
         return joined
 
 
-def mirrored(indices: Integers, size: int) -> Integers:
-    """Reflect indices of `size` pixels at both ends: −1 becomes 1, and `size` becomes `size` − 2."""
-    period = max(2 * size - 2, 1)
-    indices = np.abs(indices) % period
-    return np.minimum(indices, period - indices) if size > 1 else np.zeros_like(indices)
+def mirrored(indices: Any, size: int) -> Any:
+    """Reflect indices of `size` pixels, an array or a tensor, at both ends: −1 becomes 1, and `size` `size` − 2."""
+    last = size - 1
+    return last - abs(last - abs(indices) % max(2 * last, 1))
 
 
 def fitted(split: Split, taken: Sequence[int], made: Sequence[int]) -> Split:

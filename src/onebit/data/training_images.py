@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,29 +62,17 @@ def draw(
 class TrainingImages:
     """The images of a training split, as a source of batches.
 
-    channels_last copies images that have several channels and are not in NHWC memory.
-
     Args:
         images: (N, C, H, W) uint8.
         augmentation: changes to every batch.
         channels_last: whether batches (N, C, H, W) have NHWC memory; otherwise they are contiguous.
-
-    Raises:
-        UsageError: the images are too small for the augmentation.
     """
 
     def __init__(self, images: Images | StreamedImages, augmentation: Augmentation, *, channels_last: bool) -> None:
-        _, channels, height, width = images.shape
-        self.augmentation = augmentation
-        padding = augmentation.crop_padding
-        if augmentation.padding_mode == "reflect" and padding >= min(height, width):
-            raise UsageError(f"crop_padding={padding}: got images of {height}×{width} pixels, expected larger ones")
-        self.channels_last = channels_last
-        self.size = (height, width)
-        # (P, H, W, K) covers both layouts: P = C planes of K = 1 value for each pixel, or one plane of C values
-        self._shape = (1, height, width, channels) if channels_last else (channels, height, width, 1)
+        self.augmentation, self.channels_last = augmentation, channels_last
+        self.size = images.shape[2], images.shape[3]
         if not isinstance(images, StreamedImages):
-            images = self._laid_out(images.transpose(0, 2, 3, 1))
+            images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         self._images = images
 
     def batch(self, indices: Integers, rng: np.random.Generator, *, part: slice = slice(None)) -> Images:
@@ -101,65 +89,52 @@ class TrainingImages:
         Raises:
             DataError: a streamed image does not decode.
         """
-        draws = draw(self.augmentation, len(indices), size=self.size, rng=rng, part=part)
-        crops = None if self.augmentation.min_area is None else draws.crops
-        pixels = self._read(np.asarray(indices)[part], crops)
-        if self.augmentation.crop_padding:
+        augmentation = self.augmentation
+        draws = draw(augmentation, len(indices), size=self.size, rng=rng, part=part)
+        pixels = self._read(np.asarray(indices)[part], None if augmentation.min_area is None else draws.crops)
+        if augmentation.crop_padding:
             pixels = self._cropped(pixels, draws)
-        if self.augmentation.flip:
-            pixels[draws.mirrored] = pixels[draws.mirrored][..., ::-1, :]
-        if self.augmentation.cutout:
-            corners = np.stack([draws.cut_row, draws.cut_column]) - self.augmentation.cutout // 2
-            edges = np.maximum(np.concatenate([corners, corners + self.augmentation.cutout]), 0).tolist()
+        if augmentation.flip:
+            pixels[draws.mirrored] = pixels[draws.mirrored][:, :, ::-1]
+        if augmentation.cutout:
+            corners = np.stack([draws.cut_row, draws.cut_column]) - augmentation.cutout // 2
+            edges = np.maximum(np.concatenate([corners, corners + augmentation.cutout]), 0).tolist()
             # one image at a time: masking the whole batch at once takes more than twice as long
             for image, top, left, bottom, right in zip(pixels, *edges, strict=True):
-                image[:, top:bottom, left:right] = 0
-        if self.channels_last:
-            return pixels[:, 0].transpose(0, 3, 1, 2)
-        return pixels[..., 0]
+                image[top:bottom, left:right] = 0
+        batch = pixels.transpose(0, 3, 1, 2)
+        return batch if self.channels_last else batch.copy()  # with the strides of contiguous memory
 
     @property
     def pixels(self) -> Images | None:
-        """All images, (N, P, H, W, K): (N, C, H, W, 1), or (N, 1, H, W, C) for channels_last.
-
-        None if the images are streamed or cropped by `min_area`.
-        """
+        """All images, (N, H, W, C); None if they are streamed or cropped by `min_area`."""
         if isinstance(self._images, StreamedImages) or self.augmentation.min_area is not None:
             return None
         return self._images
 
     def _read(self, rows: Integers, crops: Reals | None) -> Images:
-        """Images before other changes than `min_area`, (len(rows), P, H, W, K)."""
+        """Images before other changes than `min_area`, (len(rows), H, W, C)."""
         if isinstance(self._images, StreamedImages):
-            return self._laid_out(self._images.subset(rows).read(crops))
+            return self._images.subset(rows).read(crops)
+        pixels = np.take(self._images, rows, axis=0)
         if crops is not None:
-            pixels = self._images[rows]
-            planes = pixels[:, 0].transpose(0, 3, 1, 2) if self.channels_last else pixels[..., 0]
-            return self._laid_out(resized_crops(planes, crops).transpose(0, 2, 3, 1))
-        return np.take(self._images, rows, axis=0)
-
-    def _laid_out(self, pixels: Images) -> Images:
-        """(N, H, W, C) as (N, P, H, W, K)."""
-        pixels = pixels if self.channels_last else pixels.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(pixels).reshape(len(pixels), *self._shape)
+            cropped = resized_crops(pixels.transpose(0, 3, 1, 2), crops)
+            pixels = np.ascontiguousarray(cropped.transpose(0, 2, 3, 1))
+        return pixels
 
     def _cropped(self, pixels: Images, draws: Draws) -> Images:
-        """Pad images (N, P, H, W, K) and crop the drawn windows."""
-        count, planes, height, width, values = pixels.shape
+        """Pad images (N, H, W, C) and crop the drawn windows."""
+        count, height, width, channels = pixels.shape
         padding = self.augmentation.crop_padding
-        if self.augmentation.padding_mode == "reflect":
-            border = (padding, padding)
-            padded = np.pad(pixels, ((0, 0), (0, 0), border, border, (0, 0)), "reflect")
-        else:
-            padded = np.zeros((count, planes, height + 2 * padding, width + 2 * padding, values), np.uint8)
-            padded[:, :, padding : padding + height, padding : padding + width] = pixels
-        # a view of all windows in which a row, W·K bytes, is one element: the drawn windows are copied row by row
-        image, plane, down, across, _ = padded.strides
+        mode: Any = "reflect" if self.augmentation.padding_mode == "reflect" else "constant"
+        padded = np.pad(pixels, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode)
+        # a view of all windows in which a row, W·C bytes, is one element: the drawn windows are copied row by row
+        image, down, across, _ = padded.strides
         windows: npt.NDArray[np.void] = np.ndarray(
-            (count, 2 * padding + 1, 2 * padding + 1, planes, height),
-            np.dtype(f"V{width * values}"),
+            (count, 2 * padding + 1, 2 * padding + 1, height),
+            np.dtype(f"V{width * channels}"),
             padded,
-            strides=(image, down, across, plane, down),
+            strides=(image, down, across, down),
         )
         return windows[np.arange(count), draws.top, draws.left].view(np.uint8).reshape(pixels.shape)
 
@@ -183,10 +158,11 @@ class TrainingSamples:
             if getattr(augmentation, name):
                 raise UsageError(f"augmentation.{name} is for images with {'labels' if masks else 'masks'}")
         self._streamed = isinstance(split.images, StreamedImages)
-        layout = {"channels_last": channels_last}
-        self._masked = MaskedImages(split.images[:], split.labels, augmentation, **layout) if masks else None
-        self.images = None if masks else TrainingImages(split.images, augmentation, **layout)
-        """None if the images have masks."""
+        self.images = self._masked = None  # one of them
+        if masks:
+            self._masked = MaskedImages(split.images[:], split.labels, augmentation, channels_last=channels_last)
+        else:
+            self.images = TrainingImages(split.images, augmentation, channels_last=channels_last)
 
     def order(self, rng: np.random.Generator) -> Integers:
         """The samples of an epoch in random order, each of them `repeats` times."""

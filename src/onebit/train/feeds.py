@@ -17,6 +17,7 @@ from torch.utils.data import DistributedSampler
 
 from onebit.common.augmentation import Augmentation
 from onebit.data import TrainingImages, TrainingSamples, prefetched
+from onebit.data.tiles import mirrored
 from onebit.data.training_images import draw
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import epoch_seed, kept_globals, sampler_of, seeded
@@ -123,15 +124,12 @@ class DeviceBatches:
     A GPU keeps all images and labels in its memory if they fit, and augments them itself, so that no optimizer step
     waits for a copy. Otherwise a thread prepares the next batches. On a CPU numpy makes them, which is faster there.
     All three give the same pixels for the same rng.
-
-    Args:
-        hold: whether to keep all images on the device; None: on a GPU if they fit.
     """
 
-    def __init__(self, samples: TrainingSamples, device: torch.device, *, hold: bool | None = None) -> None:
+    def __init__(self, samples: TrainingSamples, device: torch.device) -> None:
         self._samples, self._device, self._pixels = samples, device, None
         pixels = None if samples.images is None else samples.images.pixels
-        if pixels is not None and (_fits(pixels.nbytes, device) if hold is None else hold):
+        if pixels is not None and _fits(pixels.nbytes, device):
             self._pixels, self._labels = (torch.from_numpy(each).to(device) for each in (pixels, samples.labels))
 
     def batches(self, chosen: Chosen, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -154,30 +152,23 @@ class DeviceBatches:
     def _changed(self, held: Tensor, images: TrainingImages, table: Tensor) -> Tensor:
         """The images of a batch, (N, C, H, W); `table` (N, 6) has the rows and the fields of `Draws` except `crops`."""
         augmentation, (height, width) = images.augmentation, images.size
-        rows, top, left, mirrored, cut_row, cut_column = table.unsqueeze(2).unbind(1)
+        rows, top, left, flipped, cut_row, cut_column = table.unsqueeze(2).unbind(1)
         y = torch.arange(height, device=self._device)
         x = torch.arange(width, device=self._device)
         # the position of each pixel in the image before padding; the window is mirrored after cropping
         from_y = y + top - augmentation.crop_padding
-        from_x = torch.where(mirrored.bool(), width - 1 - x, x) + left - augmentation.crop_padding
+        from_x = torch.where(flipped.bool(), width - 1 - x, x) + left - augmentation.crop_padding
         kept_y, kept_x = (from_y >= 0) & (from_y < height), (from_x >= 0) & (from_x < width)
-        from_y, from_x = _reflected(from_y, height), _reflected(from_x, width)
-        # held: (images, P, H, W, K), P = C planes of K = 1 value for each pixel, or one plane of K = C values
-        pixels = held[rows.unsqueeze(2), :, from_y.unsqueeze(2), from_x.unsqueeze(1)]  # (N, H, W, P, K)
+        from_y, from_x = mirrored(from_y, height), mirrored(from_x, width)  # with zero padding, any valid position
+        pixels = held[rows.unsqueeze(2), from_y.unsqueeze(2), from_x.unsqueeze(1)]  # (N, H, W, C)
         kept = kept_y.unsqueeze(2) & kept_x.unsqueeze(1) if augmentation.padding_mode == "zero" else None
         if augmentation.cutout:
             cut = _covered(y, cut_row, augmentation).unsqueeze(2) & _covered(x, cut_column, augmentation).unsqueeze(1)
             kept = ~cut if kept is None else kept & ~cut
         if kept is not None:
-            pixels = pixels * kept[..., None, None]
-        changed = pixels.flatten(3).permute(0, 3, 1, 2)
+            pixels = pixels * kept[..., None]
+        changed = pixels.permute(0, 3, 1, 2)
         return changed if images.channels_last else changed.contiguous()
-
-
-def _reflected(position: Tensor, size: int) -> Tensor:
-    """Positions outside of 0 to size − 1, mirrored at the edge pixels. With zero padding any valid position will do."""
-    folded = size - 1 - (size - 1 - position.abs()).abs()
-    return folded.clamp(0, size - 1)
 
 
 def _covered(position: Tensor, center: Tensor, augmentation: Augmentation) -> Tensor:
