@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onebit.evaluation.forward import autocast, model_device, unchanged
 from onebit.evaluation.losses import Loss, cross_entropy
-from onebit.evaluation.trees import first_samples, leaves, mapped, size_of, to_device
+from onebit.evaluation.trees import leaves, mapped, size_of, to_device
 from onebit.layers import BinaryLayer, batch_norms, binary_layers, input_quantizers
 from onebit.quantizers import Quantizer
 
@@ -34,13 +34,9 @@ def binary_signs(model: nn.Module) -> dict[str, Tensor]:
     return {name: layer.binary_weight().signs > 0 for name, layer in binary_layers(model)}
 
 
-def _share(chosen: Iterable[Tensor]) -> float:
-    """Share of True in boolean tensors, which may come one at a time; 0 without elements."""
-    true = count = 0
-    for part in chosen:
-        true += int(torch.count_nonzero(part))
-        count += part.numel()
-    return true / count if count else 0.0
+def _share(chosen: Tensor) -> float:
+    """Share of True in a boolean tensor; 0 without elements."""
+    return int(torch.count_nonzero(chosen)) / max(1, chosen.numel())
 
 
 def layer_health(
@@ -54,10 +50,10 @@ def layer_health(
     """
     health: LayerHealth = {}
     for name, layer in binary_layers(model):
-        health[name] = {"flip_ratio": _share([before[name] != after[name]])}
+        health[name] = {"flip_ratio": _share(before[name] != after[name])}
         bound = getattr(layer.weight_quantizer, "latent_bound", None)
         if bound is not None:
-            health[name]["saturation"] = _share([layer.weight.detach().abs() >= bound])
+            health[name]["saturation"] = _share(layer.weight.detach().abs() >= bound)
     for name, measured in gradients.items():
         health[name] = health.get(name, {}) | measured
     return health
@@ -69,7 +65,7 @@ def whole_share(model: nn.Module, health: LayerHealth, measure: str) -> float:
     return sum(round(health[name][measure] * size) for name, size in sizes.items()) / (sum(sizes.values()) or 1)
 
 
-def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: Loss = cross_entropy) -> LayerHealth:
+def gradient_health(model: nn.Module, x: Any, y: Any, loss: Loss = cross_entropy, *, precision: str) -> LayerHealth:
     """Shares of zero gradients, from one extra forward and backward pass that does not change the training.
 
     Only attributes that a custom forward keeps outside of buffers see this pass.
@@ -77,11 +73,10 @@ def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: L
     A classification uses the gradient of the cross-entropy: a hinge loss of 0 has no gradient, whatever the layers.
 
     Args:
-        x, y: inputs and targets of a training batch; the first LOOK_IMAGES are used.
+        x, y: inputs and targets of some training samples.
         loss: of other tasks.
         precision: see `onebit.train.precision`.
     """
-    x, y = first_samples(x, LOOK_IMAGES), first_samples(y, LOOK_IMAGES)
     latents = {name: layer.weight for name, layer in binary_layers(model) if layer.weight.requires_grad}
     inputs: dict[str, list[Tensor]] = {}
     with ExitStack() as stack:
@@ -101,10 +96,10 @@ def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: L
         gradients = torch.autograd.grad(value, list(latents.values()), allow_unused=True) if latents else ()
     health: LayerHealth = {name: {} for name in (*latents, *inputs)}
     for name, gradient in zip(latents, gradients, strict=True):
-        health[name]["zero_gradients"] = 1.0 if gradient is None else _share([gradient == 0])
+        health[name]["zero_gradients"] = 1.0 if gradient is None else _share(gradient == 0)
     for name, cut in inputs.items():
         if cut:
-            health[name]["input_saturation"] = _share(cut)
+            health[name]["input_saturation"] = _share(torch.cat(cut))
     return health
 
 
@@ -113,7 +108,7 @@ def _note_cut_inputs(cut: list[Tensor], layer: Any, inputs: tuple[Tensor, ...]) 
     with torch.enable_grad():
         x = inputs[0].detach().requires_grad_()
         (gradient,) = torch.autograd.grad(layer.quantized_input(x).sum(), x)
-    cut.append(gradient == 0)
+    cut.append((gradient == 0).flatten())
 
 
 @torch.no_grad()

@@ -63,7 +63,6 @@ class Job:
     facts: Mapping[str, Any] | None
     on_step: Callable[[int, int], None] | None
     on_epoch: Callable[[EpochLog], None] | None
-    on_restored: Callable[[EpochLog], None] | None
     batch_watch: BatchWatch | None
     verbose: bool | None
     device: torch.device = field(init=False)

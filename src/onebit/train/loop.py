@@ -17,9 +17,9 @@ from onebit.errors import TrainingError
 from onebit.evaluation.counts import net_size
 from onebit.evaluation.forward import autocast, in_tiles, kept_buffers, outputs_of
 from onebit.evaluation.health import LOOK_IMAGES, binary_signs, gradient_health, layer_health, whole_share
-from onebit.evaluation.losses import LOSSES, Loss
+from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
-from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_, stated_mode, trained_norms
+from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_, trained_norms
 from onebit.evaluation.scores import values_of, whole_score
 from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
 from onebit.evaluation.trees import first_samples, mapped, size_of
@@ -37,7 +37,7 @@ from onebit.train.planning import plan, start
 from onebit.train.precision import repeatable
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.run_files import lacks_best, last_checkpoint, write_epoch, write_weights
+from onebit.train.run_files import last_checkpoint, write_epoch, write_weights
 from onebit.train.step import BatchLog, BatchWatch, Objective, StepSettings, optimizer_step
 
 LOSS_CHECK_STEPS = 50
@@ -155,7 +155,6 @@ def fit(
         facts=facts,
         on_step=on_step,
         on_epoch=on_epoch,
-        on_restored=on_restored,
         batch_watch=batch_watch,
         verbose=verbose,
     )
@@ -165,7 +164,7 @@ def fit(
         if run_folder is not None:
             ranks.first(lambda: refuse_used(run_folder, resume=resume, files=FIT_FILES))
         start(job)
-        if ranks.first(lambda: lacks_best(job)):
+        if job.history.rows:  # the run may have been killed between the checkpoint of an epoch and its best weights
             write_best(job)
         job.history.precision, job.history.size = job.precision, net_size(model)
         if on_restored is not None and job.history.rows:
@@ -273,9 +272,8 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
     """
     model, history, precision = job.model, job.history, job.precision
     # rank 0 measures for all ranks, so that all have the same history
-    classes = values["train_error"] is not None
-    other: dict[str, Any] = {} if classes else {"loss": job.loss}  # the cross-entropy needs classes
-    gradients = job.ranks.first(lambda: gradient_health(model, *batch, precision=precision, **other))
+    loss = job.loss if values["train_error"] is None else cross_entropy  # which needs classes
+    gradients = job.ranks.first(lambda: gradient_health(model, *batch, loss, precision=precision))
     with job.saved_weights():
         values |= validate(job)
         previous, job.signs = job.signs, binary_signs(model)
@@ -292,9 +290,7 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
             **values,
         ))  # fmt: skip
     write_epoch(job)
-    if row.validation_loss is not None and history.best is row:
-        # after the checkpoint, from which a resumed run writes it again if the process is killed in between
-        write_best(job)
+    write_best(job)  # after the checkpoint, from which a resumed run writes it again
     if job.ranks.writes:
         early = 2 * job.step <= job.total_steps
         for text in job.health.read(row.layers, epoch=row.epoch, steps=steps if early else 0):
@@ -303,8 +299,10 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
 
 
 def write_best(job: Job) -> None:
-    """Write best.safetensors for the best epoch so far; random states stay those of the checkpoint."""
+    """Write best.safetensors if the last epoch is the best by validation; random states do not change."""
     row = job.history.best
+    if row.validation_loss is None or row is not job.history.rows[-1]:
+        return
     cuda = [job.device] if job.device.type == "cuda" else []
     with job.saved_weights(), kept_buffers(batch_norms(job.model)), torch.random.fork_rng(cuda):
         statistics_of_saved_(job)
@@ -330,15 +328,13 @@ def validate(job: Job) -> dict[str, Any]:
     if job.data.validation is None:
         return {"validation_loss": None, "validation_error": None}
     model, score = job.model, None
-    weights, _ = stated_mode(model, "binary")
     mine = _share(model, job.data.validation, job.ranks)
     with kept_buffers(batch_norms(model)):
         statistics_of_saved_(job)
         if mine is not None:
-            with fixed_weights(model, weights), autocast(job.precision, job.device):
+            with fixed_weights(model, "binary"), autocast(job.precision, job.device):
                 outputs, targets = outputs_of(model, mine)
-            bn = "reestimate" if job.other_statistics else "trained"
-            score = score_outputs(outputs, targets, loss=job.loss, metrics=job.metrics, weights=weights, bn=bn)
+            score = score_outputs(outputs, targets, loss=job.loss, metrics=job.metrics, weights="binary", bn="trained")
     whole = whole_score(job.ranks.gather(score))
     return {
         "validation_loss": whole.loss,
@@ -363,7 +359,6 @@ def statistics_of_saved_(job: Job) -> None:
     if not job.other_statistics:
         return
     model, norms = job.model, trained_norms(job.model)
-    weights, _ = stated_mode(model, "binary")
-    with fixed_weights(model, weights), autocast(job.precision, job.device):
+    with fixed_weights(model, "binary"), autocast(job.precision, job.device):
         reestimate_batch_norm_(model, job.data.train, norms=norms)
     job.ranks.same_([buffer for norm in norms for buffer in norm.buffers()])

@@ -9,11 +9,11 @@ from typing import Any
 
 from onebit.common.files import read_json, write_atomic
 from onebit.data import DATASETS, Dataset
-from onebit.errors import CheckpointError, FormatError, UsageError
+from onebit.errors import CheckpointError, UsageError
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
 from onebit.train.history import DATA_FILE, MOST_RESULT, RESULT_FILE, EpochLog
 from onebit.train.job import Job
-from onebit.train.weights import read_weights, save_weights
+from onebit.train.weights import save_weights
 
 
 def stored_data_folder(run: Path) -> Path | None:
@@ -81,17 +81,6 @@ def write_data_file(job: Job) -> None:
 def is_of_epoch(facts: Mapping[str, Any], row: EpochLog) -> bool:
     """Whether the facts in best.safetensors are those of an epoch."""
     return (facts.get("epoch"), facts.get("validation_error")) == (row.epoch, row.validation_error)
-
-
-def lacks_best(job: Job) -> bool:
-    """Whether the last epoch is the best one, and best.safetensors is missing, damaged, or of another epoch."""
-    last = job.history.rows[-1] if job.history.rows else None
-    if job.folder is None or last is None or last.validation_loss is None or last is not job.history.best:
-        return False
-    try:
-        return not is_of_epoch(read_weights(job.folder / "best.safetensors")[1], last)
-    except FormatError:
-        return True
 
 
 def write_rows(job: Job) -> None:
