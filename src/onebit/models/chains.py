@@ -65,26 +65,16 @@ def lrnet_small(*, input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, 
     return stack.head(512)
 
 
-def lrnet_big(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any) -> ConvNet:
-    """2×128C3-MP2-2×256C3-MP2-2×512C3-MP2-1024FC-classes, BatchNorm after every layer.
+def vgg_small(*hidden: int, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any) -> ConvNet:
+    """2×128C3-MP2-2×256C3-MP2-2×512C3-MP2 and dense layers of `hidden` units, BatchNorm after every layer.
 
-    The CIFAR-10 net of LR-net (arXiv:1710.07739): `vgg_small` with one hidden dense layer. The authors' code has
+    With two layers of 1024 units the CIFAR-10 net of BinaryConnect (arXiv:1511.00363) and BNN (arXiv:1602.02830), with
+    pooling before BatchNorm as in the code of BNN. With one, that of LR-net (arXiv:1710.07739), whose authors' code has
     `dropout=0.5` and `real_last=True`.
     """
     stack = Stack(input_shape, classes, **options)
     add_stages(stack, (2, 2, 2), (128, 256, 512))
-    return stack.head(1024)
-
-
-def vgg_small(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any) -> ConvNet:
-    """2×128C3-MP2-2×256C3-MP2-2×512C3-MP2-2×1024FC-classes, BatchNorm after every layer.
-
-    The CIFAR-10 net of BinaryConnect (arXiv:1511.00363) and BNN (arXiv:1602.02830), with pooling before BatchNorm as in
-    the code of BNN.
-    """
-    stack = Stack(input_shape, classes, **options)
-    add_stages(stack, (2, 2, 2), (128, 256, 512))
-    return stack.head(1024, 1024)
+    return stack.head(*hidden)
 
 
 def vgg(depth: int, *, input_shape: Sequence[int] = (3, 224, 224), classes: int = 1000, **options: Any) -> ConvNet:
