@@ -117,6 +117,8 @@ def fetch_dataset(
         DataError: files are damaged, or missing and cannot be downloaded.
     """
     entry = _entry(name, directory)
+    if not entry.stored:
+        return entry.read()
     if not entry.folder:
         return entry.read(directory=directory, progress=progress)
     options = {"input_size": input_size or entry.input_size, "workers": workers}

@@ -108,9 +108,6 @@ class StreamedImages:
         except DataError as error:
             return error
 
-    def __repr__(self) -> str:
-        return f"StreamedImages({len(self)} images of {'×'.join(map(str, self.shape[1:]))})"
-
 
 def prefetched(items: Iterable[_T], *, ahead: int = 2) -> Iterator[_T]:
     """Iterate over `items` in a background thread, up to `ahead` items in advance."""

@@ -89,12 +89,14 @@ def data_folders(directory: Source, sub_folders: Sequence[str]) -> Iterator[Path
         yield from (root.expanduser() / name for name in ("", *sub_folders))
 
 
-def find_folder(name: str, directory: Source, needed: Sequence[str], *, needs: str) -> Path:
+def find_folder(name: str, directory: Source, needed: Sequence[str]) -> Path:
     """The first of `data_folders`, with the sub-folder `name`, that has all `needed` ones; else DataError."""
     for folder in data_folders(directory, [name]):
         if all((folder / sub_folder).is_dir() for sub_folder in needed):
             return folder.resolve()
-    raise DataError(f"data set {name!r} not found: name a folder with {needs} by --data DIR or ONEBIT_DATA")
+    raise DataError(
+        f"data set {name!r} not found: name a folder with {' and '.join(needed)} by --data DIR or ONEBIT_DATA"
+    )
 
 
 def _present(official: OfficialFiles, folder: Path) -> dict[tuple[str, ...], Path]:

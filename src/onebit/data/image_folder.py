@@ -33,10 +33,7 @@ def read_folder(
 
     More than `STREAMED_ABOVE` bytes of decoded images are streamed; a broken one is then an error only when it is read.
     """
-    if name == "folder":
-        root = own_path(name, directory).resolve()
-    else:
-        root = find_folder(name, directory, ("train", "val"), needs="train/CLASS/*.JPEG and val/CLASS/*.JPEG")
+    root = own_path(name, directory).resolve() if name == "folder" else find_folder(name, directory, ("train", "val"))
     listing = list_folder(root)
     size = (input_size, input_size) if input_size else _common_size(listing, skip_broken=skip_broken)
     streamed = len(listing.files) * 3 * size[0] * size[1] > STREAMED_ABOVE
@@ -66,12 +63,11 @@ def read_folder(
     if missing or not len(test):
         what = f"class {listing.classes[min(missing)]!r}" if missing else "the test set"
         raise DataError(f"{root}: no image of {what}")
-    notes = [listing.note] if listing.note else []
-    if broken:
-        some = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
-        notes.append(f"images left out because they do not decode: {len(broken)} ({some})")
+    some = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
+    left_out = f"images left out because they do not decode: {len(broken)} ({some})" if broken else ""
+    note = "; ".join(filter(None, (listing.note, left_out)))
     own = validation if len(validation) else None
-    return LoadedFiles(train, test, str(root), (), "; ".join(notes), listing.classes, own, listing.digest)
+    return LoadedFiles(train, test, str(root), (), note, listing.classes, own, listing.digest)
 
 
 def _common_size(listing: Listing, *, skip_broken: bool) -> tuple[int, int]:

@@ -42,8 +42,7 @@ def read_masked_folder(
     """
     if name == "segmentation":
         directory = own_path(name, directory)
-    needs = f"{IMAGE_FOLDER}/*.png and {MASK_FOLDER}/*.png"
-    root = find_folder(name, directory, (IMAGE_FOLDER, MASK_FOLDER), needs=needs)
+    root = find_folder(name, directory, (IMAGE_FOLDER, MASK_FOLDER))
     images, masks = (_files(root / part) for part in (IMAGE_FOLDER, MASK_FOLDER))
     for stem in sorted(images.keys() ^ masks.keys(), key=_by_number):
         raise DataError(f"{root}: {stem} is not in both {IMAGE_FOLDER} and {MASK_FOLDER}")

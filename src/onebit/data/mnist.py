@@ -126,8 +126,8 @@ def read_mnist(
     return LoadedFiles(train, test, str(paths[0].parent), tuple(map(str, paths)))
 
 
-def read_mnist_sample(*, directory: Source = None, progress: Progress | None = None) -> LoadedFiles:
-    """Read and check the shipped files; the arguments have no effect."""
+def read_mnist_sample() -> LoadedFiles:
+    """Read and check the shipped files."""
     folder = Path(__file__).parent
     paths = [folder / file.names[0] for file in SAMPLE_FILES]
     whole, trained = _split(paths, SAMPLE_FILES), SAMPLE_COUNTS[0]

@@ -52,12 +52,10 @@ def _check_instructions(content: bytes) -> None:
     others = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         others += opcode.name not in _VALUES
-        if count >= MOST_INSTRUCTIONS:
-            raise ValueError(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
-        if others > MOST_OTHERS:
-            raise ValueError(f"it has more than {MOST_OTHERS} instructions beside its numbers and texts")
-        if opcode.name == "LONG_BINPUT" and int(argument or 0) > MOST_INSTRUCTIONS:
-            raise ValueError(f"it uses memo entry {argument:,}")  # memory is taken for all entries below it
+        # memory is taken for all memo entries below the largest
+        memo = int(argument or 0) if opcode.name == "LONG_BINPUT" else 0
+        if max(count, memo) >= MOST_INSTRUCTIONS or others > MOST_OTHERS:
+            raise ValueError("it has too many instructions or memo entries")
 
 
 class _Unpickler(pickle.Unpickler):

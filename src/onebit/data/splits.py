@@ -252,7 +252,7 @@ class DatasetEntry:
         name: its key in the table.
         title: one line for `onebit list datasets`.
         read: `read(directory=..., progress=...) -> LoadedFiles`: finds or downloads the files, reads and checks them;
-            for a folder it also takes `input_size`, `workers` and `skip_broken`.
+            for a folder it also takes `input_size`, `workers` and `skip_broken`; nothing if not `stored`.
         classes: the name of each label; None if it depends on the files.
         input_shape: the shape of one image, (C, H, W); None if it depends on the files.
         counts: number of training images (validation included) and of test images; None if they depend on the files.

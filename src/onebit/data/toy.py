@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Source, Split
+from onebit.data.splits import DatasetEntry, LoadedFiles, Split
 
 _SIDE = 8
 
@@ -39,8 +39,8 @@ def make_toy(
     return draw(train_count), draw(test_count)
 
 
-def read_toy(*, directory: Source = None, progress: Progress | None = None) -> LoadedFiles:
-    """Make the data set `toy`, with the defaults of `make_toy`; the arguments have no effect, as there are no files."""
+def read_toy() -> LoadedFiles:
+    """Make the data set `toy`, with the defaults of `make_toy`."""
     return LoadedFiles(*make_toy(), "", ())
 
 

@@ -200,15 +200,15 @@ def _macs(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Iterator[tuple[nn.Module, int, bool]]:
     """(layer, multiply-accumulates, whether with binary weights) of one call, for the whole batch."""
+    x = (*args, *kwargs.values())[0]
     if isinstance(layer, (nn.MultiheadAttention, PackedAttention)):
         yield from _attention_macs(layer, args, kwargs)
     elif isinstance(layer, PackedLayer):
         positions, channels = output, layer.outputs
         if isinstance(layer, PackedConv) and layer.window.transposed:
-            positions, channels = args[0] if args else kwargs["x"], layer.in_channels
+            positions, channels = x, layer.in_channels
         yield layer, positions.numel() * (layer.packed_sizes[0] // channels), True
     elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
-        x = args[0] if args else kwargs["input"]
         steps = getattr(x, "data", x).numel() // layer.input_size  # `data` holds the values of packed sequences
         signs = layer_size(layer)[0]
         real = [p.numel() for name, p in layer.named_parameters(recurse=False) if name.startswith("weight_")]
@@ -218,9 +218,8 @@ def _macs(
         weight = getattr(layer, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(output, Tensor):
             # each output costs the weights of its output channel; transposed, each input those of its input channel
-            transposed = isinstance(layer, CONV_TRANSPOSE)
-            x = (args[0] if args else kwargs["input"]) if transposed else output
-            yield layer, x.numel() * weight[0].numel(), bool(layer_size(layer)[0])
+            positions = x if isinstance(layer, CONV_TRANSPOSE) else output
+            yield layer, positions.numel() * weight[0].numel(), bool(layer_size(layer)[0])
 
 
 def _attention_macs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[nn.Module, int, bool]]:

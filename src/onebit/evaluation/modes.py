@@ -40,8 +40,6 @@ from onebit.runtime.torch_module import PackedModule
 
 BN_IMAGES = 10_000
 """Number of training images that re-estimate BatchNorm statistics."""
-MOST_DRAWS = 1_000_000
-"""Largest N of "ensemble:N"."""
 _ONE_AT_A_TIME = threading.RLock()
 """Held while a model has the weights of a test mode, which a second thread would take for its own."""
 
@@ -148,12 +146,10 @@ def trained_norms(model: nn.Module) -> list[Any]:
 
 def parse_weights(weights: str) -> tuple[str, int]:
     """("sample", N) for "ensemble:N", (weights, 1) for the other test modes."""
-    match = re.fullmatch(r"ensemble:(\d{1,7})", weights) if isinstance(weights, str) else None
-    if match and 0 < int(match[1]) <= MOST_DRAWS:
+    if match := re.fullmatch(r"ensemble:([1-9]\d*)", weights):
         return "sample", int(match[1])
     if weights not in ("latent", "binary", "mean", "sample", "real", "packed"):
-        modes = f"latent, binary, mean, sample or ensemble:N with N up to {MOST_DRAWS:,}"
-        raise UsageError(f"weights: got {weights!r}, expected {modes}")
+        raise UsageError(f"weights: got {weights!r}, expected latent, binary, mean, sample or ensemble:N")
     return weights, 1
 
 
@@ -305,10 +301,11 @@ def evaluate(
     data = in_tiles(model, data) if isinstance(data, Split) else data
     samples = as_samples(data, batch_size=batch_size)
     weights, bn = stated_mode(model, weights, bn)
-    metrics = chosen_metrics(metric, task_of(loss))
+    task = task_of(loss)
+    metrics = chosen_metrics(metric, task)
     with progress("evaluating", "images", on_images) as bar:
         done = bar.update if shows_progress(verbose, on_images) else on_images
-        mode, task = Mode(weights, bn, seed, train), task_of(loss)
+        mode = Mode(weights, bn, seed, train)
         outputs, targets = mode_outputs(model, samples, mode, batch_size=batch_size, on_images=done, task=task)
     if targets is None:
         raise DataError(f"{samples.name}: no targets")

@@ -36,11 +36,8 @@ def load_packed_data(
     Args:
         name, directory, progress: see `onebit.load_dataset`; source: the net, for messages.
     """
-    certificate = net.certificate
-    if certificate and certificate.compared != "labels":
+    if net.certificate and net.certificate.compared != "labels":
         raise UsageError(f"{source} has no labels")
-    if certificate and not certificate.split and name == certificate.dataset:  # given to `onebit.pack`
-        raise UsageError(f"{source} was certified on {name}, which is not stored: onebit.verify in Python compares it")
     _, height, width = net.input.shape
     square = height == width and len(net.values[net.only_output].shape) == 1
     data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset as TorchDataset, IterableDataset, TensorDataset
 
 from onebit.data import Dataset, Split, StreamedImages, read_batches
-from onebit.errors import DataError, UsageError
+from onebit.errors import DataError
 from onebit.evaluation.loaders import batch_samples, known_length, repeated, sampler_of, sequential
 from onebit.evaluation.trees import leaves, size_of
 
@@ -176,8 +176,6 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     if isinstance(data, TorchDataset):
         data = DataLoader(data, batch_size=batch_size or BATCH_SIZE, shuffle=not isinstance(data, IterableDataset))
     if isinstance(data, DataLoader):
-        if known_length(data) == 0:
-            raise UsageError(f"{name}: no batches")
         return LoaderSamples(data, name)
     if not isinstance(data, (tuple, list)):
         data = data, None

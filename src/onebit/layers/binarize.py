@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from onebit.errors import UsageError
 from onebit.layers.base import InputQuantizer, WeightQuantizer, skip_fused_path_
 from onebit.layers.binary import BINARY_TWINS
-from onebit.layers.description import BinarizeReport, describe
+from onebit.layers.description import BinarizeReport, describe_layers
 from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_of, make_parts, parametrize_
 
 
@@ -61,7 +61,7 @@ def binarize_(
     layers = _choose(model, kinds, where)
     if not layers:
         chosen = "" if where is None else " that `where` chooses"
-        reasons = [*describe(model, where).warnings, f"no real layer inside the model{chosen}"]
+        reasons = [*describe_layers(model, where).warnings, f"no real layer inside the model{chosen}"]
         raise UsageError(f"nothing to binarize: {reasons[0]}")
     _refuse_real_weights(model, layers)
     # all are made before the first one is installed: an error leaves the model as it was
@@ -76,7 +76,7 @@ def binarize_(
     for install in installs:
         install()
     skip_fused_path_(model)
-    report = describe(model, where)
+    report = describe_layers(model, where)
     if report.warnings:
         warnings.warn("; ".join(report.warnings), stacklevel=2)
     return report

@@ -96,8 +96,11 @@ def weight_counts(model: nn.Module) -> tuple[int, int]:
     return binary, binary + real
 
 
-def describe_layers(model: nn.Module) -> BinarizeReport:
+def describe_layers(model: nn.Module, where: Callable[[str, nn.Module], bool] | None = None) -> BinarizeReport:
     """The report of `binarize_` for any model: which layers are binary, which are real and why.
+
+    Args:
+        where: of `binarize_`; layers that it leaves out are marked.
 
     Example:
         >>> print(describe_layers(nn.Sequential(BinaryLinear(8, 4), nn.ReLU(), nn.Linear(4, 2))))
@@ -106,11 +109,6 @@ def describe_layers(model: nn.Module) -> BinarizeReport:
         2      Linear             10  real: left real
         32 binary weights, 10 real parameters
     """
-    return describe(model, None)
-
-
-def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -> BinarizeReport:
-    """`describe_layers`, with a mark at the layers that `where` leaves out."""
     report = BinarizeReport(model, [], [], [])
     reasons: dict[str, list[str]] = {}
     latent_ids = {id(layer.weight) for _, layer in binary_layers(model)}
