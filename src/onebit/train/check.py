@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from onebit.common.text import NetSize
@@ -88,8 +87,6 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
     if isinstance(example, (tuple, list)) and example:
         example = example[0]
     try:
-        if getattr(example, "dtype", None) == torch.float64:
-            example = example.float()
         copy, batch, refusals = refusals_of(model, example, preprocess=preprocess)
     except (OnebitError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         return CheckReport(layers, False, {"": first_line(error)})

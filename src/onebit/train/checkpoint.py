@@ -139,13 +139,10 @@ def _read(path: Path) -> dict[str, Any]:
         left -= len(level)
         unusual |= any(isinstance(value, Tensor) and is_unusual_storage(value, empty=True) for value in level)
         level = [value for value in level if isinstance(value, (dict, list, tuple))]
-    for wrong, text in (
-        (left < 0, f"more than {MOST_ITEMS:,} values"),
-        (level, f"values nested more than {DEEPEST} deep"),
-        (unusual, "a tensor that is sparse, quantized, or larger than its memory"),
-    ):
-        if wrong:
-            raise CheckpointError(f"{path}: {text}")
+    if left < 0 or level or unusual:
+        raise CheckpointError(
+            f"{path}: too many values, or a tensor that is sparse, quantized, or larger than its memory"
+        )
     return state
 
 

@@ -62,9 +62,9 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
             held_out = data.validation
         return FitData(data.train, held_out, data.classes, data)
     train = _part(data, name="data", batch_size=batch_size)
-    known = [part.labels for part in (train, held_out) if isinstance(part, Split)]
-    named = known if isinstance(train, Split) else []
-    return FitData(train, held_out, max(map(numbered_classes, named), key=len, default=()))
+    parts = (train, held_out) if isinstance(train, Split) else ()
+    known = [numbered_classes(part.labels) for part in parts if isinstance(part, Split)]
+    return FitData(train, held_out, max(known, key=len, default=()))
 
 
 def _part(data: Any, *, name: str, batch_size: int | None = None) -> Split | Samples:
@@ -81,15 +81,12 @@ def _part(data: Any, *, name: str, batch_size: int | None = None) -> Split | Sam
         raise UsageError(f"{name}: got inputs without targets, expected a pair (inputs, targets)")
     pixels = str(inputs.dtype).removeprefix("torch.") == "uint8" and inputs.ndim == 4
     on_device = isinstance(inputs, Tensor) and inputs.device.type != "cpu"
-    if not pixels or on_device or not _are_labels(targets, inputs):
-        return samples
-    images = inputs.numpy() if isinstance(inputs, Tensor) else inputs
-    return as_split(images, targets.cpu().numpy() if isinstance(targets, Tensor) else targets)
-
-
-def _are_labels(targets: Any, inputs: Any) -> bool:
-    """Whether targets are class numbers, (N,), or masks of class numbers, uint8 (N, H, W)."""
     array = targets.cpu().numpy() if isinstance(targets, Tensor) else targets
+    return as_split(inputs, array) if pixels and not on_device and _are_labels(array, inputs) else samples
+
+
+def _are_labels(array: Any, inputs: Any) -> bool:
+    """Whether targets are class numbers, (N,), or masks of class numbers, uint8 (N, H, W)."""
     if array.dtype.kind not in "iu" or array.min() < 0:
         return False
     if array.ndim == 3:
@@ -109,7 +106,7 @@ def batch_size_of(data: FitData, batch_size: int | None, *, usual: int = BATCH_S
         return batch_samples(train.loader) or max(1, (train.count or 0) // train.steps)
     if batch_size is not None:
         return batch_size
-    return usual if data.dataset is not None and data.dataset.digest else min(usual, len(train))
+    return usual if data.dataset is not None else min(usual, len(train))
 
 
 def epoch_size(data: FitData, batch_size: int) -> tuple[int, int]:

@@ -281,8 +281,4 @@ class History:
     @classmethod
     def from_rows(cls, rows: Any) -> History:
         """The epochs in a checkpoint, the inverse of `texts`."""
-        logs = [EpochLog.from_dict(json.loads(row)) for row in rows]
-        for epoch, row in enumerate(logs, start=1):
-            if row.epoch != epoch:
-                raise ValueError(f"epoch {row.epoch} where epoch {epoch} is expected")
-        return cls(logs)
+        return cls([EpochLog.from_dict(json.loads(row)) for row in rows])

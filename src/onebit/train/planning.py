@@ -120,11 +120,8 @@ def start(job: Job) -> None:
 
 
 def _warnings(job: Job) -> Iterator[str]:
-    """Warnings about resuming, and about mistakes that keep the model from learning."""
+    """Warnings about a loader that resumes, and about mistakes that keep the model from learning."""
     if not job.history.rows:
-        moved = any(state.keys() - {"prior"} for state in job.optimizer.state.values())
-        if job.resume and (moved or getattr(job.schedule, "last_epoch", 0) > 0):
-            yield "no checkpoint to resume from: training starts with the current weights and schedule"
         yield from mistakes(unwrapped(job.model), lambda: to_device(job.example, job.device))
     elif isinstance(job.data.train, LoaderSamples):
         yield f"a loader resumes at the start of epoch {len(job.history) + 1}; its samples are not compared"

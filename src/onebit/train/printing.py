@@ -20,7 +20,7 @@ from onebit.train.history import EpochLog, epoch_lines
 from onebit.train.job import Job
 
 
-def packing_lines(model: nn.Module, inputs: Any = None) -> list[str]:
+def packing_lines(model: nn.Module, inputs: Any) -> list[str]:
     """The line of `onebit.check`; none for a model of onebit without binary layers.
 
     Changes neither random generators nor the model.
@@ -28,13 +28,12 @@ def packing_lines(model: nn.Module, inputs: Any = None) -> list[str]:
     Args:
         inputs: a batch, for a model without `input_shape`.
     """
-    ours = hasattr(model, "input_shape") and (inputs is None or getattr(inputs, "dtype", None) == torch.uint8)
+    ours = hasattr(model, "input_shape") and getattr(inputs, "dtype", None) == torch.uint8
     if ours and not any(binary_layers(model)):
         return []
     with unchanged(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first step repeats them
-        several = {} if isinstance(inputs, (tuple, list)) else inputs
-        return [check(model, None if ours else several).line]
+        return [check(model, None if ours else (inputs,)).line]
 
 
 @dataclass

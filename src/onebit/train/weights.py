@@ -65,7 +65,7 @@ def read_state(path: Path, data: bytes | None = None) -> tuple[dict[str, Tensor]
         content = content if isinstance(content, dict) else {}
         inner = next((content[k] for k in STATE_KEYS if isinstance(content.get(k), dict)), None)
         if inner is not None:
-            facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))} | _checkpoint_facts(content)
+            facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))}
             # `fit` saves the moving average in the end
             content = average if isinstance(average := content.get("average"), dict) else inner
         state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
@@ -80,15 +80,6 @@ def is_unusual_storage(tensor: Tensor, *, empty: bool = False) -> bool:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or (0 in tensor.shape and not empty):
         return True
     return (tensor.storage_offset() + tensor.numel()) * tensor.element_size() > tensor.untyped_storage().nbytes()
-
-
-def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
-    """The epoch of a checkpoint, and its error unless it belongs to an average with other BatchNorm statistics."""
-    names = ("epoch",) if isinstance(content.get("average"), dict) else ("epoch", "validation_error")
-    with suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):  # rows of another program
-        last = json.loads(content["rows"][-1])
-        return {name: last.get(name) for name in names}
-    return {}
 
 
 def read_torch_file(path: Path, data: bytes | None = None) -> Any:
@@ -171,9 +162,8 @@ def load_weights(
     if start and (last := _other_outputs(current, state, matrices)):
         warnings.warn(f"{source}: {last[0]!r} has another number of outputs and begins anew", stacklevel=2)
         state = state | {key: current[key] for key in last}
-    shapes = [{key: tuple(tensor.shape) for key, tensor in tensors.items()} for tensors in (state, current)]
     for key in {**current, **state}:
-        found, expected = (shape.get(key, "none") for shape in shapes)
+        found, expected = (tuple(each[key].shape) if key in each else "none" for each in (state, current))
         if found != expected:
             raise CheckpointError(f"{source}: belongs to another net: {key!r} has shape {found}, expected {expected}")
     if kept:
