@@ -32,15 +32,6 @@ def test_suffixes_are_those_of_the_formats() -> None:
     assert {*SUFFIXES} == table - {".pfm"}
 
 
-@pytest.mark.parametrize(("height", "width"), [(31, 17), (300, 200)])
-def test_the_shorter_side_is_resized_and_the_center_cropped(tmp_path: Path, height: int, width: int) -> None:
-    pixels, side = picture(1, height, width), min(height, width)
-    got = decode_image(str(write(tmp_path / "a.png", pixels)), (10, 10))
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    np.testing.assert_array_equal(got, Image.fromarray(pixels).resize((10, 10), Image.Resampling.BILINEAR, box))
-
-
 def test_a_crop_is_resized_to_the_full_size(tmp_path: Path) -> None:
     pixels = picture(2, 40, 60)
     crop = np.array([0.3, 0.1, 0.25, 0.75])

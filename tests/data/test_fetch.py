@@ -33,12 +33,6 @@ def closed_port() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}/"
 
 
-@pytest.mark.parametrize("sub", ["", "MNIST/raw"])
-def test_found_in_the_folder_or_a_sub_folder(tiny: TinyMnist, tmp_path: Path, sub: str) -> None:
-    tiny.write(tmp_path / "own" / sub)
-    assert folder_found(tiny, tmp_path / "own") == tmp_path / "own" / sub
-
-
 def test_order_is_environment_then_cache(tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     tiny.write(first, which=(0, 1, 2))  # a folder that lacks a file is skipped

@@ -33,15 +33,6 @@ def file(tmp_path: Path, content: bytes, name: str = "images") -> Path:
     return path
 
 
-def test_reads_raw_and_gzipped_alike(tmp_path: Path) -> None:
-    raw = read(file(tmp_path, CONTENT))
-    packed = read(file(tmp_path, gzip.compress(CONTENT), "images.gz"))
-    assert raw.dtype == np.uint8
-    assert raw.flags.writeable
-    np.testing.assert_array_equal(raw, ARRAY)
-    np.testing.assert_array_equal(packed, ARRAY)
-
-
 @pytest.mark.parametrize(
     "content",
     [

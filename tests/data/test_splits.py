@@ -106,13 +106,6 @@ def test_channel_statistics_are_exact_and_need_little_memory(shape: tuple[int, .
     tracemalloc.stop()
 
 
-def test_a_split_is_indexed_and_has_a_short_repr() -> None:
-    split = numbered(12)
-    np.testing.assert_array_equal(numbers(split[[3, 1]]), [3, 1])
-    np.testing.assert_array_equal(numbers(split[split.labels == 1]), [1, 11])
-    assert repr(split[:5]) == "Split(5 images of 1×2×2)"
-
-
 def test_the_digest_depends_on_images_labels_and_classes() -> None:
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (20, 8, 8), dtype=np.uint8), np.arange(20) % 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from onebit.errors import UsageError
-from onebit.layers import BINARY_TWINS, BinaryLinear, binary_layers, glorot_bound
+from onebit.layers import BINARY_TWINS, BinaryLinear, binary_layers
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Sign, SteSign, sign
 from support.covering import covering
 from support.tensors import normal
@@ -50,12 +50,6 @@ def test_the_fixed_weight_of_a_test_mode_takes_the_place_of_the_quantizer() -> N
     layer.fixed_weight = torch.full((2, 3), 0.25)
     assert layer(torch.ones(1, 3)).tolist() == [[0.75, 0.75]]
     assert list(layer.state_dict()) == ["weight"]
-
-
-@pytest.mark.parametrize("shape", [(64, 32), (8, 4, 3, 3)])
-def test_glorot_bound_is_the_formula_of_the_reference_code(shape: tuple[int, ...]) -> None:
-    fan_out, fan_in = shape[0] * math.prod(shape[2:]), math.prod(shape[1:])
-    assert glorot_bound(torch.empty(shape)) == pytest.approx(math.sqrt(1.5 / (fan_in + fan_out)), rel=1e-12)
 
 
 @pytest.mark.parametrize("value", [0.5, "glorot"])
@@ -104,14 +98,6 @@ def test_pruned_weights_are_refused() -> None:
     prune.random_unstructured(real, "weight", amount=0.5)
     assert (real(torch.eye(4)) == 0).sum() == 4
     assert list(binary_layers(real)) == []
-
-
-def test_the_state_dict_is_that_of_torch() -> None:
-    binary, plain, back = BinaryLinear(4, 3, True), nn.Linear(4, 3), nn.Linear(4, 3)
-    assert list(binary.state_dict()) == list(plain.state_dict())
-    binary.load_state_dict(plain.state_dict())
-    back.load_state_dict(binary.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(back.parameters(), plain.parameters(), strict=True))
 
 
 def test_gradients_reach_latent_bias_and_input() -> None:

@@ -84,13 +84,6 @@ def test_vgg_small_pools_the_output_of_the_convolution() -> None:
     ]  # fmt: skip
 
 
-def test_with_binary_inputs_no_relu_follows_batch_norm() -> None:
-    names = [name for name, _ in on_meta("vgg_small", input_quantizer="ste_sign").named_children()]
-    assert not [name for name in names if name.startswith("relu")]
-    real_last = on_meta("vgg_small", input_quantizer="ste_sign", real_last=True)
-    assert [name for name, _ in real_last.named_children() if name.startswith("relu")] == ["relu8"]
-
-
 def test_dropout_stands_where_the_papers_have_it() -> None:
     def dropped(name: str) -> list[str]:
         model = on_meta(name, dropout=0.5)

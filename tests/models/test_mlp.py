@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from itertools import product
 from typing import Any
 
 import pytest
@@ -12,41 +10,6 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.models import MLP, create_model
-from onebit.quantizers import WEIGHT_QUANTIZERS
-from support.covering import covering
-from support.small_models import images
-
-
-def plain_mlp() -> nn.Module:
-    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for i, (inputs, outputs) in enumerate([(64, 24), (24, 16), (16, 4)], 1):
-        layers[f"linear{i}"] = nn.Linear(inputs, outputs, bias=False)
-        layers[f"norm{i}"] = nn.BatchNorm1d(outputs)
-        if i < 3:
-            layers[f"relu{i}"] = nn.ReLU()
-    return nn.Sequential(layers)
-
-
-@pytest.mark.parametrize(("quantizer", "inputs"), covering(product([*WEIGHT_QUANTIZERS, None], ["ste_sign", None])))
-def test_the_state_dict_loads_into_a_plain_torch_mlp_and_back(quantizer: str | None, inputs: str | None) -> None:
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"weight_quantizer": quantizer, "input_quantizer": inputs}
-    model, twin = MLP((64, 24, 16, 4), **options), plain_mlp()
-    state = model.state_dict()
-    learnt = {key: state.pop(key) for key in list(state) if "quantizer." in key}  # of the quantizers themselves
-    assert list(state) == list(twin.state_dict())
-    twin.load_state_dict(state)
-    back = MLP((64, 24, 16, 4), **options)
-    back.load_state_dict(twin.state_dict() | learnt)
-    x = images(model)
-    assert torch.equal(back.eval()(x), model.eval()(x))
-
-
-def test_the_real_model_computes_what_the_plain_twin_does() -> None:
-    model, twin = MLP((64, 24, 16, 4), weight_quantizer=None).eval(), plain_mlp().eval()
-    twin.load_state_dict(model.state_dict())
-    x = images(model)
-    assert torch.equal(model(x), twin(2 * x.float() - 255))
 
 
 @pytest.mark.parametrize("value", [1.0, 0.25, "glorot"])

@@ -63,17 +63,6 @@ def test_a_buffer_that_forward_replaces_is_averaged() -> None:
     assert model.seen.tolist() == [1, 1]
 
 
-def test_the_context_applies_the_average_and_restores_the_weights() -> None:
-    model = build(CASES["sign"]).model
-    average = WeightAverage(model, 0.5)
-    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for tensor in average.state.values():
-        tensor.fill_(3)
-    with pytest.raises(ZeroDivisionError), average.applied():
-        assert 1 / any(bool((tensor != 3).any()) for tensor in model.state_dict().values())  # 1 / False
-    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
-
-
 def test_the_average_is_validated_saved_and_read(tmp_path: Path) -> None:
     toy = build(CASES["sign"])
     history = toy.fit(DATA, tmp_path, ema=0.5, epochs=1)
@@ -90,10 +79,8 @@ def test_the_average_is_validated_saved_and_read(tmp_path: Path) -> None:
     assert moved > 5  # training itself goes on from the weights
     score = evaluate(toy.model, DATA.validation, loss="squared_hinge")
     assert score.error == pytest.approx(history.rows[-1].validation_error)
-    state, facts = read_state(tmp_path / "last.ckpt")
+    state, _ = read_state(tmp_path / "last.ckpt")
     assert all(torch.equal(tensor, held["average"][name]) for name, tensor in state.items())
-    assert facts["epoch"] == 1
-    assert "validation_error" not in facts  # that of the average, whose BatchNorm statistics are not in the file
 
 
 @pytest.mark.parametrize("case", ["sign", "real"])

@@ -343,17 +343,3 @@ def test_pixels_from_0_to_1_are_refused_by_an_input_coding() -> None:
             onebit.evaluate(model, (images, labels), verbose=False)
         onebit.fit(model, (255 * images, labels), optimizer, epochs=1)
         onebit.evaluate(model, (255 * images, labels), verbose=False)
-
-
-def test_a_model_may_scale_its_inputs_to_pixels() -> None:
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.coding, self.layer = onebit.InputCoding(), nn.Linear(16, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(self.coding(255 * x).flatten(1))
-
-    model, data = Scaled(), (torch.rand(40, 1, 4, 4), torch.arange(40) % 3)
-    onebit.fit(model, data, torch.optim.Adam(model.parameters()), epochs=1)
-    assert onebit.evaluate(model, data, verbose=False).count == 40

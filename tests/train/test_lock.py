@@ -127,12 +127,6 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert not (tmp_path / LOCK_FILE).exists()
 
 
-def test_another_thread_is_refused(tmp_path: Path) -> None:
-    with lock_folder(tmp_path), ThreadPoolExecutor(1) as pool:
-        found = pool.submit(fit_toy, tmp_path, DATA).exception()
-    assert isinstance(found, UsageError)
-
-
 def test_another_thread_gets_the_next_free_folder(tmp_path: Path) -> None:
     def first_free() -> str:
         with free_folder(tmp_path / "x") as folder:

@@ -140,17 +140,6 @@ class AlwaysFirst(nn.Module):
         return self.logits.expand(len(x), 2)
 
 
-def test_images_and_labels_stay_together() -> None:
-    seen = []
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        seen.append(labels.tolist())
-        return cross_entropy(logits, labels)
-
-    batches = recorded(50, loss=loss, epochs=2)
-    assert [[i % 2 for i in batch] for batch in batches] == seen
-
-
 def test_augmentation_changes_training_images_only() -> None:
     images = np.zeros((40, 1, 4, 4), np.uint8)
     images[:, :, :, 0] = 255  # a bar on the left

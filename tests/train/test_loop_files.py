@@ -20,7 +20,7 @@ from onebit.train.history import EpochLog
 from onebit.train.loop import fit
 from onebit.train.step import BatchLog, BatchWatch
 from onebit.train.weights import load_weights, read_weights
-from support.toy_training import CASES, DATA, EPOCHS, Case, Recorder, build, flat, numbered, toy_data
+from support.toy_training import CASES, DATA, Case, build, flat, toy_data
 
 
 # ---------------------------------------------------------------------------------------------------------------- log
@@ -166,20 +166,3 @@ def test_the_best_weights_are_those_of_the_best_epoch(tmp_path: Path, name: str)
     load_weights(fresh, state, source="best")
     score = evaluate(fresh, DATA.validation, loss="squared_hinge" if case.loss == "squared_hinge" else "cross_entropy")
     assert (score.error, score.loss) == (history.best.validation_error, history.best.validation_loss)
-
-
-def test_the_first_of_equal_epochs_is_the_best(tmp_path: Path) -> None:
-    model = Recorder()
-    data = numbered(16, 8)
-    history = fit(model, data, torch.optim.SGD(model.parameters(), lr=0.0), epochs=3, batch_size=8, folder=tmp_path)
-    assert len({row.validation_error for row in history}) == 1
-    assert history.best.epoch == 1
-    assert read_weights(tmp_path / "best.safetensors")[1]["epoch"] == 1
-
-
-def test_the_final_weights_are_those_of_the_model(tmp_path: Path) -> None:
-    toy = build(Case("stochastic"))
-    toy.fit(DATA, tmp_path, facts={"a": 1})
-    state, facts = read_weights(tmp_path / "final.safetensors")
-    assert facts == {"a": 1, "epoch": EPOCHS}
-    assert flat(state) == flat(dict(sorted(toy.model.state_dict().items())))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ import onebit
 from onebit.layers import BinaryLinear, binarize_
 from support.samples import Augmented, Drawing, X, Y, loader, train, trained
 from support.tensors import same
-from support.toy_training import CASES, DATA, Stop, build, stop_after_epoch
+from support.toy_training import DATA
 
 
 def warnings_of(model: nn.Module, data: Any = None, **options: Any) -> list[str]:
@@ -41,16 +40,6 @@ def behind_a_relu(*, norm: bool = False) -> nn.Module:
 def test_signs_behind_a_relu_are_warned_about_once(data: Any, verbose: bool) -> None:
     (found,) = warnings_of(behind_a_relu(), data, verbose=verbose)
     assert found.endswith(": 3")
-
-
-def test_signs_of_images_in_memory_are_warned_about_before_the_first_epoch(tmp_path: Path) -> None:
-    toy = build(CASES["sign"])
-    layers = [onebit.InputCoding(), nn.Flatten(), BinaryLinear(64, 8), nn.BatchNorm1d(8), nn.ReLU()]
-    toy.model = nn.Sequential(*layers, BinaryLinear(8, 4, input_quantizer="ste_sign"))
-    toy.optimizer, toy.schedule = torch.optim.Adam(onebit.latent_groups(toy.model, lr=0.01)), None
-    with pytest.warns(UserWarning, match="same value.*: 5$"), pytest.raises(Stop):
-        toy.fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
-    toy.fit(DATA, tmp_path, resume=True)
 
 
 def test_a_net_without_binary_layers_is_warned_about() -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.evaluation.forward import autocast
 from onebit.train import precision as module
 from onebit.train.precision import lay_out_state_, resolve_memory_format, resolve_precision
 
@@ -44,24 +43,6 @@ def test_a_stated_precision_is_kept_and_an_unknown_one_refused() -> None:
     assert [resolve_precision(precision, CPU) for precision in ("bf16", "fp32")] == ["bf16", "fp32"]
     with pytest.raises(UsageError, match="precision"):
         resolve_precision("fp16", CPU)
-
-
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
-def test_products_run_in_the_precision(precision: str, dtype: torch.dtype) -> None:
-    with autocast(precision, CPU):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-
-
-@pytest.mark.parametrize("outer", ["bf16", "fp32"])
-def test_products_use_the_weights_of_now(outer: str) -> None:
-    """torch keeps cast parameters until the outermost autocast ends."""
-    layer, x = nn.Linear(4, 3, bias=False), torch.ones(2, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=outer == "bf16"):
-        for value in (1.0, 2.0):
-            nn.init.constant_(layer.weight, value)
-            with autocast("bf16", CPU):
-                assert torch.equal(layer(x).float(), torch.full((2, 3), 4 * value))
 
 
 def test_nets_with_convolutions_are_channels_last_by_default() -> None:

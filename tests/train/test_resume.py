@@ -121,16 +121,6 @@ def test_missing_best_weights_are_written_on_resume(
     assert everything(tmp_path) == whole(name)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", None])
-def test_resuming_the_same_objects_without_a_checkpoint_warns(tmp_path: Path, schedule: Any) -> None:
-    """Weights, optimizer and schedule have changed since the start."""
-    toy = build(dataclasses.replace(CASES["sign"], schedule=schedule))
-    with pytest.raises(Stop):
-        toy.fit(DATA, tmp_path, on_step=stop_at_step(2))
-    with pytest.warns(UserWarning, match="checkpoint"):
-        toy.fit(DATA, tmp_path, resume=True)
-
-
 class Deep(nn.Module):
     """A forward that draws from the generators of Python and numpy."""
 
@@ -292,11 +282,3 @@ def test_schedules_of_torch_and_of_users_are_resumed(tmp_path: Path, name: str) 
 
 
 # --------------------------------------------------------------------------------------------------------- determinism
-@pytest.mark.parametrize("name", ["stochastic", "own generator", "augmentation"])
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path, whole: Any, name: str) -> None:
-    for folder in ("again", "other"):
-        torch.manual_seed(12345)
-        seed = 0 if folder == "again" else 1
-        build(CASES[name], seed=seed).fit(DATA, tmp_path / folder, seed=seed)
-    assert everything(tmp_path / "again") == whole(name)
-    assert (tmp_path / "other" / "final.safetensors").read_bytes() != whole(name)["final"]
