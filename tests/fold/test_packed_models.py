@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 from onebit.data import Split
 from onebit.fold import pack
 from onebit.models import MODELS, create_model
-from onebit.packed import Certificate, costs, dumps, loads
+from onebit.packed import dumps, loads
 from onebit.verification.agreement import certify, verify
 from support.covering import covering
 from support.fold_nets import images_of, randomise
@@ -87,27 +86,3 @@ def test_signs_between_real_ends_pack_and_agree(name: str, options: dict[str, An
     assert (
         len(floats) == 16 if name == "resnet18" else 0 < len(floats) < count
     )  # within a level, sums are sums of signs
-
-
-@pytest.mark.parametrize(
-    ("options", "most"),
-    [
-        ({"real_first": True, "real_last": True}, 47_500),
-        ({"input_quantizer": "ste_sign", "last_norm": True}, 43_300),
-    ],
-)
-def test_the_file_of_resnet20_is_as_small_as_promised(
-    options: dict[str, Any], most: int, certificate: Certificate
-) -> None:
-    moments = {"coding": "standardize", "mean": [125.3, 123.0, 113.9], "std": [63.0, 62.1, 66.7]}
-    model = create_model("resnet20", weight_quantizer="sign", **moments, **options).eval()
-    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    packed = pack(model, classes=names, name="cifar10-resnet20-binaryconnect-short")
-    layers = certificate.layers * (20 if options.get("input_quantizer") else 0)
-    packed = replace(packed, certificate=replace(certificate, layers=layers))
-    rows = costs(packed)
-    weights, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)
-    assert weights == (267_264 if options.get("real_first") else 268_336)
-    size = len(dumps(packed))
-    assert size <= 1.02 * (weights / 8 + 4 * reals) + 2000 + 150 * 20  # 20 layers with weights
-    assert size <= most

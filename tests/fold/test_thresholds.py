@@ -77,32 +77,6 @@ def test_signs_equal_torch_for_drawn_parameters(data: st.DataObject, inputs: int
     np.testing.assert_array_equal(run(packed, images_of(30, (3, 1, 1))), torch_logits(model, images_of(30, (3, 1, 1))))
 
 
-def test_the_algebraic_threshold_is_wrong_at_ties_and_ours_is_right() -> None:
-    inputs, channels = 300, 2000
-    rng = np.random.default_rng(0)
-    model = nn.Sequential(
-        InputCoding(),
-        nn.Flatten(),
-        BinaryLinear(inputs, inputs),
-        BinaryLinear(inputs, channels, input_quantizer="ste_sign"),
-        nn.BatchNorm1d(channels),
-        BinaryLinear(channels, 2, input_quantizer="ste_sign"),
-    ).eval()
-    norm = model[4]
-    with torch.no_grad():
-        norm.running_mean.copy_(torch.from_numpy(rng.integers(-70, 71, channels) * 2))  # sums of 300 signs are even
-        norm.running_var.copy_(torch.from_numpy(rng.random(channels) * 500 + 1))
-        norm.weight.copy_(torch.from_numpy(rng.random(channels) + 0.1))
-        norm.bias.zero_()
-    integers = possible_sums(inputs, 1)
-    expected = signs_of_modules(norm, integers, channels)
-    by_algebra = np.where(integers[:, None] >= norm.running_mean.numpy(), 1, -1)  # beta = 0: signs change at the mean
-    wrong = int((by_algebra != expected).any(axis=0).sum())
-    assert wrong > channels // 10
-    node = node_of(pack(model, input_shape=(1, 1, inputs)), Threshold, 1)
-    np.testing.assert_array_equal(signs_of(node, integers), expected)
-
-
 def test_directions_and_constants() -> None:
     model = make_mlp((12, 4, 2), input_quantizer="ste_sign", nasty=None)
     norm = model.get_submodule("norm1")

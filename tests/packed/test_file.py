@@ -7,7 +7,6 @@ import runpy
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +49,6 @@ def assert_same(net: PackedNet, back: PackedNet) -> None:
         np.testing.assert_array_equal(getattr(net.input, name), getattr(back.input, name))
 
 
-@pytest.mark.parametrize("form", ["weight-only", "sign", "mixed"])
-@pytest.mark.parametrize("widths", [(1, 1), (64, 64, 2), (65, 63, 9, 10)])
-def test_a_net_survives_saving_and_loading(tmp_path: Path, form: str, widths: tuple[int, ...]) -> None:
-    net = make_packed_mlp(widths, form=form)
-    save(net, tmp_path / "net.1bit")
-    assert_same(net, load(tmp_path / "net.1bit"))
-
-
-@pytest.mark.parametrize("form", IMAGE_NETS)
-def test_a_net_of_images_survives_saving_and_loading(form: str) -> None:
-    net = IMAGE_NETS[form](1)
-    assert_same(net, loads(dumps(net)))
-
-
 def test_every_operation_survives() -> None:
     nets = [make_packed_mlp((12, 70, 10), form=form) for form in ("weight-only", "sign", "mixed")]
     nets += [make() for make in IMAGE_NETS.values()]
@@ -82,7 +67,9 @@ def test_every_operation_survives() -> None:
     nets.append(b.net())
     assert {type(node) for net in nets for node in net.nodes} == set(OPS.values())
     for net in nets:
-        assert dumps(loads(dumps(net))) == dumps(net)
+        back = loads(dumps(net))
+        assert_same(net, back)
+        assert dumps(back) == dumps(net)
 
 
 def test_a_node_is_one_line_that_people_can_read() -> None:
@@ -150,20 +137,6 @@ def test_a_net_with_too_many_nodes_is_not_made() -> None:
         PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=tuple(nodes), output="10000")
 
 
-@pytest.mark.parametrize("form", ["weight-only", "sign"])
-@pytest.mark.parametrize("widths", [(784, 128, 10), (64, 32, 10)])
-def test_the_file_is_as_small_as_promised(certificate: Certificate, form: str, widths: tuple[int, ...]) -> None:
-    certificate = replace(certificate, layers=certificate.layers * (len(widths) - 1))
-    net = make_packed_mlp(widths, form=form, shape=(1, 1, widths[0]), certificate=certificate)
-    reals = sum(cost.real_parameters for cost in costs(net))
-    assert sum(cost.binary_weights for cost in costs(net)) == sum(a * b for a, b in pairwise(widths))
-    assert reals == (2 * sum(widths[1:]) if form == "weight-only" else sum(widths[1:-1]) + 2 * widths[-1])
-    directions = sum(widths[1:-1]) if form == "sign" else 0
-    rows = sum(-(-fan_in // 8) * outputs for fan_in, outputs in pairwise(widths))
-    assert sum(cost.bytes for cost in costs(net)) == rows + 4 * reals + directions
-    assert_small(net)
-
-
 def assert_small(net: PackedNet) -> None:
     """What docs/format.md promises."""
     net = replace(net, card=None)
@@ -172,7 +145,7 @@ def assert_small(net: PackedNet) -> None:
 
 
 @pytest.mark.parametrize("name", [*NETS, *net_names()])
-def test_other_nets_are_as_small_as_promised(name: str) -> None:
+def test_nets_are_as_small_as_promised(name: str) -> None:
     make = NETS.get(name)
     net = load(net_path(name)) if make is None else make()
     assert_small(net)

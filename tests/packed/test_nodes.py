@@ -133,14 +133,6 @@ def test_invalid_attributes_are_refused(kind: type[Node], fields: dict[str, Any]
         make(kind, **fields)
 
 
-def test_a_value_that_is_too_large_is_refused() -> None:
-    """A small file must not require much memory."""
-    wide = make(op.Conv, outputs=64, terms=1, kernel=(1, 1), padding=(0, 2**11, 0, 2**11))
-    nodes = (op.Relu(inputs=("input",), output="x"), wide)
-    with pytest.raises(FormatError, match="'z'"):
-        PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=nodes, output="z")
-
-
 def test_costs_count_every_position_of_a_kernel() -> None:
     for node, macs in [
         (make(op.Conv), 36 * 6 * 4 * 3),
