@@ -33,7 +33,7 @@ _HOME = {
     "evaluate": "onebit.evaluation.modes",
     "export_net": "onebit.export",
     "fit": "onebit.train.loop",
-    "integer_net": "onebit.integer",
+    "integer_net": "onebit.integer.nets",
     "latent_groups": "onebit.optim",
     "load": "onebit.packed",
     "load_dataset": "onebit.data",

@@ -29,7 +29,7 @@ from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
 from onebit.export import export_net as export_net
 from onebit.fold.packed_layers import packed_layers_ as packed_layers_
-from onebit.integer import integer_net as integer_net
+from onebit.integer.nets import integer_net as integer_net
 from onebit.layers import (
     BinarizeReport as BinarizeReport,
     BinaryConv1d as BinaryConv1d,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from itertools import product
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import onebit
 from onebit.errors import FoldError
 from onebit.evaluation.modes import reestimate_batch_norm_
 from onebit.fold import pack
@@ -217,14 +215,6 @@ def test_a_quantizer_that_does_something_else_is_refused() -> None:
     model = trained(make_mlp(nasty=None, input_quantizer=Other), (1, 3, 4))
     with pytest.raises(FoldError, match="integer_input"):
         pack(model)
-
-
-def test_packed_layers_keep_the_quantizer() -> None:
-    model = trained(create_model("mlp", widths=(192, 24, 20, 6), input_shape=(3, 8, 8), input_quantizer="uint4"))
-    images = torch.from_numpy(images_of(20, (3, 8, 8)))
-    expected = model(images)
-    onebit.packed_layers_(copied := copy.deepcopy(model))
-    torch.testing.assert_close(copied(images), expected, rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------- models and recipes

@@ -75,14 +75,15 @@ def test_every_method_packs_and_agrees_on_every_net(net: str, method: str) -> No
 
 
 # ------------------------------------------------------------------------------------------------------- single signs
-def net_of(*body: nn.Module, inputs: Any, weight: Any = "sign") -> nn.Module:
+def net_of(*body: nn.Module, inputs: Any, weight: Any = "sign", flat: bool = True) -> nn.Module:
     """Coded pixels through a convolution, BatchNorm and `body` into a dense layer with an input quantizer."""
     torch.manual_seed(0)
-    last = BinaryLinear(6 * 4 * 4, 4, weight_quantizer=weight, input_quantizer=inputs)
+    width = 6 * 4 * 4 if flat else 6
+    body += (nn.Flatten(),) if flat else ()
+    last = BinaryLinear(width, 4, weight_quantizer=weight, input_quantizer=inputs)
     first = BinaryConv2d(3, 6, 3, stride=2, padding=1, weight_quantizer=weight)
     return randomise(
-        nn.Sequential(InputCoding(), first, nn.BatchNorm2d(6), *body, nn.Flatten(), last, nn.BatchNorm1d(4)),
-        images_of(24, SHAPE),
+        nn.Sequential(InputCoding(), first, nn.BatchNorm2d(6), *body, last, nn.BatchNorm1d(4)), images_of(24, SHAPE)
     )
 
 
@@ -90,13 +91,22 @@ def packed_of(model: nn.Module) -> PackedNet:
     return loads(dumps(pack(model, input_shape=SHAPE)))
 
 
-def test_a_shift_per_element_has_no_channel_before_a_flatten() -> None:
-    model = net_of(inputs="rsign")
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_shift_is_folded_into_the_threshold_of_integers(flat: bool) -> None:
+    body = () if flat else (nn.MaxPool2d(4), nn.Flatten())
+    model = net_of(*body, inputs="rsign", flat=flat)
     packed = packed_of(model)
-    assert kinds(packed) == ["Conv", "Affine", "Flatten", "Sign", "Dense", "Affine"]
+    expected = ["Conv", "Flatten", "Threshold"] if flat else ["Conv", "Threshold", "MaxPool", "Flatten"]
+    if not flat:  # after a pool and a Flatten, a shift per element has no channel of its own before them
+        expected = ["Conv", "Affine", "MaxPool", "Flatten", "Sign"]
+    assert kinds(packed) == [*expected, "Dense", "Affine"]
     certificate = agreed(model, packed, images_of(40, SHAPE))
     assert certificate.bit_exact
-    assert [proof.proof for proof in certificate.layers] == ["float"]
+    proofs = certificate.layers
+    assert [proof.proof for proof in proofs] == ["every integer" if flat else "float"]
+    if flat:
+        assert node_of(packed, Threshold).threshold.shape == (96,)
+        assert proofs[0].integers >= 96 * 27 * 255
 
 
 def test_pixels_are_shifted_by_channel_after_a_pool() -> None:
@@ -110,7 +120,7 @@ def test_pixels_are_shifted_by_channel_after_a_pool() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "slope"), [("rprelu", -0.3), ("prelu", 0.3), ("prelu", -0.3), ("prelu of one slope", 0.3)]
+    ("kind", "slope"), [("rprelu", 0.3), ("rprelu", -0.3), ("prelu", -0.3), ("prelu of one slope", 0.3)]
 )
 def test_a_prelu_becomes_a_threshold_if_it_is_monotonic(kind: str, slope: float) -> None:
     layer: Any = RPReLU(6) if kind == "rprelu" else nn.PReLU(6 if kind == "prelu" else 1)

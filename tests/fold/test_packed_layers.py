@@ -22,9 +22,6 @@ from onebit.runtime.torch_layers import PackedLayer, PackedLinear
 from support.covering import covering
 from support.packed_layers import Around, Centered, assert_agrees_packed, binary
 
-"""Of the largest output: exact sums of rounded inputs against float32 sums in some order."""
-
-
 CONVOLUTIONS = [
     (BinaryConv1d(6, 12, 5, padding=2, padding_mode="circular", bias=True), (3, 6, 21)),
     (BinaryConv1d(6, 12, 4, padding="same", dilation=2, groups=3, padding_value=-1), (3, 6, 21)),

@@ -21,9 +21,6 @@ from support.fold_nets import Model, assert_agrees, images_of, kinds, make_nasty
 
 SHAPE = (3, 8, 8)
 
-UNUSED = "ignore:.*binary weights are not in the packed net:UserWarning"
-"""Not all layers of the model are in each of these nets."""
-
 
 class BasicBlock(nn.Module):
     """A typical CIFAR block: in place, functional, with an empty Sequential as identity."""
@@ -138,7 +135,6 @@ def bireal(m: Any, x: Tensor) -> Tensor:
         (bireal, "Conv Threshold Conv Affine Affine Add Sign Conv Affine Add AdaptiveAveragePool Flatten"),
     ],
 )
-@pytest.mark.filterwarnings(UNUSED)
 def test_a_value_that_is_added_and_binarized(body: Callable[[Any, Tensor], Tensor], expected: str) -> None:
     packed = pack(make_nasty(body_net(body)), input_shape=SHAPE)
     assert " ".join(kinds(packed)) == expected
@@ -152,7 +148,6 @@ def test_a_value_that_is_added_and_binarized(body: Callable[[Any, Tensor], Tenso
         assert proof.integers > 1000
 
 
-@pytest.mark.filterwarnings(UNUSED)
 @pytest.mark.parametrize("quantizer", [None, "ste_sign"])
 def test_a_normed_value_is_written_once_whichever_reader_comes_first(quantizer: str | None) -> None:
     for body in (both, relu_first, bireal, lambda m, x: F.relu(x) + m.a(x), lambda m, x: x + m.a(F.relu(x)) + x):

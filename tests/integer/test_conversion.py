@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from onebit.errors import UsageError
-from onebit.integer import calibrated, rounded_as_trained
 from onebit.integer.conversion import Conversion
 from onebit.integer.form import Form
-from onebit.integer.nets import plan_conversion
+from onebit.integer.nets import calibrated, plan_conversion, rounded_as_trained
 from onebit.integer.operations import CONVERSIONS
 from onebit.packed import Card, CardScore, Node, PackedNet, dumps, infer, loads, nodes as op
 from onebit.runtime import run

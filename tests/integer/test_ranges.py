@@ -9,8 +9,8 @@ import pytest
 
 from onebit import native
 from onebit.errors import FormatError, NotBinaryError, UsageError
-from onebit.integer import calibrated, integer_net
 from onebit.integer.conversion import Rounding
+from onebit.integer.nets import calibrated, integer_net
 from onebit.integer.ranges import _range_of
 from onebit.packed import Affine, Conv, Dense, PackedNet, Relu, Requantize, Sign, dumps
 from onebit.runtime import run

@@ -11,7 +11,7 @@ from torch import nn
 
 from onebit.errors import CheckpointError
 from onebit.fold import pack
-from onebit.integer import integer_net
+from onebit.integer.nets import integer_net
 from onebit.packed import Dense, PackedNet, Threshold
 from onebit.packed.nodes.node import INT32
 from onebit.recipe import build_recipe, methods, with_method

@@ -25,7 +25,7 @@ from onebit.fold.folder import Folded, Folder, Site
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.trace import refuse_other_branch, trace
-from onebit.integer import rounded_as_trained
+from onebit.integer.nets import rounded_as_trained
 from onebit.layers import binary_layers, has_other_statistics
 from onebit.layers.base import unwrapped
 from onebit.packed import InputSpec, PackedNet, dumps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onebit.errors import NotBinaryError
-from onebit.integer import Affines
+from onebit.integer.conversion import Affines
 from onebit.packed import AveragePool, Clamp, Flatten, Hardtanh, MaxPool, Node, Permute, Prelu, Relu, Repeat, Reshape
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.node import INT32
@@ -73,6 +73,15 @@ class FoldedOp:
         if self.kind is not None or self.shift is not None or self.scale is None or (self.scale != self.scale[0]).any():
             return None
         return float(self.scale[0])
+
+    def for_each_pixel(self, pixels: int) -> FoldedOp:
+        """This operation after a Flatten that turns each channel into `pixels` channels."""
+
+        def apply(x: Tensor) -> Tensor:
+            images = x.unflatten(1, (-1, pixels)).movedim(1, 2)
+            return self.apply(images.flatten(0, 1)).unflatten(0, (-1, pixels)).movedim(1, 2).flatten(1)
+
+        return replace(self, apply=apply)
 
 
 def joined(maps: Iterable[Affines]) -> Affines:

@@ -6,6 +6,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -16,14 +17,15 @@ from onebit.fold.call import Call, Operation, Shape, canonical, has_hooks, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
 from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
 from onebit.fold.value_range import range_of
-from onebit.integer import Affines, RealRounding
-from onebit.integer.conversion import to_float32
+from onebit.integer.conversion import Affines, to_float32
+from onebit.integer.multipliers import RealRounding
 from onebit.layers import BinaryLayer
 from onebit.packed import (
     Affine,
     AveragePool,
     Flatten,
     InputSpec,
+    MaxPool,
     Node,
     PackedNet,
     Permute,
@@ -339,7 +341,7 @@ class Folder:
         key = x, None if shift is None else call.module
         if key not in self._signed:
             if shift is not None and shift.dim() and any(op.mixes for op in x.ops):
-                x = Pending(self.write(x))  # its channels are not those of the base
+                x = self._flat_first(x)
             if not self.values[x.base].exact:
                 source = self.write(x)
                 level = None if shift is None else shift.expand(self.values[source].shape[0]).contiguous().numpy()
@@ -369,6 +371,16 @@ class Folder:
         """The number of earlier calls of the same module."""
         self._calls[call.module] += 1
         return self._calls[call.module] - 1
+
+    def _flat_first(self, x: Pending) -> Pending:
+        """`x` with its Flatten first, so that the base has its channels; written if that is impossible."""
+        shape, kinds = self.values[x.base].shape, [op.kind for op in x.ops]
+        if not {MaxPool, AveragePool, Reshape, Permute, Repeat}.isdisjoint(kinds):
+            return Pending(self.write(x))
+        at = kinds.index(Flatten)
+        base = self.emit(Flatten, x.ops[at].name, x.base)
+        before = (op.for_each_pixel(prod(shape[1:])) for op in x.ops[:at])
+        return Pending(base, (*before, *x.ops[at + 1 :]))
 
 
 _WITHOUT_EFFECT = {"extra_repr", "forward", "reset_parameters"}

@@ -5,22 +5,3 @@ are deferred (`form`) until integers are needed, and then computed with one roun
 rounded value follows from what the exact net computes on some images (`ranges`). Each requantization is compared with
 real arithmetic over all integers (`multipliers`).
 """
-
-from onebit.integer.conversion import Affines
-from onebit.integer.multipliers import MOST_OFF, RealRounding, largest_error
-from onebit.integer.nets import BITS, Calibrated, calibrated, integer_net, real_arithmetic, rounded_as_trained
-from onebit.integer.ranges import LEAST_IMAGES
-
-__all__ = [
-    "BITS",
-    "LEAST_IMAGES",
-    "MOST_OFF",
-    "Affines",
-    "Calibrated",
-    "RealRounding",
-    "calibrated",
-    "integer_net",
-    "largest_error",
-    "real_arithmetic",
-    "rounded_as_trained",
-]

@@ -10,7 +10,7 @@ from torch import nn
 
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack as fold
-from onebit.integer import LEAST_IMAGES
+from onebit.integer.ranges import LEAST_IMAGES
 from onebit.packed import Certificate, PackedNet
 from onebit.verification.sample_comparison import Comparison
 from onebit.verification.sample_feeds import Trained

@@ -11,7 +11,8 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.fold import Folded, Site, example_of, fold_model
-from onebit.integer import BITS, MOST_OFF, RealRounding, largest_error, real_arithmetic
+from onebit.integer.multipliers import MOST_OFF, RealRounding, largest_error
+from onebit.integer.nets import BITS, real_arithmetic
 from onebit.packed import LayerProof, Node, PackedNet, Quantize, Requantize, Threshold
 from onebit.packed.difference import array_differences
 from onebit.packed.net import op_name

@@ -16,7 +16,7 @@ from onebit.errors import UsageError
 from onebit.evaluation.forward import OnImages, in_tiles
 from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_
 from onebit.fold import pack
-from onebit.integer import Calibrated, calibrated
+from onebit.integer.nets import Calibrated, calibrated
 from onebit.packed import PackedNet
 from onebit.runs.run import Run
 from onebit.verification.agreement import certify
