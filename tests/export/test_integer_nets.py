@@ -12,7 +12,6 @@ import onnx
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from safetensors.torch import load_file
 
 from onebit.errors import UsageError
 from onebit.export import export_net
@@ -280,21 +279,6 @@ def test_a_rounding_moves_no_float64_and_scales_and_shifts_in_one_pass(make: Any
     made = {name: node for node in graph.node for name in node.output}
     moved = [made[node.input[0]] for node in graph.node if node.op_type == "Transpose" and node.input[0] in made]
     assert not [node for node in moved if node.op_type == "Mul" or list(node.attribute) == [WIDE]]
-
-
-def test_a_program_holds_the_integers(tmp_path: Path) -> None:
-    net = integer_net()
-    program, weights = export_net(net, "torch", tmp_path / "net.safetensors").files
-    state = load_file(weights)
-    for node in net.nodes:
-        if isinstance(node, Requantize):
-            multiplier, offset = state[f"{node.output}.multiplier"], state[f"{node.output}.offset"]
-            assert (multiplier.dtype, offset.dtype) == (torch.int32, torch.int64)
-            np.testing.assert_array_equal(multiplier.flatten(1), node.multiplier)
-            np.testing.assert_array_equal(offset.flatten(), node.offset)
-    (sums,) = (node for node in net.nodes if isinstance(node, Requantize) and node.output == "n6")
-    line = f"self.n6 = Requantize(16, 1, 1, inputs=2, shift={sums.right_shift}, least=0, most=255)"
-    assert line in program.read_text()
 
 
 def test_dense_layers_multiply_bytes(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from onebit.errors import OnebitError
 from onebit.export import export_net
 from onebit.export.plain_torch.body import MODULE_NAMES, all_parts, new_name
 from onebit.export.plain_torch.program import Program
-from onebit.packed import Certificate, Dense, PackedNet, Sign, Threshold, infer
+from onebit.packed import Certificate, Dense, PackedNet, Threshold, infer
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.verification.inspection import inspect_file
@@ -56,14 +56,6 @@ assert not any(name.startswith("onebit.") for name in sys.modules)
 def loaded(path: Path) -> Any:
     """The module that the program beside a weight file loads."""
     return runpy.run_path(str(path.with_suffix(".py")))["load"](path)
-
-
-def assert_clean(folder: Path) -> None:
-    """ruff finds only long lines in the programs of a folder."""
-    rules = ["--isolated", "--select", "E,F,I,W,B", "--ignore", "E501"]
-    command = [sys.executable, "-m", "ruff", "check", *rules, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 PROGRAMS = {
@@ -125,7 +117,6 @@ def test_drawn_nets_give_what_the_reference_does(tmp_path: Path) -> None:
             assert comparison.largest == 0
 
     check()
-    assert_clean(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -185,16 +176,6 @@ def test_thresholds_beyond_the_integers_of_float32_stay_exact(tmp_path: Path) ->
     assert made.comparison is not None
     assert made.comparison.bit_exact
     assert loaded(made.files[1])(torch.from_numpy(inputs)).tolist() == run(net, inputs).tolist() == [[-1, 1], [1, 1]]
-
-
-def test_the_sign_of_zero_is_plus_one(tmp_path: Path) -> None:
-    b = Builder((3,), coding="float32")
-    b.add(Sign)
-    b.dense(2)
-    zeros = np.float32([[0.0, -0.0, 1e-45], [-1e-45, -1.0, np.float32(0)]])
-    made = export_net(b.net(), "torch", tmp_path / "net.safetensors", inputs=zeros).comparison
-    assert made is not None
-    assert made.bit_exact
 
 
 NASTY = [
@@ -261,7 +242,6 @@ def test_names_of_any_kind_are_text_and_never_code(tmp_path: Path) -> None:
             assert list(answer) == list(net.output)
 
     check()
-    assert_clean(tmp_path)
 
 
 ALLOWED = "super print net len tuple TypeError ValueError load main Net Path"

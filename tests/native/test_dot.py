@@ -12,7 +12,6 @@ from hypothesis import given, settings, strategies as st
 
 from onebit.native import InstructionSet, instruction_sets, make_plan, weight_kernels
 from onebit.native.kernel_calls import CENTERED, SIGNED, UNSIGNED, coding_of
-from onebit.native.panels import four_panels
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
@@ -47,17 +46,6 @@ def test_a_coding_has_a_byte_for_each_integer_of_its_range(least: int, most: int
         byte = one.byte(least)
         assert byte is None or one.factor * byte - one.zero == least
         assert byte is not None or least not in {one.factor * b - one.zero for b in range(256)}
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 2), st.integers(1, 40), st.integers(1, 3), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_panels_hold_every_weight_once(groups: int, outputs: int, taps: int, channels: int, seed: int) -> None:
-    bits = np.random.default_rng(seed).random((groups, outputs, taps, channels)) < 0.5
-    panels, fours = four_panels(bits)
-    read = np.unpackbits(panels, axis=-1, bitorder="little").reshape(groups, -1, taps, fours, 32, 4)
-    rows = read.transpose(0, 1, 4, 2, 3, 5).reshape(groups, -1, taps, 4 * fours)
-    np.testing.assert_array_equal(rows[:, :outputs, :, :channels], bits)
-    assert panels.size * 8 == rows.size
 
 
 @each_isa

@@ -11,7 +11,6 @@ from hypothesis import event, given, settings, strategies as st
 
 from onebit.errors import FormatError, NotBinaryError
 from onebit.native import NotPlanned, instruction_sets, make_plan
-from onebit.native.layout import merged, permuted, repeated, reshaped
 from onebit.packed import Node, PackedNet, dumps, loads, nodes as op
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
@@ -164,36 +163,6 @@ def test_a_copy_along_too_many_axes_is_left_to_numpy() -> None:
     for axis in range(1, 7):
         expected = expected.repeat(2, axis)
     np.testing.assert_array_equal(run(b.net(), batch), expected)
-
-
-@settings(max_examples=35, deadline=None)
-@given(data=st.data())
-def test_axes_of_copies_are_those_of_numpy(data: st.DataObject) -> None:
-    """Every copy gives each element its place, with merged axes too."""
-    shape = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple))
-    x = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
-    memory = np.moveaxis(x, 0, -1).reshape(-1)
-    axes = tuple(data.draw(st.permutations(range(len(shape)))))
-    times = tuple(data.draw(st.integers(1, 2)) for _ in shape)
-    made = (int(np.prod(shape[1:])), shape[0])
-    repeats = x
-    for axis, count in enumerate(times):
-        repeats = repeats.repeat(count, axis)
-    for expected, copied in (
-        (x.transpose(axes), permuted(shape, axes)),
-        (repeats, repeated(shape, times)),
-        (x.reshape(made), reshaped(shape, made)),
-    ):
-        if copied is None:
-            assert made[0] % shape[0] != 0 != shape[0] % made[0]
-            continue
-        for form in (copied, merged(copied)):
-            found = np.full(expected.size, np.nan, np.float32)
-            for index in np.ndindex(*(axis.size for axis in form)):
-                source = sum(at * axis.source for at, axis in zip(index, form, strict=True))
-                target = sum(at * axis.target for at, axis in zip(index, form, strict=True))
-                found[target] = memory[source]
-            np.testing.assert_array_equal(found, np.moveaxis(expected, 0, -1).reshape(-1))
 
 
 @pytest.mark.parametrize("coding", ["values", "integer"])

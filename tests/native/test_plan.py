@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from onebit.errors import NotBinaryError, UnknownNameError, UsageError
+from onebit.errors import UnknownNameError, UsageError
 from onebit.native import NotPlanned, instruction_sets, make_plan, plan
 from onebit.native.arena import assign_offsets
 from onebit.native.kernel_calls import Buffer
-from onebit.packed import Affine, AveragePool, Conv, Dense, Flatten, PackedNet, RealDense, Requantize, Sign, load
+from onebit.packed import Affine, AveragePool, Conv, Flatten, PackedNet, RealDense, Requantize, load
 from onebit.runtime import run
 from onebit.runtime.running import native_plan, thread_count
 from onebit.runtime.torch_module import PackedModule
@@ -36,29 +36,6 @@ def test_a_plan_prints_without_its_weights() -> None:
 
 def test_the_portable_kernels_are_always_there() -> None:
     assert ISAS[0] == "portable"
-
-
-@pytest.mark.parametrize("form", IMAGE_NETS)
-def test_threads_and_batches_do_not_change_a_bit(form: str) -> None:
-    net = IMAGE_NETS[form](3)
-    images = inputs_of(net, 23)
-    expected = run(net, images, executor="reference")
-    for threads, batch in ((1, 4), (2, None), (5, 4), (5, 100)):
-        found = run(net, images, executor="native", threads=threads, batch_size=batch)
-        np.testing.assert_array_equal(found, expected)
-
-
-def test_the_sign_of_nan_is_refused_as_the_reference_does() -> None:
-    b = Builder((1, 1, 8))
-    b.add(Flatten)
-    b.add(Affine, scale=np.full(8, 3e38, np.float32), shift=None)
-    b.add(Dense, **b.signs(4, 8))  # of values that are not finite
-    b.add(Sign)
-    b.add(Dense, **b.signs(2, 4))
-    net = b.net()
-    for executor in ("reference", "native"):
-        with pytest.raises(NotBinaryError, match="NaN"):
-            run(net, inputs_of(net, 2), executor=executor)
 
 
 def test_the_reference_computes_what_the_library_cannot() -> None:

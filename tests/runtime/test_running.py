@@ -13,7 +13,7 @@ import torch
 import onebit
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan
-from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Relu, Reshape, Sign, save
+from onebit.packed import Affine, Conv, Dense, Flatten, PackedNet, Relu, Sign, save
 from onebit.runtime import batches, run, timing
 from onebit.runtime.input_batch import as_batch
 from onebit.runtime.running import native_plan
@@ -166,13 +166,10 @@ def test_subnormal_numbers_count_even_if_torch_flushes_them() -> None:
 
 
 def test_the_largest_numbers_are_finite() -> None:
-    net = PackedNet(
-        input=InputSpec(shape=(2,), dtype="float32", coding="values"),
-        nodes=(Relu(inputs=("input",), output="a"),),
-        output="a",
-    )
+    b = Builder((2,), coding="float32")
+    b.add(Relu)
     batch = np.full((3, 2), np.finfo(np.float32).max, np.float32)
-    np.testing.assert_array_equal(run(net, batch), batch)
+    np.testing.assert_array_equal(run(b.net(), batch), batch)
 
 
 @pytest.mark.parametrize(
@@ -199,15 +196,6 @@ def test_outputs_that_overflow_are_refused() -> None:
     net = b.net((fine, b.last))
     with pytest.raises(FormatError, match="finite"):
         run(net, np.full((1, 2), 9, np.float32))
-
-
-def test_a_number_per_sample_is_a_vector() -> None:
-    b = Builder((1,), coding="float32")
-    b.affine(1)
-    b.add(Reshape, shape=())
-    b.add(Relu)
-    for executor in ("native", "reference"):
-        assert run(b.net(), np.ones((7, 1), np.float32), executor=executor).shape == (7,)
 
 
 def test_times_include_the_checks_of_run(monkeypatch: pytest.MonkeyPatch) -> None:

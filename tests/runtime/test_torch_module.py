@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from support.packed_modules import (
     make,
     readings,
 )
-from support.packed_nets import NETS, NETS_OF_OTHER_INPUTS, Builder, make_packed_mlp
+from support.packed_nets import NETS, NETS_OF_OTHER_INPUTS, Builder, make_packed_mlp, with_names
 
 __all__ = ["readings"]
 
@@ -138,22 +137,11 @@ def test_a_net_of_another_input_or_other_outputs_is_not_loaded() -> None:
         )
     for form in SEVERAL:  # other names of values are fine
         net = make(form)
-        names = {node.output: f"x{index}" for index, node in enumerate(net.nodes)} | {"input": "input"}
-        nodes = tuple(
-            replace(node, output=names[node.output], inputs=tuple(names[name] for name in node.inputs))
-            for node in net.nodes
-        )
-        renamed = replace(net, nodes=nodes, output=renamed_output(net.output, names))
+        renamed = with_names(net, [f"x{index}" for index in range(len(net.nodes))])
         module = PackedModule(net)
         module.load_state_dict(PackedModule(renamed).state_dict())
         assert_runs(module, renamed)
         assert_runs(copy.deepcopy(module), renamed)
-
-
-def renamed_output(output: Any, names: dict[str, str]) -> Any:
-    if isinstance(output, dict):
-        return {key: names[name] for key, name in output.items()}
-    return tuple(names[name] for name in output)
 
 
 def test_wrong_inputs_are_refused() -> None:
@@ -210,12 +198,3 @@ def test_its_score_names_packed_weights() -> None:
     labels[0] += 1
     score = onebit.evaluate(PackedModule(net), Split(images.numpy(), labels % 5))
     assert (score.weights, score.correct, score.count) == ("packed", 8, 9)
-
-
-def test_logits_have_no_gradient_and_later_layers_train() -> None:
-    net = make_packed_mlp((12, 5))
-    head = torch.nn.Linear(5, 3)
-    assert_runs(PackedModule(net), net)
-    head(PackedModule(net)(images_of(net))).sum().backward()
-    torch.testing.assert_close(head.weight.grad, PackedModule(net)(images_of(net)).sum(0).expand(3, 5))
-    assert list(PackedModule(net).parameters()) == []
