@@ -59,7 +59,7 @@ class _Planner(Pointwise):
         answers = [self.image_order(self.as_kind(self.slots[name], REAL)) for name in self.net.outputs]
         return lay_out(self, answers, self.isa)
 
-    def dense(self, node: nodes.Dense | nodes.RealDense) -> Slot:
+    def dense(self, node: nodes.DenseLayer) -> Slot:
         slot = self.value(node.inputs[0], flat=True)
         if self.packs(node, slot):
             slot = self.as_kind(self.value(node.inputs[0]), BITS)
@@ -75,7 +75,7 @@ class _Planner(Pointwise):
         rows = rows.reshape(1, node.outputs, height * width, -1)
         return self.matmul(node, slot, rows, (whole(height), whole(width)), (node.outputs, 1, 1))
 
-    def conv(self, node: nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose) -> Slot:
+    def conv(self, node: nodes.Grouped) -> Slot:
         slot = self.value(node.inputs[0])
         if _in_words(node) and self.packs(node, slot):
             slot = self.as_kind(slot, BITS)
@@ -184,9 +184,7 @@ class _Planner(Pointwise):
         kernel = "multiply" if isinstance(node, nodes.Multiply) else "add_int" if made.exact else "add"
         return self.emit(kernel, (a, b), a.shape, a.kind)
 
-    def windows(
-        self, kernel: str, slot: Slot, node: nodes.MaxPool | nodes.AveragePool, kind: str, **fields: Any
-    ) -> Slot:
+    def windows(self, kernel: str, slot: Slot, node: nodes.Pool, kind: str, **fields: Any) -> Slot:
         made: Any = self.known[node.output].shape
         taps = _taps(*axes_of(node, slot.shape[1:], made[1:]))
         coding = slot.coding if kind == BYTES else None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onebit.native.layout import NotPlanned
-from onebit.packed.nodes import Grouped, Kernel, Transposed
+from onebit.packed.nodes import Kernel, Transposed
 
 _MOST_TAPS = 2**22  # per axis, over all outputs; the reference runs nets with more
 _MOST_WIDENED = 2  # widest padded row, relative to the row
@@ -64,7 +64,7 @@ def axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tupl
     if max(map(mul, made, node.kernel)) > _MOST_TAPS:
         raise NotPlanned("a kernel with too many taps")
     before = node.padding[::2]
-    transposed = isinstance(node, Grouped) and isinstance(node, Transposed)
+    transposed = isinstance(node, Transposed)
     axes = []
     for axis in range(2):
         outputs, taps = np.arange(made[axis])[:, None], np.arange(node.kernel[axis])[None] * node.dilation[axis]

@@ -27,9 +27,8 @@ def as_batch(spec: InputSpec, images: Any) -> Any:
         dtype = images.dtype if type(images) is np.ndarray else np.asarray(images[:0]).dtype
         if dtype == DTYPES[spec.dtype]:
             return images
-    sizes = ", ".join(map(str, spec.shape))
-    also, got = f" or (N, {sizes[3:]})" if gray else "", getattr(images, "dtype", "")
-    raise UsageError(f"got inputs {got} {tuple(shape)}, expected {spec.dtype} (N, {sizes}){also}")
+    got, sizes = getattr(images, "dtype", ""), ", ".join(map(str, spec.shape))
+    raise UsageError(f"got inputs {got} {tuple(shape)}, expected {spec.dtype} (N, {sizes})")
 
 
 def all_finite(array: np.ndarray) -> bool:

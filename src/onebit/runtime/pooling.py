@@ -7,6 +7,7 @@ from functools import reduce
 import numpy as np
 
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool, Value
+from onebit.packed.nodes import Pool
 from onebit.runtime.reference_matmul import Executor
 
 
@@ -59,7 +60,7 @@ def _padded(v: np.ndarray, padding: tuple[int, int, int, int], value: float) -> 
     return np.pad(v, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
 
 
-def _over_windows(node: MaxPool | AveragePool, v: np.ndarray, size: tuple[int, int], combine: np.ufunc) -> np.ndarray:
+def _over_windows(node: Pool, v: np.ndarray, size: tuple[int, int], combine: np.ufunc) -> np.ndarray:
     """`combine` over the pixels of each window: (N, C, H, W) -> (N, C, H', W'), down and then across."""
     for axis, taps, dilation, stride, count in zip((2, 3), node.kernel, node.dilation, node.stride, size, strict=True):
         v = np.moveaxis(v, axis, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +13,11 @@ from onebit.packed.grid import FLOAT32_EXACT, GRID_BITS, exact_products, on_grid
 
 Executor = Callable[..., np.ndarray]
 """Arrays (N, …), one per input of the node -> the array (N, …) of its output."""
-AnyConv = nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose
-AnyNode = nodes.Dense | nodes.RealDense | AnyConv
 
 _BLOCK_VALUES = 1 << 18  # of windows unrolled at once, to fit the second-level cache
 
 
-def dense(node: nodes.Dense | nodes.RealDense, x: Value) -> Executor:
+def dense(node: nodes.DenseLayer, x: Value) -> Executor:
     """(N, K) -> (N, O)."""
     finish = _finish(node)
     if x.kind == "sign" and isinstance(node, nodes.Dense) and node.centre is None:
@@ -35,7 +34,7 @@ def dense(node: nodes.Dense | nodes.RealDense, x: Value) -> Executor:
     return execute
 
 
-def conv(node: nodes.Conv | nodes.RealConv, x: Value) -> Executor:
+def conv(node: nodes.Convolution, x: Value) -> Executor:
     """(N, I, H, W) -> (N, O, H', W')."""
     weight = _weight(node, x, groups=node.groups, padding_value=node.padding_value)
     channels, height, width = x.shape
@@ -45,7 +44,7 @@ def conv(node: nodes.Conv | nodes.RealConv, x: Value) -> Executor:
     return _correlation(node, x, weight, canvas, (slice(None),), target, stride=node.stride, border=node.padding_value)
 
 
-def conv_transpose(node: nodes.ConvTranspose | nodes.RealConvTranspose, x: Value) -> Executor:
+def conv_transpose(node: nodes.Transposed, x: Value) -> Executor:
     """(N, I, H, W) -> (N, O, H', W'): the correlation of the dilated image with the flipped kernel."""
     weight = _weight(node, x, groups=node.groups)
     turned = weight.reshape(*weight.shape[:2], *node.kernel, -1)[:, :, ::-1, ::-1]
@@ -63,7 +62,7 @@ def conv_transpose(node: nodes.ConvTranspose | nodes.RealConvTranspose, x: Value
     return _correlation(node, x, weight, (x.shape[0], *sizes), tuple(source), tuple(target))
 
 
-def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0) -> np.ndarray:
+def _weight(node: Any, x: Value, *, groups: int = 1, padding_value: int = 0) -> np.ndarray:
     """(groups, rows, K) of integers: float32 if it holds every sum exactly, else float64.
 
     With `centre`, each group has another row of ones, for sum(x). Real weights are rounded to their grid.
@@ -78,7 +77,7 @@ def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0)
     return np.concatenate([weight, np.ones((groups, 1, node.terms), dtype)], axis=1)
 
 
-def _prepare(node: AnyNode, x: Value) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+def _prepare(node: Any, x: Value) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
     """A function from values to integers and the grid unit of each image; None for integers, which stay as they are.
 
     With real weights, integers larger than the grid count as real values.
@@ -89,7 +88,7 @@ def _prepare(node: AnyNode, x: Value) -> Callable[[np.ndarray], tuple[np.ndarray
     return lambda v: on_grid(v.astype(np.float32), least=least)
 
 
-def _finish(node: AnyNode, *, groups: int = 1) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+def _finish(node: Any, *, groups: int = 1) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
     """A function from sums (N, groups, rows, P) and grid units (N,) to outputs (N, groups, O / groups, P)."""
     parts = (node.scale, node.centre) if isinstance(node, OneBitWeights) else (on_grid(node.weight)[1], None)
     scale, centre = (None if array is None else array.reshape(groups, -1, 1) for array in parts)
@@ -111,7 +110,7 @@ def _finish(node: AnyNode, *, groups: int = 1) -> Callable[[np.ndarray, np.ndarr
 
 
 def _correlation(
-    node: AnyConv,
+    node: nodes.Grouped,
     x: Value,
     weight: np.ndarray,
     canvas: tuple[int, ...],

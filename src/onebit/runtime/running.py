@@ -120,9 +120,7 @@ def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | Non
         if executor is None and not instruction_sets():
             _notice()
         return None
-    plans = _PLANS.get(net)
-    if plans is None:
-        plans = _PLANS[net] = {}
+    plans = _PLANS.setdefault(net, {})
     if isa.name not in plans:
         try:
             plans[isa.name] = make_plan(net, isa)
@@ -187,7 +185,7 @@ def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
     if not isinstance(inputs, np.ndarray):  # loaded on demand: not checked before
         as_batch(spec, part)
         if len(part) != (count := min(size, inputs.shape[0] - start)):
-            raise UsageError(f"got {len(part):,} samples of [{start:,}:{start + count:,}], expected {count:,}")
+            raise UsageError(f"got {len(part):,} samples, expected {count:,}")
     if spec.dtype == "float32" and not all_finite(part):
         raise UsageError("inputs are NaN or infinite")
     return np.ascontiguousarray(part).reshape(len(part), *spec.shape)

@@ -168,8 +168,7 @@ class PackedConv(PackedLayer):
         if x.dim() == self.axes + 1:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         if x.dim() != self.axes + 2 or x.shape[1] != self.in_channels:
-            axes = "H, W" if self.axes == 2 else "L"
-            raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {self.in_channels}, {axes})")
+            raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {self.in_channels}, …)")
         if self.input_quantizer is not None:
             x = self.quantized_input(x)
         if self.padding_mode != "zeros":
@@ -194,7 +193,3 @@ class PackedConv(PackedLayer):
         if not (0 <= down < plain.stride[0] and 0 <= right < plain.stride[1]):
             raise UsageError(f"got output_size {sizes}, expected from {least} to less than one stride more")
         return plain._replace(extra=(down, right))
-
-    def extra_repr(self) -> str:
-        where = "transposed, " if self.window.transposed else ""
-        return f"{super().extra_repr()}, {where}kernel {self.window.kernel}, stride {self.window.stride}"

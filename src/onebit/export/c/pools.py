@@ -18,7 +18,7 @@ from onebit.packed.nodes.node import INT32
 class Pools(Stages):
     """Maxima, sums and averages of windows."""
 
-    def pool(self, node: nodes.MaxPool | nodes.AveragePool) -> None:
+    def pool(self, node: nodes.Pool) -> None:
         (name,) = node.inputs
         made, source = self.values[node.output], self.even(name, axes=True)
         exact, largest = source.bound is not None, isinstance(node, nodes.MaxPool)

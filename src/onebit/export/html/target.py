@@ -48,7 +48,9 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
     shown = ["page", kind, output_kind(net)]
     script = "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown)
     style = "".join(compact_script(asset(f"page/{name}.css")) for name in shown)
-    engine = engine_script([*ENGINE, *(["bits"] if _multiplies_signs(net) else [])], map(op_name, net.nodes))
+    one_bit = [node for node in net.nodes if isinstance(node, nodes.OneBitWeights)]
+    bits = any(net.values[node.inputs[0]].kind == "sign" for node in one_bit)
+    engine = engine_script([*ENGINE, *["bits"] * bits], map(op_name, net.nodes))
     boot = compact_script(asset("page/boot.js"))
     stored, numbers = samples_of(net, kind, samples, len(file))
     parts = {
@@ -139,11 +141,6 @@ def _jpeg(images: list[np.ndarray]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(sheet if sheet.shape[2] == 3 else sheet[:, :, 0]).save(stream, "JPEG", quality=80, optimize=True)
     return stream.getvalue()
-
-
-def _multiplies_signs(net: PackedNet) -> bool:
-    values = net.values
-    return any(isinstance(node, nodes.OneBitWeights) and values[node.inputs[0]].kind == "sign" for node in net.nodes)
 
 
 def parts_of(file: bytes) -> list[bytes]:

@@ -8,8 +8,6 @@ sum. Both sides are monotonic, so it suffices to check the sums at which one of 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from onebit.packed import Conv, Requantize, Value
@@ -22,16 +20,11 @@ _FAR = 2**40
 """Beyond all sums."""
 
 
-class Scales(NamedTuple):
-    """Arrays (C,): w of the weights ±w, int64, negative where signs flip; bias, int64; scale, float32."""
+def scales(conv: Conv, after: Requantize, x: Value) -> tuple[np.ndarray, ...] | None:
+    """Parameters with which a QLinearConv gives the codes of `after`, value - `least`; None if not found.
 
-    weight: np.ndarray
-    bias: np.ndarray
-    scale: np.ndarray
-
-
-def scales(conv: Conv, after: Requantize, x: Value) -> Scales | None:
-    """Parameters with which a QLinearConv gives the codes of `after`, value - `least`; None if not found."""
+    Arrays (C,): w of the weights ±w, int64, negative where signs flip; bias, int64; scale, float32.
+    """
     ones = (conv.rows > 0).sum(axis=1).tolist()
     low, high = min(0, conv.padding_value, x.limits[0]), max(0, conv.padding_value, x.limits[1])
     offsets = (after.offset - (after.least << after.right_shift)).tolist()
@@ -48,7 +41,7 @@ def scales(conv: Conv, after: Requantize, x: Value) -> Scales | None:
         weight, bias, scale = one
         found.append((-weight if multiplier < 0 else weight, bias, scale))
     weights, biases, factors = zip(*found, strict=True)
-    return Scales(np.array(weights, np.int64), np.array(biases, np.int64), np.array(factors, np.float32))
+    return np.array(weights, np.int64), np.array(biases, np.int64), np.array(factors, np.float32)
 
 
 def rising_sums(multiplier: int, offset: int, after: Requantize) -> np.ndarray:

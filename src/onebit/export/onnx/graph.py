@@ -51,7 +51,7 @@ class Graph:
         self.helper, self.to_tensor = helper, numpy_helper.from_array
         self.net, self.integers, self.marks = net, flavor == "standard", flavor == "qonnx"
         self.uses = Uses(net)
-        self.values = self.uses.values
+        self.values = net.values
         self.precise = set() if self.marks else self.uses.precise
         self.written: set[str] = set()
         self.nodes: list[Any] = []

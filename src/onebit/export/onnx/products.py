@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.onnx.byte_conv import Scales, scales
+from onebit.export.onnx.byte_conv import scales
 from onebit.export.onnx.exactness import sum_bound, zero_point
 from onebit.export.onnx.graph import DTYPES, Graph
 from onebit.export.onnx.pointwise import rising, write_sign
@@ -49,19 +49,19 @@ def write_dense(graph: Graph, node: nodes.Dense) -> str:
     return _finish(graph, node, graph.add("MatMul", graph.get(source, form), weight), form)
 
 
-def write_conv(graph: Graph, node: nodes.Conv | nodes.RealConv) -> str:
+def write_conv(graph: Graph, node: nodes.Convolution) -> str:
     (source,) = node.inputs
     if isinstance(node, nodes.Conv):
         if graph.integers and (found := graph.uses.conv_to_sign(node)):
             return _conv_to_sign(graph, node, *found)
         after = graph.uses.conv_to_requantize(node) if graph.natural(source) == "code" else None
         if after is not None and (factors := scales(node, after, graph.values[source])):
-            return _conv_to_code(graph, node, after, factors)
+            return _conv_to_code(graph, node, after, *factors)
     tensor, padding = _padded(graph, node, "float")
     return _convolve(graph, node, "Conv", tensor, geometry(node, padding))
 
 
-def write_conv_transpose(graph: Graph, node: nodes.ConvTranspose | nodes.RealConvTranspose) -> str:
+def write_conv_transpose(graph: Graph, node: nodes.Transposed) -> str:
     tensor, extra = graph.get(node.inputs[0], "float"), list(node.extra)
     top, bottom, left, right = node.padding
     if any(count >= stride for count, stride in zip(extra, node.stride, strict=True)):
@@ -148,15 +148,17 @@ def _conv_to_sign(graph: Graph, node: nodes.Conv, pool: nodes.MaxPool | None, af
     return "code"
 
 
-def _conv_to_code(graph: Graph, node: nodes.Conv, after: nodes.Requantize, found: Scales) -> str:
+def _conv_to_code(
+    graph: Graph, node: nodes.Conv, after: nodes.Requantize, sizes: np.ndarray, bias: np.ndarray, scales: np.ndarray
+) -> str:
     """Write a QLinearConv of codes that includes the requantization; see `byte_conv`."""
     weight = graph.weights(node.kernels())
     graph.current = after.output
-    sizes = graph.constant(found.weight.reshape(-1, 1, 1, 1), f"{graph.current}/sizes", np.float32)
-    weight = graph.cast(graph.add("Mul", weight, sizes), np.int8)
+    factors = graph.constant(sizes.reshape(-1, 1, 1, 1), f"{graph.current}/sizes", np.float32)
+    weight = graph.cast(graph.add("Mul", weight, factors), np.int8)
     one, none = graph.number(1, np.float32), graph.number(0, np.uint8)
-    scale = graph.constant(found.scale, f"{graph.current}/scale")
-    tensor = _integer_conv(graph, node, weight, scale, one, none, found.bias)
+    scale = graph.constant(scales, f"{graph.current}/scale")
+    tensor = _integer_conv(graph, node, weight, scale, one, none, bias)
     made = graph.values[graph.current]
     most = made.limits[1] + zero_point(made)
     if most < 255:
@@ -176,7 +178,7 @@ def _integer_conv(
     return graph.add("QLinearConv", codes, *source, *weights, *made, **geometry(node, padding))
 
 
-def _padded(graph: Graph, node: nodes.Conv | nodes.RealConv, form: str) -> tuple[str, tuple[int, int, int, int]]:
+def _padded(graph: Graph, node: nodes.Convolution, form: str) -> tuple[str, tuple[int, int, int, int]]:
     """The input of a convolution, and its padding with zeros; other borders are padded before."""
     (source,) = node.inputs
     tensor = graph.get(source, form)

@@ -43,7 +43,7 @@ def new_name(text: str, taken: set[str]) -> str:
     stem = re.sub("[^A-Za-z0-9_]", "_", text)
     stem = (stem if stem[0].isalpha() else f"n{stem}")[:LONGEST]
     name, count = stem, 1
-    while name in taken or keyword.iskeyword(name) or keyword.issoftkeyword(name):
+    while name in taken or keyword.iskeyword(name):
         count += 1
         name = f"{stem}_{count}"
     taken.add(name)

@@ -39,46 +39,51 @@ def products(body: Body, node: Any, x: str, kind: str, *sizes: int, **fields: An
     return made
 
 
-def dense(body: Body, node: nodes.Dense | nodes.RealDense, x: str) -> str:
+def dense(body: Body, node: nodes.DenseLayer, x: str) -> str:
     return products(body, node, x, "nn.Linear", node.terms, node.outputs, bias=False, weight=np.float32(node.rows))
 
 
-def conv(body: Body, node: nodes.Conv | nodes.RealConv, x: str) -> str:
+def conv(body: Body, node: nodes.Convolution, x: str) -> str:
     inside = is_even(node.padding) and not node.padding_value
     if not inside and any(node.padding):
         value = f", value={node.padding_value}" if node.padding_value else ""
         x = body.step(f"nn.functional.pad({x}, {sides(node.padding)}{value})")
-    return windows(body, node, "nn.Conv2d", x, inside=inside, dilation=node.dilation, groups=node.groups, bias=False)
+    return windows(body, node, "nn.Conv2d", x, inside=inside)
 
 
 def windows(body: Body, node: Any, kind: str, x: str, *, inside: bool, **settings: Any) -> str:
     """A convolution; inside: whether the layer pads its input."""
     sizes = node.group_channels * node.groups, node.outputs
-    window = {"kernel_size": node.kernel, "stride": node.stride, "padding": node.padding[::2] if inside else 0}
-    return products(body, node, x, kind, *sizes, **window, **settings, weight=np.float32(node.kernels()))
+    window: dict[str, Any] = {
+        "kernel_size": node.kernel,
+        "stride": node.stride,
+        "padding": node.padding[::2] if inside else 0,
+    }
+    window |= {**settings, "groups": node.groups, "bias": False, "dilation": node.dilation}
+    return products(body, node, x, kind, *sizes, **window, weight=np.float32(node.kernels()))
 
 
-def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspose, x: str) -> str:
+def conv_transpose(body: Body, node: nodes.Transposed, x: str) -> str:
     (top, bottom, left, right), (down, across) = node.padding, node.extra
     # torch requires output_padding < max(stride, dilation)
     inside = is_even(node.padding) and all(
         more < max(sizes) for more, *sizes in zip(node.extra, node.stride, node.dilation, strict=True)
     )
-    settings = {"output_padding": node.extra if inside else 0, "groups": node.groups, "bias": False}
-    made = windows(body, node, "nn.ConvTranspose2d", x, inside=inside, **settings, dilation=node.dilation)
+    extra = node.extra if inside else 0
+    made = windows(body, node, "nn.ConvTranspose2d", x, inside=inside, output_padding=extra)
     if inside or not any((*node.padding, *node.extra)):
         return made
     return f"nn.functional.pad({made}, {sides((-top, down - bottom, -left, across - right))})"
 
 
 # --------------------------------------------------------------------------------------------------------------- pools
-def fits(node: nodes.MaxPool | nodes.AveragePool) -> bool:
+def fits(node: nodes.Pool) -> bool:
     """Whether the pool of torch can pad: equally on opposite sides, at most half a kernel."""
     (top, _, left, _), (height, width) = node.padding, node.kernel
     return is_even(node.padding) and 2 * top <= height and 2 * left <= width
 
 
-def pool(body: Body, node: nodes.MaxPool | nodes.AveragePool, kind: str, x: str, **settings: Any) -> str:
+def pool(body: Body, node: nodes.Pool, kind: str, x: str, **settings: Any) -> str:
     """A pool of windows."""
     stride = [] if node.stride == node.kernel else [f"stride={pair(node.stride)}"]
     padding = node.padding[::2] if fits(node) else 0
@@ -146,7 +151,7 @@ def prelu(body: Body, node: nodes.Prelu, x: str) -> str:
 
 def bounded(body: Body, node: nodes.Bounded, x: str) -> str:
     ends = zip(("min", "max"), node.bounds, strict=True)
-    bounds = [f"{name}={number(np.float32(bound))}" for name, bound in ends if abs(bound) < inf]
+    bounds = [f"{name}={float(str(np.float32(bound)))}" for name, bound in ends if abs(bound) < inf]
     return f"torch.clamp({x}, {', '.join(bounds)})"
 
 
@@ -158,11 +163,6 @@ def requantize(body: Body, node: nodes.Requantize, *inputs: str) -> str:
 
 def quantize(body: Body, node: nodes.Quantize, x: str) -> str:
     return f"{body.part('quantize')}({x}, least={node.least}, most={node.most})"
-
-
-def number(value: np.float32) -> str:
-    """The shortest literal with the same float32 value."""
-    return repr(float(str(value)))
 
 
 # --------------------------------------------------------------------------------------------------- moves of values

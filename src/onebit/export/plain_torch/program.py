@@ -28,8 +28,7 @@ class Program(Body):
         self.net, self.suffix = net, suffix
         self._locals = {*PROGRAM_NAMES.split(), *dir(builtins), *all_parts()}
         self._variables: dict[str, str] = {}  # value -> its variable
-        self._readers = Counter(name for node in net.nodes for name in set(node.inputs))
-        self._readers.update(net.outputs)
+        self._readers = Counter([*net.outputs, *(name for node in net.nodes for name in set(node.inputs))])
         wide = any((value.bound or 0) > FLOAT32_EXACT for value in self.values.values())
         self._real = "double" if wide else "float"  # holds every integer of the net
         self._assign(INPUT, self._coded(), 0)
