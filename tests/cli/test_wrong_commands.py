@@ -73,8 +73,6 @@ data mnist --data nowhere
 """Empty words are what a shell makes of "$RUN" where nothing set it."""
 TRAIN = """
 nowhere.yaml
-digits-smoke --epochs many
-digits-smoke --epochs 0
 digits-smoke --batch_size 8000 --seeds 0-2
 digits-smoke --model.weight_quantizer sgn
 digits-smoke --model mpl
@@ -83,7 +81,6 @@ digits-smoke --loss squared
 --method bayes --dataset toy
 digits-smoke --validation 8000
 mnist-fast --epochs 0.0001
-mnist-fast --validation 60000
 mnist-fast --model.widths [100,10]
 mnist-fast --model.widths [784,5]
 mnist-fast --input_size 14
@@ -131,7 +128,6 @@ digits-smoke --method bnn --teacher mnist-mlp --whitening zca --augmentation.cro
 digits-smoke --method bnn --teacher mnist-mlp --label_smoothing 0.1
 digits-smoke --method bnn --teacher ./mnist-mlp
 --dataset toy --method ste --continual.tasks 2 --optimizer.data_scale 5
---dataset toy --optimizer.threshold=0
 --dataset toy --method bayesbinn --init_from x --optimizer.latent_init 3
 --dataset toy --optimizer.prox_freeze 0.5
 --dataset toy --method real --model.weight_options {foo:1}

@@ -10,9 +10,6 @@ from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS
 from onebit.recipe.reading import DEFAULTS_FILE, merge, read_shipped
 from onebit.recipe.settings import Recipe
 
-OWN_MODEL = "own"
-"""The name of custom models in rules."""
-
 
 def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of all matching rules of defaults.yaml; later rules override earlier ones.
@@ -28,7 +25,7 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
     """
     inputs = recipe.model.input_quantizer
     facts = {
-        "model": OWN_MODEL if recipe.model.is_custom else recipe.model.name,  # a file may be called resnet.py
+        "model": "own" if recipe.model.is_custom else recipe.model.name,  # a file may be called resnet.py
         "dataset": recipe.dataset,
         "method": method or "any",
         "weights": "real" if recipe.model.weight_quantizer is None else "binary",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onebit.common.fields import Checked, Count, NotNegative, NotNegativeInt, read
-from onebit.common.files import json_text, read_json, write_atomic
+from onebit.common.files import read_json
 from onebit.common.text import NetSize
 from onebit.errors import FormatError, UsageError, first_line
 from onebit.train.history import MOST_RESULT, RESULT_FILE
@@ -68,9 +68,6 @@ class RunResult:
             return cls(dict(read_json(path, largest=MOST_RESULT)))
         except (OSError, UsageError, ValueError, TypeError, AttributeError) as error:
             raise FormatError(f"{path}: damaged ({first_line(error)})") from None
-
-    def write(self, folder: Path) -> None:
-        write_atomic(folder / RESULT_FILE, (json_text(self.values, indent=2) + "\n").encode())
 
 
 MOST_TASKS = 999

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.files import sha256_of, write_atomic
+from onebit.common.files import json_text, sha256_of, write_atomic
 from onebit.data import Dataset, with_classes
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
@@ -232,7 +232,7 @@ def train_stage(
     result["folder"] = str(folder)
     if ranks.writes:
         result["sha256"] = sha256_of(weight_file(folder))  # what the scores are about
-        RunResult(result).write(folder)
+        write_atomic(folder / RESULT_FILE, (json_text(result, indent=2) + "\n").encode())
     for tracker in tracked:
         tracker.end(result)
     return result
