@@ -101,7 +101,7 @@ def run_planned(
     arrays = found[0] if len(found) == 1 else [np.concatenate(one) for one in zip(*found, strict=True)]
     for array in arrays:
         check_logits(net, array)
-    return net.structured(dict(zip(net.outputs, arrays, strict=True)))
+    return arrays[0] if isinstance(net.output, str) else net.structured(dict(zip(net.outputs, arrays, strict=True)))
 
 
 def opened(net: PackedNet | str | os.PathLike[str]) -> PackedNet:
