@@ -20,9 +20,9 @@ def as_batch(spec: InputSpec, images: Any) -> Any:
     Raises:
         UsageError: a wrong shape or dtype.
     """
-    images, gray = _as_array(images), is_gray(spec)
+    images = _as_array(images)
     shape = images.shape
-    if shape[1:] == spec.shape or (gray and shape[1:] == spec.shape[1:]):
+    if shape[1:] == spec.shape or (is_gray(spec) and shape[1:] == spec.shape[1:]):
         # objects that load samples when they are indexed may have no dtype
         dtype = images.dtype if type(images) is np.ndarray else np.asarray(images[:0]).dtype
         if dtype == DTYPES[spec.dtype]:
