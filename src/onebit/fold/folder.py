@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from onebit.errors import FoldError, FormatError, OnebitError
 from onebit.fold.call import Call, Operation, Shape, canonical, has_hooks, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
-from onebit.fold.trace import LAYER_BY_LAYER, is_overwritten, module_path
+from onebit.fold.trace import LAYER_BY_LAYER, in_model, is_overwritten
 from onebit.fold.value_range import range_of
 from onebit.integer.conversion import Affines, to_float32
 from onebit.integer.multipliers import RealRounding
@@ -145,7 +145,7 @@ class Folder:
     def _step(self, node: fx.Node, inputs: list[Pending]) -> Pending:
         call = Call(node.name, node=node)
         if node.op == "call_module":
-            path = module_path(node)
+            path = in_model(str(node.target))
             call = Call(path, self.model.get_submodule(path), node)
         try:
             return self.apply(call, *inputs)

@@ -104,20 +104,16 @@ def _same(one: Any, other: Any) -> bool:
     return len(ours) == len(theirs) and all(map(is_close, ours, theirs))
 
 
-def module_path(node: fx.Node) -> str:
-    """The path of the module of a node in the model."""
-    return _in_model(str(node.target))
-
-
 def called_in(node: fx.Node) -> str:
     """The innermost user module whose forward makes this call, with its class; "" for none."""
     for path, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
-        if kind is not _FirstArgument and _in_model(path):
-            return f"{_in_model(path)!r} ({kind.__name__})"
+        if kind is not _FirstArgument and in_model(path):
+            return f"{in_model(path)!r} ({kind.__name__})"
     return ""
 
 
-def _in_model(path: str) -> str:
+def in_model(path: str) -> str:
+    """The path of a module in the model."""
     return path.removeprefix("model").removeprefix(".")
 
 

@@ -153,8 +153,7 @@ class PackedNet(Record):
     def only_output(self) -> str:
         """The name of the only output, usually the logits; UsageError if the net has several."""
         if not isinstance(self.output, str):
-            net = f"the net {self.name!r}" if self.name else "the net"
-            raise UsageError(f"{net} has {len(self.output)} outputs, expected one: the logits")
+            raise UsageError(f"the net {self.name!r} has {len(self.output)} outputs, expected one: the logits")
         return self.output
 
     @property

@@ -13,14 +13,12 @@ from torch import nn
 
 from onebit import runtime
 from onebit.common import __version__
-from onebit.common.fields import read
 from onebit.data import Dataset, Split
 from onebit.errors import FoldError, OnebitError, UsageError
 from onebit.evaluation.modes import fixed_weights
 from onebit.evaluation.packed_nets import fitted_to
 from onebit.evaluation.sources import as_samples, fitting_batch
 from onebit.fold import eval_copy, example_of, fold_model
-from onebit.fold.shipped import PackedMode
 from onebit.packed import Certificate, LayerProof, PackedNet
 from onebit.runtime.input_batch import as_batch
 from onebit.verification.layer_proofs import Proof
@@ -72,7 +70,6 @@ class Comparison:
 
     def run(self) -> tuple[Certificate, Proof | None]:
         """Compare both nets on the samples; the proof is None if the model takes other inputs than the packed net."""
-        read(self.weights, PackedMode, name="weights")
         packed, split = self.packed, self.data.test if isinstance(self.data, Dataset) else self.data
         samples = as_samples(fitted_to(packed, split) if isinstance(split, Split) else split)
         labels = None if self.labels is None else InOrder([tensors(self.labels)], name="labels")
