@@ -100,7 +100,6 @@ mnist-fast --schedule exponential --schedule.final_lr 0
 mnist-fast --schedule.warmup 20
 mnist-fast --device cuda:77
 mnist-fast --label_smoothing 0.1 --loss hinge
-mnist-fast --augmentation.crop_padding 28 --augmentation.padding_mode reflect
 mnist-fast --augmentation.crop_padding 2 --augmentation.min_area 0.5
 mnist-fast --augmentation.rotate
 mnist-fast --init_from nowhere.safetensors
