@@ -161,6 +161,11 @@ def test_overwrite_touches_nothing_but_run_folders(onebit: Onebit, tmp_path: Pat
     other.mkdir()
     (other / "result.json").write_text("{}")
     before = content(other)
+    recipes = tmp_path / "recipes"  # with a hand-written one, and curves of other programs
+    (recipes / "wandb").mkdir(parents=True)
+    (recipes / "recipe.yaml").write_text("dataset: toy")
+    assert onebit("train", *SHORT, "--out", recipes, "--overwrite").status == 2
+    assert (recipes / "wandb").is_dir()
     for folder in (other, other / "result.json"):
         refused = onebit("train", *SHORT, "--out", folder, "--overwrite")
         assert refused.status == 2

@@ -70,9 +70,10 @@ def free_folder(folder: Path, ranks: Ranks | None = None) -> Iterator[Path]:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Whether a folder is a run folder, or has no file of that name which a run would replace."""
-    known = any((folder / part).exists() for part in ("recipe.yaml", ASIDE, MOVING))
-    return known or bool(seed_folders(folder)) or not written(folder)
+    """Whether a folder is a run folder, or has nothing that a run would replace."""
+    begun = (folder / "recipe.yaml").is_file() and (holds_run(folder) or (folder / "log.txt").exists())
+    waiting = any((folder / part).is_dir() for part in (ASIDE, MOVING))
+    return begun or waiting or bool(seed_folders(folder)) or not written(folder)
 
 
 @contextmanager
