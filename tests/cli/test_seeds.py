@@ -88,6 +88,13 @@ def test_folders_that_are_used_or_of_another_recipe_are_refused(onebit: Onebit, 
     assert "result.json: damaged" in onebit("train", "--seeds", "3", "--resume", seeds_folder).err.splitlines()[-1]
 
 
+def test_seeds_do_not_go_into_a_single_run(onebit: Onebit, run_folder: Path) -> None:
+    for resume in ([], ["--resume"]):
+        refused = onebit("train", *QUICK, "--seeds", "0-1", "--out", run_folder, *resume)
+        assert (refused.status, "--seeds" in refused.line) == (2, True)
+    assert not list(run_folder.glob("seed-*"))
+
+
 def test_ctrl_c_says_how_to_go_on(onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all seeds, and with the code of a model of the user's own."""
 

@@ -31,7 +31,7 @@ from onebit.runs.folders import (
     seed_folders,
     written,
 )
-from onebit.train.history import refuse_used
+from onebit.train.history import holds_run, refuse_used
 from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Itera
     elif command.folder or command.resume:
         if seeds is None and seed_folders(folder):
             raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
+        if seeds is not None and holds_run(folder):
+            raise UsageError(f"{folder} holds a single run: leave --seeds out, or choose another --out")
         for run in [folder] if seeds is None else [seed_folder(folder, seed) for seed in seeds]:
             refuse_used(run, resume=command.resume)
     named = command.folder or command.resume or command.overwrite
