@@ -305,4 +305,5 @@ def test_the_folder_of_fit_is_opened_with_its_code(onebit: Onebit, here: Path) -
 def test_a_model_of_onebit_needs_no_code(onebit: Onebit, run_folder: Path, here: Path) -> None:
     assert onebit("evaluate", run_folder, "--model", "nets.py:Net").status == 2
     assert "mlp" in onebit("evaluate", run_folder, "--model", "mlp").line
+    assert "--model.hidden" in onebit("evaluate", run_folder, "--model.hidden", "3").line
     assert onebit("evaluate", run_folder, "--modle", "3").status == 2

@@ -37,6 +37,12 @@ def one_bit(signs: np.ndarray) -> np.ndarray:
     return changed
 
 
+def test_a_run_is_verified_without_a_source(onebit: Onebit, run_folder: Path) -> None:
+    refused = onebit("verify", run_folder, "--source", "no-such-run")
+    assert (refused.status, refused.out) == (2, "")
+    assert "--source" in refused.line
+
+
 @pytest.mark.parametrize("verb", ["verify", "verify --source", "predict", "evaluate", "inspect"])
 def test_altered_bits_are_found(onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, verb: str) -> None:
     good, rng, path = packed_file.read_bytes(), random.Random(verb), tmp_path / "net.1bit"

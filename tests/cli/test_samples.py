@@ -224,3 +224,5 @@ def test_pixels_are_whole_numbers(onebit: Onebit, tmp_path: Path) -> None:
     assert onebit("predict", tmp_path / "net.1bit", write(tmp_path, "x.csv", "1,2,3,4,255")).status == 0
     refused = onebit("predict", tmp_path / "net.1bit", tmp_path / "x.csv", "--invert")
     assert "--invert" in refused.line
+    refused = onebit("predict", tmp_path / "net.1bit", tmp_path / "x.csv", "--masks", "m")
+    assert "--masks" in refused.line

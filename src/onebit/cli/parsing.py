@@ -37,6 +37,8 @@ class Parser(argparse.ArgumentParser):
                 return self.parse_intermixed_args(words)
         found = self.parse_args(words)
         given = {name: value for name, value in vars(found).items() if name.startswith("model.")}
+        if given and not found.model:
+            self.error(f"--{next(iter(given))} has no effect without --model FILE.py:Class")
         found.model_arguments = {name.removeprefix("model."): value for name, value in given.items()}
         return found
 

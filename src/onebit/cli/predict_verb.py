@@ -50,6 +50,8 @@ def main(argv: list[str]) -> int:
 
         line = mask_line
         predictions, failed = write_masks(net, image_files(args.files), args)
+    elif args.masks:
+        raise UsageError(f"--masks has no effect: {args.net} predicts no masks of images")
     else:
         facts, samples, failed = _samples(args.files, net, invert=args.invert)
         # a single output is no choice of a label, nor are those of a regression or a multi-label net

@@ -57,6 +57,8 @@ def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Cl
             net, source, data = _packed(args)
             about.update(data_facts(data) if data is not None else {})
             yield from prove_packed(net, data, source=source, on_images=on_images)
+        elif args.source:
+            raise UsageError(f"--source is for a packed net, got {args.run}")
         else:
             run = on_raw_images(open_trained(args, args.run))
             data = load_data(run, args)
