@@ -113,6 +113,7 @@ mnist-fast --continual.tasks 2 --first_stage 1
 --dataset folder --model vgg16 --input_size 8
 mnist-permuted --continual.against ["stee"]
 mnist-permuted --continual.own ../a
+mnist-permuted --continual.against ["bayesbinn"]
 mnist-permuted --continual.against ["bop","react"] --model.dropout 0.5
 mnist-permuted --augmentation.flip true
 mnist-permuted --permutation 3

@@ -57,6 +57,8 @@ def arms(recipe: Recipe) -> dict[str, Recipe]:
         method_settings(named)
     found = {named or method_of(recipe) or recipe.model.weight_quantizer or "real": recipe}
     for name in recipe.continual.against:
+        if name in found:
+            raise UsageError(f"continual.against: got {name} twice")
         found[name] = build_recipe(with_method(recipe, name))
     return found
 
