@@ -209,6 +209,26 @@ def test_attention_counts_projections_and_products(
     assert real.total("binary_macs") == real.total("binary_weights") == 0
 
 
+class Named(nn.Module):
+    """Layers called by the names of their arguments, and a module without any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.up = nn.GRU(5, 3, batch_first=True), nn.ConvTranspose1d(3, 2, 4)
+        self.bias = nn.ParameterList([torch.zeros(2, 1)])
+        self.shift = nn.Identity()
+        self.shift.forward = lambda: self.bias[0]  # type: ignore[method-assign, assignment]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found, _ = self.recurrent(hx=x.new_zeros(1, len(x), 3), input=x)
+        return self.up(output_size=[10], input=found.transpose(1, 2)) + self.shift()
+
+
+def test_layers_called_by_the_names_of_their_arguments_are_counted() -> None:
+    macs = {row.name: row.real_macs for row in summary(Named(), torch.zeros(2, 7, 5)).layers}
+    assert (macs["recurrent"], macs["up"]) == (7 * 3 * (5 * 3 + 3 * 3), 7 * 3 * 2 * 4)
+
+
 def test_a_state_dict_of_parametrized_weights_has_the_size_of_its_model() -> None:
     model = binarize_(nn.Sequential(nn.LSTM(5, 3), nn.MultiheadAttention(6, 2)), weight_quantizer="recu").model
     assert state_size(model.state_dict(), list(latent_keys(model))) == model_size(model)
