@@ -216,6 +216,15 @@ def test_pictures_are_no_input_of_a_net_of_float32(onebit: Onebit, tmp_path: Pat
     assert onebit("predict", tmp_path / "net.1bit", write(tmp_path, "x.npy", images / 255)).status == 0
 
 
+def test_images_of_two_channels_come_as_arrays(onebit: Onebit, tmp_path: Path) -> None:
+    b = Builder((2, 3, 3), seed=0)
+    b.add(Flatten)
+    b.add(RealDense, weight=b.real(4, 18))
+    save(b.net(), tmp_path / "net.1bit")
+    assert onebit("predict", tmp_path / "net.1bit", write(tmp_path, "x.npy", np.ones((2, 3, 3), np.uint8))).status == 0
+    assert ".npy" in onebit("predict", tmp_path / "net.1bit", write(tmp_path, "x.png", b"")).line
+
+
 def test_pixels_are_whole_numbers(onebit: Onebit, tmp_path: Path) -> None:
     save(feature_net(dtype="uint8"), tmp_path / "net.1bit")
     for row in ("1,2,3,4,256", "1,2,3,4,-1", "1,2,3,4,0.5", "1,2,3,4,nan"):

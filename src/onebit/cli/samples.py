@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from onebit.common.files import open_regular
-from onebit.common.pictures import STANDARD_INPUT
+from onebit.common.pictures import MODES, STANDARD_INPUT
 from onebit.errors import DataError, UsageError, first_line
 from onebit.packed import InputSpec
 from onebit.runtime.input_batch import is_gray
@@ -24,8 +24,8 @@ NUMBER = re.compile(r'[\s"]*[-+]?(\.?\d|nan|inf)', re.IGNORECASE)
 
 
 def is_image(spec: InputSpec) -> bool:
-    """Whether an input is an image of uint8 pixels."""
-    return spec.dtype == "uint8" and len(spec.shape) == 3
+    """Whether an input is an image of uint8 pixels, as image files hold it."""
+    return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[0] in MODES
 
 
 def described(spec: InputSpec) -> str:
