@@ -97,7 +97,8 @@ def build_model(
         return build_own(recipe, input_shape=input_shape, statistics=statistics)
     options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
     if recipe.coding != "integer":
-        options |= dict(zip(("mean", "std"), statistics, strict=True))
+        mean, std = statistics
+        options |= {"mean": mean, "std": std}
     name = options.pop("name")
     return create_model(name, **options)
 
