@@ -200,7 +200,7 @@ def _macs(
     layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Iterator[tuple[nn.Module, int, bool]]:
     """(layer, multiply-accumulates, whether with binary weights) of one call, for the whole batch."""
-    x = args[0] if args else kwargs.get("input", kwargs.get("x"))  # of layers of torch, of packed ones
+    x: Any = args[0] if args else kwargs.get("input", kwargs.get("x"))  # of layers of torch, of packed ones
     if isinstance(layer, (nn.MultiheadAttention, PackedAttention)):
         yield from _attention_macs(layer, args, kwargs)
     elif isinstance(layer, PackedLayer):
