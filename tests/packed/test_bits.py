@@ -40,6 +40,12 @@ def test_all_real_dtypes_pack_to_the_same_words(dtype: Any) -> None:
     assert unpack_signs(pack_signs(signs.T), 70, dtype=dtype).dtype == np.dtype(dtype)
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan, 0.5, np.inf, np.uint8(255)])
+def test_values_other_than_plus_and_minus_one_are_refused(value: Any) -> None:
+    with pytest.raises(NotBinaryError):
+        pack_signs(np.array([value, 1, 1], np.asarray(value).dtype))
+
+
 @given(st.integers(1, 300), st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
 def test_rows_of_bytes_and_words_are_inverse(count: int, rows: int) -> None:

@@ -42,11 +42,16 @@ def pack_signs(signs: np.ndarray) -> np.ndarray:
     Returns:
         (…, ceil(count / 64)) uint64.
 
+    Raises:
+        NotBinaryError: some values are neither +1 nor -1.
+
     Example:
         >>> pack_signs(np.array([1, -1, 1, 1]))
         array([13], dtype=uint64)
     """
     signs = np.asarray(signs)
+    if not (np.abs(signs) == 1).all():
+        raise NotBinaryError("some values are neither +1 nor -1; take their sign first")
     return bytes_to_words(np.packbits(signs > 0, axis=-1, bitorder="little"), signs.shape[-1])
 
 
