@@ -66,6 +66,20 @@ def test_short_fractions_are_exact_at_ties_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("scale", "bound", "shift"),
+    [
+        (2.0**-10, 2**22, 38),  # a sum below 2^51
+        (1.5, 1, 30),  # a multiplier within int32
+        (2.0**-40, 1, 50),  # a constant of 1 below 2^51
+    ],
+)
+def test_the_shift_is_the_largest_with_which_all_magnitudes_are_exact(scale: float, bound: int, shift: int) -> None:
+    made = multipliers(np.array([[scale]]), np.zeros(1), [bound])
+    assert made is not None
+    assert made["right_shift"] == shift
+
+
+@pytest.mark.parametrize(
     ("scale", "constant", "bound"),
     [(2.0**31, 0.0, 1), (1e300, 0.0, 1), (1.0, 2.0**51, 1), (np.nan, 0.0, 1), (np.inf, 0.0, 1), (2.0**30, 0.0, 2**30)],
 )
