@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from onebit.common.weight_names import RECURRENT_NAME, WEIGHT_NAME
+from onebit.common.weight_names import WEIGHT_NAME
 from onebit.layers import binarize_
 
 NET = nn.ModuleDict(
@@ -24,7 +24,6 @@ def test_the_matrices_of_torchs_layers_are_weights_and_the_rest_is_not() -> None
     for state in (NET.state_dict(), binarize_(NET, weight_quantizer="sign").model.state_dict()):
         for name, tensor in state.items():
             assert bool(WEIGHT_NAME.search(name)) == (tensor.dim() > 1), name
-            assert bool(RECURRENT_NAME.search(name)) == (name[:4] in ("lstm", "cell") and tensor.dim() > 1), name
 
 
 def test_parts_of_other_parametrizations_are_none() -> None:

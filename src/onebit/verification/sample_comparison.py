@@ -209,11 +209,11 @@ class _Counts:
     def faults(self) -> list[str]:
         """What is wrong."""
         faults = [*(self.proof.faults if self.proof else ()), *self.sites.faults()]
-        return faults + [
-            f"{f'output {key}'.strip()}: {output.beyond:,} of {output.judged:,} samples differ by more than rounding"
-            for key, output in self.outputs.items()
-            if output.beyond
-        ]
+        for key, output in self.outputs.items():
+            if output.beyond:
+                name = f"output {key}" if key else "output"
+                faults.append(f"{name}: {output.beyond:,} of {output.judged:,} samples differ by more than rounding")
+        return faults
 
     def result(self, *, with_trained: bool) -> dict[str, Any]:
         """The counts in a certificate; of several outputs the samples in which any differs, and the right labels."""

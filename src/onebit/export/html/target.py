@@ -49,8 +49,9 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
     script = "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown)
     style = "".join(compact_script(asset(f"page/{name}.css")) for name in shown)
     one_bit = [node for node in net.nodes if isinstance(node, nodes.OneBitWeights)]
-    bits = any(net.values[node.inputs[0]].kind == "sign" for node in one_bit)
-    engine = engine_script([*ENGINE, *["bits"] * bits], map(op_name, net.nodes))
+    multiplies_signs = any(net.values[node.inputs[0]].kind == "sign" for node in one_bit)
+    files = [*ENGINE, "bits"] if multiplies_signs else ENGINE
+    engine = engine_script(files, map(op_name, net.nodes))
     boot = compact_script(asset("page/boot.js"))
     stored, numbers = samples_of(net, kind, samples, len(file))
     parts = {
