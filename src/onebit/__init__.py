@@ -1,7 +1,7 @@
 """onebit: train binary neural networks, prove they are binary, pack them to one bit per weight, run them anywhere.
 
-Public names, packages and their modules (`onebit.layers`, `onebit.runtime.timing`, …) are loaded on first use, so
-`import onebit` is fast and needs no torch. Type checkers read `__init__.pyi`.
+Public names and packages (`onebit.layers`, …) are loaded on first use, so `import onebit` is fast and needs no torch.
+Type checkers read `__init__.pyi`.
 """
 
 from __future__ import annotations
