@@ -285,6 +285,11 @@ def graph_with(*lines: str, shape: tuple[int, int, int] = (1, 1, 1)) -> Header:
             "output": lines[-1].split(" ")[1], "classes": None, "certificate": None}  # fmt: skip
 
 
+def test_nodes_beyond_the_limit_are_not_read() -> None:
+    lines = [f"relu r{index}" for index in range(10_001)]
+    assert_refused(join({}, graph_with(*lines, "no node"), b""), "10,000 nodes")
+
+
 def test_huge_shapes_take_no_memory() -> None:
     tracemalloc.start()
     started = time.process_time()
