@@ -179,6 +179,15 @@ def test_a_net_of_another_model_is_refused() -> None:
             proof_of(other, packed)
 
 
+def test_a_net_without_an_array_of_its_model_is_refused() -> None:
+    packed = pack(model := make_mlp())
+    affine = next(node for node in packed.nodes if isinstance(node, Affine))
+    assert affine.shift is not None
+    nodes = tuple(replace(node, shift=None) if node is affine else node for node in packed.nodes)
+    with pytest.raises(UsageError, match="operations"):
+        proof_of(model, replace(packed, nodes=nodes))
+
+
 def test_certificate_of_shipped_weights(tmp_path: Any) -> None:
     model, split = make_mlp(input_quantizer="ste_sign"), SPLIT
     packed = pack(model, name="a net")

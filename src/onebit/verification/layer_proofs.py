@@ -106,10 +106,13 @@ def _integer_twin(
 
 
 def _outline(net: PackedNet) -> tuple[object, ...]:
-    """What two nets of the same model share: operations and shapes, but not the contents of arrays."""
+    """What two nets of the same model share: operations, names of arrays and shapes, but not the contents of arrays."""
     nodes = [
         # a multiplier twice as large goes with a shift by 1 more
-        (op_name(node), node.inputs, node.output, *(getattr(node, x) for x in node.attributes if x != "right_shift"))
+        (
+            *(op_name(node), node.inputs, node.output, *node.stored),
+            *(getattr(node, name) for name in node.attributes if name != "right_shift"),
+        )
         for node in net.nodes
     ]
     return net.input.coding, nodes, net.values, net.output
