@@ -179,12 +179,6 @@ def test_strange_words_are_refused_in_one_line(
     assert list(folder.parent.glob("**/recipe.yaml")) == []
 
 
-@pytest.mark.parametrize("draws", ["99999999999999999999", "1000001"])
-def test_an_ensemble_without_end_is_refused(run: Path, capsys: pytest.CaptureFixture[str], draws: str) -> None:
-    assert main(["evaluate", str(run), "--weights", f"ensemble:{draws}"]) == 2
-    assert "ensemble:N" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("verb", ["train", "report", "pack", "evaluate"])
 def test_a_link_that_leads_to_itself_is_refused(
     run: Path, folder: Path, capsys: pytest.CaptureFixture[str], verb: str

@@ -242,24 +242,22 @@ def resume_forged(run: Path, folder: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "bomb", "noun"),
+    ("part", "bomb"),
     [
-        ("optimizer", BOMBS[0], "deep"),
-        ("setting", BOMBS[1], "deep"),
-        ("model", BOMBS[2], "1,000,000"),
-        ("setting", BOMBS[2], "1,000,000"),
-        ("setting", torch.zeros(1).expand(10**12), "tensor"),
+        ("optimizer", BOMBS[0]),
+        ("setting", BOMBS[1]),
+        ("model", BOMBS[2]),
+        ("setting", BOMBS[2]),
+        ("setting", torch.zeros(1).expand(10**12)),
     ],
 )
-def test_values_without_end_in_a_checkpoint_are_refused(
-    run: Path, folder: Path, part: str, bomb: Any, noun: str
-) -> None:
+def test_values_without_end_in_a_checkpoint_are_refused(run: Path, folder: Path, part: str, bomb: Any) -> None:
     state = torch.load(run / "last.ckpt", weights_only=True)
     state["rows"] = state["rows"][:1]
     for values in state["optimizer"]["state"].values() if part == "optimizer" else [state[part]]:
         values["more"] = bomb
     torch.save(state, folder / "last.ckpt")
-    with bounded(), pytest.raises(OnebitError, match=noun):
+    with bounded(), pytest.raises(OnebitError, match="too many values"):
         train_run(build_recipe(TOY), DATA, folder, resume=True)
 
 
