@@ -69,12 +69,7 @@ def load_dataset(
     """
     entry = _entry(name, directory)
     loaded = fetch_dataset(
-        entry,
-        directory=directory,
-        progress=progress,
-        input_size=input_size,
-        workers=workers,
-        skip_broken=skip_broken,
+        entry, directory=directory, progress=progress, input_size=input_size, workers=workers, skip_broken=skip_broken
     )
     if loaded.validation is not None and validation in (None, len(loaded.validation)):
         train, held_out = loaded.train, loaded.validation

@@ -32,8 +32,7 @@ def binarize_(
     `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` become their binary twins: the same
     objects with another class, which keep their buffers, attributes, hooks and keys of the state_dict.
     `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrized weights; their inputs stay real, and
-    they load plain checkpoints too. Subclasses stay as they are. The first layer in the order of `model.modules()`
-    keeps real inputs, as pixels are integers already.
+    they load plain checkpoints too. Subclasses stay as they are. The first layer of `model.modules()` has real inputs.
 
     Args:
         weight_quantizer, input_quantizer: name or object; each layer gets a copy, which shares the random generator.

@@ -224,8 +224,7 @@ def train_stage(
         ranks.same_(list(training.model.state_dict().values()))
         scores = _test_scores(recipe, training, data, ranks)
     result = _result(recipe, data, training.model, history, machine, ranks)
-    result["test"] = {score.weights: score.as_dict() for score in scores}
-    result["seconds"] = history.seconds
+    result |= {"test": {score.weights: score.as_dict() for score in scores}, "seconds": history.seconds}
     if start is not None and recipe.first_stage:
         before = ranks.first(lambda: RunResult.read(start))
         result["seconds"] += (before and before.seconds) or 0.0
