@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "10083c870e0a69f546ce77ea695b7f1811b250970e9febc2a5be410dc04cb45b"
+HASH = "c4a88308e6afdcc8bbf7c6ca71400cdb1d731c2d634eb7e009074e3cb6350367"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -38,6 +38,10 @@ SURROGATE = _numbers("triangle bell")
 ACTIVATION = _numbers("rprelu sign")
 
 STAGE = _numbers("values total")
+
+DENSE = _numbers("pack sums")
+
+UPDATE = _numbers("adam momentum flip")
 
 KERNEL = _numbers(
     "pointwise add add_int multiply xnor dot dot_lut lut real depthwise depthwise_real grid "
@@ -167,6 +171,42 @@ class ActivationStruct(ctypes.Structure):
     ]
 
 
+class SignsStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Long, "rows columns"),
+        ("bf16", Int),
+        ("seed", Int * 2),
+        ("steepness", Float),
+        *_of(Pointer, "x panels transposed most scratch"),
+    ]
+
+
+class ProductStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Long, "rows inputs outputs most_count"),
+        *_of(Int, "x_bf16 y_bf16 stream"),
+        ("bound", Float),
+        *_of(Pointer, "x y panels x_panels scale latent most scratch"),
+    ]
+
+
+class DenseGradientStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Long, "rows inputs outputs most_count"),
+        *_of(Int, "x_bf16 gradient_bf16 pairs"),
+        ("bound", Float),
+        *_of(Pointer, "x gradient latent most to scratch"),
+    ]
+
+
+class UpdateStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Int, "kind nesterov"),
+        *_of(Float, "kept share square_kept square_share rate epsilon decay threshold clip"),
+        *_of(Pointer, "latent mean square gradient"),
+    ]
+
+
 class IsaStruct(ctypes.Structure):
     _fields_ = [
         ("name", Text),
@@ -181,4 +221,8 @@ class IsaStruct(ctypes.Structure):
         ("run_activation", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ActivationStruct), Int, Int, Int)),
         ("run_weight_gradient", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ConvolutionStruct), Int, Int, Int)),
         ("run_concrete", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ConcreteStruct), Long, Long)),
+        ("run_signs", ctypes.CFUNCTYPE(Long, ctypes.POINTER(SignsStruct), Int, Int, Int)),
+        ("run_product", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ProductStruct), Int, Int, Int)),
+        ("run_dense_gradient", ctypes.CFUNCTYPE(Long, ctypes.POINTER(DenseGradientStruct), Int, Int, Int)),
+        ("run_update", ctypes.CFUNCTYPE(None, ctypes.POINTER(UpdateStruct), Long, Long)),
     ]

@@ -48,6 +48,10 @@ class InstructionSet(NamedTuple):
     run_activation: Any = None
     run_weight_gradient: Any = None
     run_concrete: Any = None
+    run_signs: Any = None
+    run_product: Any = None
+    run_dense_gradient: Any = None
+    run_update: Any = None
 
 
 @cache

@@ -7,16 +7,29 @@ interrupted call.
 from __future__ import annotations
 
 import ctypes
+import math
 from itertools import pairwise
 
 from onebit.native import abi
-from onebit.native.abi import ActivationStruct, ConcreteStruct, ConvolutionStruct, NormStruct, SurrogateStruct
+from onebit.native.abi import (
+    ActivationStruct,
+    ConcreteStruct,
+    ConvolutionStruct,
+    DenseGradientStruct,
+    NormStruct,
+    ProductStruct,
+    SignsStruct,
+    SurrogateStruct,
+    UpdateStruct,
+)
 from onebit.native.library import InstructionSet
 from onebit.native.thread_pool import run_shares, run_stages
 
 MOST_TAPS = abi.MOST_TAPS
 RPRELU, SHIFTED_SIGN = abi.ACTIVATION["rprelu"], abi.ACTIVATION["sign"]
+ADAM, MOMENTUM, FLIP = abi.UPDATE.values()
 TRIANGLE, BELL = abi.SURROGATE["triangle"], abi.SURROGATE["bell"]
+_OF_VALUES = {SurrogateStruct: "run_surrogate", ConcreteStruct: "run_concrete", UpdateStruct: "run_update"}
 PART_VALUES, PART_PRODUCTS = 1 << 18, 1 << 26
 """The least number of values, or products, per thread."""
 
@@ -43,14 +56,49 @@ def run_weight_gradient(
     run_stages(isa.run_weight_gradient, struct, list(abi.WEIGHT.values()), parts=parts, unit=1, keep=keep)
 
 
+def panel_words(isa: InstructionSet, rows: int, columns: int) -> int:
+    """Words of the panels of signs (rows, columns)."""
+    return -(-rows // isa.lanes) * isa.lanes * -(-columns // (isa.lut_inputs * isa.lut_groups))
+
+
+def sign_blocks(isa: InstructionSet, rows: int) -> int:
+    """Blocks of rows of signs, which begin both a panel and a word."""
+    return -(-rows // math.lcm(isa.lanes, isa.lut_inputs * isa.lut_groups))
+
+
+def run_signs(isa: InstructionSet, struct: SignsStruct, *, threads: int = 1, keep: object = None) -> None:
+    """The signs of latents (rows, columns) as bits in panels."""
+    parts = _parts(threads, struct.rows * struct.columns)
+    run_stages(isa.run_signs, struct, [1], parts=parts, unit=1, keep=keep)
+
+
+def run_product(isa: InstructionSet, struct: ProductStruct, *, threads: int = 1, keep: object = None) -> None:
+    """Rows of inputs times rows of signs."""
+    parts = _parts(threads, struct.rows * struct.inputs * struct.outputs, PART_PRODUCTS)
+    run_stages(isa.run_product, struct, [1], parts=parts, unit=1, keep=keep)
+
+
+def run_dense_gradient(
+    isa: InstructionSet, struct: DenseGradientStruct, *, threads: int = 1, keep: object = None
+) -> None:
+    """The gradient of the weights of a dense layer."""
+    parts = _parts(threads, struct.rows * struct.inputs * struct.outputs, PART_PRODUCTS)
+    run_stages(isa.run_dense_gradient, struct, list(abi.DENSE.values()), parts=parts, unit=1, keep=keep)
+
+
 def run_values(
-    isa: InstructionSet, struct: SurrogateStruct | ConcreteStruct, values: int, *, threads: int = 1, keep: object = None
+    isa: InstructionSet,
+    struct: SurrogateStruct | ConcreteStruct | UpdateStruct,
+    values: int,
+    *,
+    threads: int = 1,
+    keep: object = None,
 ) -> bool:
-    """The surrogate gradient of the sign, or signs of binary concrete weights, or their slopes.
+    """The surrogate gradient of the sign, or signs of binary concrete weights, or their slopes, or an update.
 
     Returns whether a drawn sign may not be ±1.
     """
-    kernel = isa.run_surrogate if isinstance(struct, SurrogateStruct) else isa.run_concrete
+    kernel = getattr(isa, _OF_VALUES[type(struct)])
     struct.owners = keep
     parts = _parts(threads, values)
     bounds = [values * part // parts for part in range(parts + 1)]

@@ -21,9 +21,19 @@
 #include "training/surrogate.h"
 #include "training/concrete.h"
 #include "training/activation.h"
+#include "training/update.h"
+#if defined(__AVX2__)
+#include "training/signs.h"
+#include "training/product.h"
+#include "training/dense_gradient.h"
+#define LOOKING_UP(run) run
+#endif
 #define TRAINING(run) run
 #else
 #define TRAINING(run) NULL
+#endif
+#ifndef LOOKING_UP
+#define LOOKING_UP(run) NULL
 #endif
 
 /* The input as the first value, pixels in NHWC order. */
@@ -90,5 +100,7 @@ static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, 
         .tile_outputs = TILE_OUTPUTS, .dense_words = DENSE_WORDS, .row_units = ROW_UNITS, .dot_fours = DOT_FOURS,    \
         .dot_shift = DOT_SHIFT, .dot_lut = DOT_LUT, .byte_tiles = BYTE_TILES, .run = run_plan, .run_norm = TRAINING(run_norm),                \
         .run_surrogate = TRAINING(run_surrogate), .run_activation = TRAINING(run_activation),                         \
-        .run_weight_gradient = RUN_WEIGHT_GRADIENT, .run_concrete = TRAINING(run_concrete)                            \
+        .run_weight_gradient = RUN_WEIGHT_GRADIENT, .run_concrete = TRAINING(run_concrete),                           \
+        .run_signs = LOOKING_UP(run_signs), .run_product = LOOKING_UP(run_product),                                   \
+        .run_dense_gradient = LOOKING_UP(run_dense_gradient), .run_update = TRAINING(run_update)                      \
     }

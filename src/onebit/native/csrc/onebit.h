@@ -243,6 +243,61 @@ enum {
 /* The stages, of which a forward pass has only the first: all parts end one before the next begins. */
 enum { OB_STAGE_VALUES = 1, OB_STAGE_TOTAL };
 
+/* The signs of rows of latents, as bits in panels: words of the inputs of one lookup after the other, for as many rows as a register
+ * has lanes. `transposed` has those of the columns. Either may be NULL. */
+typedef struct {
+    int64_t rows, columns;
+    int32_t bf16;        /* latents are bfloat16, not float32 */
+    int32_t seed[2];
+    float steepness;     /* 0: the sign; else +1 where latent * steepness >= r, which is uniform in [-2^23, 2^23) */
+    const void *x;
+    uint32_t *panels, *transposed;
+    float *most;   /* the largest magnitude of each block of rows */
+    void *scratch; /* aligned to 64 bytes */
+} ob_signs;
+
+/* y = x * signs of `panels`, times `scale` per output; float32 sums. */
+typedef struct {
+    int64_t rows, inputs, outputs, most_count;
+    int32_t x_bf16, y_bf16, stream; /* stream: y is larger than the caches */
+    float bound;
+    const void *x;
+    void *y;
+    const uint32_t *panels, *x_panels; /* x_panels: NULL, or the signs of x, which are all of it */
+    const float *scale;                /* NULL for 1 */
+    const float *latent, *most;        /* of the shape of y: NULL, or y is 0 where it is beyond +-bound; most: of ob_signs */
+    void *scratch;
+} ob_product;
+
+/* to[output][input] = sum over rows of gradient[row][output] * x[row][input], float32 sums. */
+typedef struct {
+    int64_t rows, inputs, outputs, most_count;
+    int32_t x_bf16, gradient_bf16, pairs; /* pairs: products of bfloat16 where the processor has them */
+    float bound;
+    const void *x, *gradient;
+    const float *latent, *most; /* as in ob_product */
+    float *to;
+    void *scratch;
+} ob_dense_gradient;
+
+/* The stages: all parts end one before the next begins. */
+enum { OB_DENSE_PACK = 1, OB_DENSE_SUMS };
+
+/* One step of an optimizer on float32 latents, then the clip to -clip ... clip.
+ *
+ * Adam: w *= kept; mean += (g - mean) * share; square = square * square_kept + g² * square_share;
+ *       w -= rate * mean / (root(square) + epsilon).
+ * Momentum: g += w * decay; mean = mean * kept + g * share; w -= rate * mean, or with `nesterov` rate * (g + kept * mean).
+ * Flip: mean += (g - mean) * share; w becomes its sign, or the other where mean * sign > threshold. */
+typedef struct {
+    int32_t kind, nesterov;
+    float kept, share, square_kept, square_share, rate, epsilon, decay, threshold, clip;
+    float *latent, *mean, *square; /* mean may be NULL for momentum */
+    const float *gradient;
+} ob_update;
+
+enum { OB_UPDATE_ADAM = 1, OB_UPDATE_MOMENTUM, OB_UPDATE_FLIP };
+
 typedef struct {
     const char *name;
     int32_t lanes;      /* outputs per panel */
@@ -273,6 +328,12 @@ typedef struct {
     /* Values number `begin` to `end`; returns 1 if any drawn |u - p| is not at least `near`, as with NaN, else 0. NULL as
      * run_norm. */
     int64_t (*run_concrete)(const ob_concrete *call, int64_t begin, int64_t end);
+    /* As run_weight_gradient; NULL without lookups in registers. */
+    int64_t (*run_signs)(const ob_signs *call, int32_t stage, int32_t part, int32_t parts);
+    int64_t (*run_product)(const ob_product *call, int32_t stage, int32_t part, int32_t parts);
+    int64_t (*run_dense_gradient)(const ob_dense_gradient *call, int32_t stage, int32_t part, int32_t parts);
+    /* Values number `begin` to `end`; NULL as run_norm. */
+    void (*run_update)(const ob_update *call, int64_t begin, int64_t end);
 } ob_isa;
 
 #if defined(_WIN32)

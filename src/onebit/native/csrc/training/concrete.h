@@ -11,17 +11,34 @@ NORM_INLINE floats_t least_chance(floats_t size) {
     return e / (1 + e);
 }
 
+/* The first `count` of NORM_LANES values; whole registers do not go through memory. */
+NORM_INLINE void copy_some(void *to, const void *from, int64_t count, int size) {
+    if (count == NORM_LANES)
+        memcpy(to, from, (size_t)NORM_LANES * size);
+    else
+        memcpy(to, from, (size_t)count * size);
+}
+
 /* `count` values in the order of memory, as float32 latents beside them, with 0 behind them; `load_values` takes the even and the
  * odd ones of bfloat16 apart. */
 NORM_INLINE floats_t load_ordered(const void *from, int64_t i, int64_t count, int bf16) {
     floats_t values = {0};
     halves_t upper = {0};
     if (!bf16) {
-        memcpy(&values, (const float *)from + i, (size_t)count * 4);
+        copy_some(&values, (const float *)from + i, count, 4);
         return values;
     }
-    memcpy(&upper, (const uint16_t *)from + i, (size_t)count * 2);
+    copy_some(&upper, (const uint16_t *)from + i, count, 2);
     return (floats_t)(__builtin_convertvector(upper, words_t) << 16);
+}
+
+NORM_INLINE void store_ordered(void *to, int64_t i, int64_t count, floats_t x, int bf16) {
+    if (!bf16) {
+        copy_some((float *)to + i, &x, count, 4);
+        return;
+    }
+    halves_t upper = __builtin_convertvector(nearest_bf16(x) >> 16, halves_t);
+    copy_some((uint16_t *)to + i, &upper, count, 2);
 }
 
 /* Draws `count` signs; all bits are set where |u - p| is not at least `near`, which it is behind the last value. */

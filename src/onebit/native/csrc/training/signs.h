@@ -1,0 +1,95 @@
+/* The signs of rows of latents as bits, in panels of both orientations: one pass over the latents. See ob_signs. */
+#if defined(__AVX512F__)
+#define SIGN_INPUTS 4  /* of a lookup */
+#define SIGN_GROUPS 8  /* lookups of a word */
+#define past_cache(to, x) _mm512_stream_ps(to, (__m512)(x))
+#define below_bits(below) ((uint32_t)_mm512_movepi32_mask((__m512i)(below)))
+#else
+#define SIGN_INPUTS 3
+#define SIGN_GROUPS 10
+#define past_cache(to, x) _mm256_stream_ps(to, (__m256)(x))
+#define below_bits(below) ((uint32_t)_mm256_movemask_ps((__m256)(below)))
+#endif
+enum { SIGN_WORD = SIGN_INPUTS * SIGN_GROUPS, SIGN_ROWS = SIGN_WORD * (SIGN_WORD % NORM_LANES ? NORM_LANES / 2 : 1) };
+
+/* Uniform in [-2^23, 2^23), a hash of the index and the seed: two rounds of xorshift and multiply, with the constants of lowbias32
+ * (github.com/skeeto/hash-prospector). The second word of the seed keeps the streams of two steps apart. */
+NORM_INLINE floats_t draw_of(words_t index, const int32_t *seed) {
+    words_t x = (index + (uint32_t)seed[0]) * 0x9e3779b1u;
+    x = (x ^ x >> 15) * 0x7feb352du;
+    x = (x ^ x >> 16) + (uint32_t)seed[1];
+    return __builtin_convertvector((ints_t)(x * 0x846ca68bu) >> 8, floats_t);
+}
+
+/* One row: a bit a value to `bits`, NORM_LANES at a time, and to bit `place` of the words of `down`. NaN is +1. */
+NORM_INLINE void signs_of_row(const ob_signs *call, const int random, const int bf16, int64_t row, int place, uint8_t *bits, words_t *down,
+                              floats_t *most) {
+    const int64_t offset = row * call->columns;
+    words_t index = {0};
+    for (int k = 0; k < NORM_LANES; k++) index[k] = (uint32_t)(offset + k);
+    for (int64_t c = 0; c < call->columns; c += NORM_LANES, index += NORM_LANES) {
+        const int64_t left = call->columns - c;
+        floats_t x = load_ordered(call->x, offset + c, left < NORM_LANES ? left : NORM_LANES, bf16);
+        words_t below = random ? (words_t)(x * call->steepness < draw_of(index, call->seed)) : (words_t)(x < 0);
+        floats_t size = magnitude(x);
+        words_t more = (words_t)(size > *most);
+        *most = (floats_t)(((words_t)size & more) | ((words_t)*most & ~more));
+        uint32_t mask = ~below_bits(below);
+        memcpy(bits + c / 8, &mask, NORM_LANES / 8);
+        down[c / NORM_LANES] |= ~below & (1u << place);
+    }
+}
+
+/* See ob_isa. Parts share blocks of rows that begin both a panel and a word. */
+static int64_t run_signs(const ob_signs *call, int32_t stage, int32_t part, int32_t parts) {
+    const int64_t across = (call->columns + NORM_LANES - 1) / NORM_LANES, words = (call->columns + SIGN_WORD - 1) / SIGN_WORD;
+    const int64_t down_words = (call->rows + SIGN_WORD - 1) / SIGN_WORD, bytes = (words * SIGN_WORD / 8 + 64 + 63) / 64 * 64;
+    const int64_t own = bytes + across * (int64_t)sizeof(words_t);
+    if (stage == 0) return parts * own;
+    uint8_t *bits = (uint8_t *)call->scratch + part * own;
+    words_t *down = (words_t *)(bits + bytes);
+    const int64_t blocks = (call->rows + SIGN_ROWS - 1) / SIGN_ROWS, begin = blocks * part / parts * SIGN_ROWS;
+    const int64_t stop = blocks * (part + 1) / parts * SIGN_ROWS, end = stop < call->rows ? stop : call->rows;
+    floats_t most = {0};
+    for (int64_t row = begin; row < end; row++) {
+        const int place = (int)(row % SIGN_WORD);
+        if (row % SIGN_ROWS == 0) most = (floats_t){0};
+        if (place == 0) memset(down, 0, (size_t)across * sizeof(words_t));
+        if (call->steepness != 0)
+            signs_of_row(call, 1, 0, row, place, bits, down, &most);
+        else if (call->bf16)
+            signs_of_row(call, 0, 1, row, place, bits, down, &most);
+        else
+            signs_of_row(call, 0, 0, row, place, bits, down, &most);
+        if ((row + 1) % SIGN_ROWS == 0 || row + 1 == call->rows) {
+            float *to = call->most + row / SIGN_ROWS;
+            *to = 0;
+            for (int k = 0; k < NORM_LANES; k++) *to = most[k] > *to ? most[k] : *to;
+        }
+        uint32_t *to = call->panels + row / NORM_LANES * words * NORM_LANES + row % NORM_LANES;
+        for (int64_t k = 0; call->panels && k < words; k++, to += NORM_LANES) {
+            uint64_t word;
+            memcpy(&word, bits + k * SIGN_WORD / 8, 8);
+            const int64_t left = call->columns - k * SIGN_WORD;
+            *to = (uint32_t)(word >> k * SIGN_WORD % 8) & (uint32_t)(((uint64_t)1 << (left < SIGN_WORD ? left : SIGN_WORD)) - 1);
+        }
+        if (call->transposed && (place == SIGN_WORD - 1 || row == call->rows - 1))
+            for (int64_t c = 0; c < across; c++)
+                memcpy(call->transposed + (c * down_words + row / SIGN_WORD) * NORM_LANES, &down[c], sizeof(words_t));
+    }
+    return 0;
+}
+
+/* Whether a latent is beyond +-bound. */
+static int any_beyond(const float *most, int64_t count, float bound) {
+    for (int64_t k = 0; k < count; k++)
+        if (most[k] > bound) return 1;
+    return 0;
+}
+
+NORM_INLINE void store_past_cache(float *to, int64_t count, floats_t x) {
+    if (count == NORM_LANES && (uintptr_t)to % sizeof x == 0)
+        past_cache(to, x);
+    else
+        store_ordered(to, 0, count, x, 0);
+}
