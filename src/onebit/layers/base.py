@@ -168,6 +168,19 @@ class LatentWeight(nn.Module):
         return self.own_layout(self.weight_quantizer(self.latent()))
 
 
+def gives_signs(quantizer: type[Quantizer]) -> bool:
+    """Whether `signed_weight` of a class belongs to its `forward`: a subclass may override only that."""
+    return "signed_weight" in vars(next(kind for kind in quantizer.__mro__ if "forward" in vars(kind)))
+
+
+def are_signs(quantizer: nn.Module | None) -> bool:
+    """Whether all outputs of an input quantizer are ±1, in training too."""
+    if not isinstance(quantizer, Quantizer) or quantizer.relaxed:
+        return False
+    found = quantizer.binary_input()
+    return found is not None and found.scale is None and found.centre is None
+
+
 class BinaryLayer(LatentWeight):
     """Mixin that makes a `torch.nn` layer with a `weight` of shape (O, …) binary."""
 

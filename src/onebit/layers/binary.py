@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, are_signs, gives_signs
 from onebit.layers.convolution import convolved
+from onebit.layers.fused_norm import are_watched
+from onebit.layers.sign_products import signed_linear, suits
+from onebit.quantizers import SignedWeight
 
 Sizes = int | tuple[int, ...]
 
@@ -52,6 +55,24 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     def _add_quantizers(self, *given: Any) -> None:
         super()._add_quantizers(*given)
         self.register_forward_pre_hook(no_fused_path)
+
+    def forward(self, input: Tensor) -> Tensor:
+        signed = self._signed_weight(input)
+        if signed is None:
+            return super().forward(input)
+        quantized = self.quantized_input(input)
+        with self.saved_as_real(input, quantized):
+            y = signed_linear(quantized, signed, signs=are_signs(self.input_quantizer))
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _signed_weight(self, input: Tensor) -> SignedWeight | None:
+        """The weight for the kernels, or None where torch must run."""
+        quantizer, signs = self.weight_quantizer, are_signs(self.input_quantizer)
+        if not suits(input, self.weight, signs=signs) or type(self) is not BinaryLinear or quantizer is None:
+            return None
+        if self.fixed_weight is not None or not quantizer.training or are_watched(quantizer):
+            return None
+        return quantizer.signed_weight(self.latent()) if gives_signs(type(quantizer)) else None
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight, self.bias)

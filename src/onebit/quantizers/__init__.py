@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         BinaryWeight as BinaryWeight,
         IntegerInput as IntegerInput,
         Quantizer as Quantizer,
+        SignedWeight as SignedWeight,
         scheduled as scheduled,
         set_progress as set_progress,
         sign as sign,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "adabin": "AdaBin",
-    "base": "BinaryInput BinaryWeight IntegerInput Quantizer scheduled set_progress sign",
+    "base": "BinaryInput BinaryWeight IntegerInput Quantizer SignedWeight scheduled set_progress sign",
     "bayesbinn": "ConcreteSign",
     "binaryconnect": "Sign Stochastic draw_signs",
     "few_bits": "FewBits Int2 Int4 Int8 UInt2 UInt4 UInt8",

@@ -138,6 +138,23 @@ class BinaryWeight(NamedTuple):
         return weight
 
 
+class SignedWeight(NamedTuple):
+    """The weight of one forward pass as `scale · signs`, for products with bits.
+
+    weight: (O, I), receives the gradient of the product.
+    source: (O, I), whose signs count. scale: (O,), or None for 1.
+    bound: elements of `weight` beyond ±bound get no gradient; None for no bound.
+    seed, steepness: of a draw, +1 where source · steepness >= r, uniform in [−2**23, 2**23); 0 for the sign.
+    """
+
+    weight: Tensor
+    source: Tensor
+    scale: Tensor | None = None
+    bound: float | None = None
+    seed: tuple[int, ...] = (0, 0)
+    steepness: float = 0.0
+
+
 class BinaryInput(NamedTuple):
     """A binary input quantizer in eval mode: `scale · sign(x − shift) + centre` of x (N, C, …).
 
@@ -204,6 +221,10 @@ class Quantizer(torch.nn.Module):
     def decompose(self, latent: Tensor) -> BinaryWeight:
         """Signs, scale and centre of the weight that ships; for most methods sign(latent)."""
         return BinaryWeight(sign(latent.detach()))
+
+    def signed_weight(self, latent: Tensor) -> SignedWeight | None:
+        """`forward` of latents (O, I) in training, with the same gradient; None if that is not two-valued."""
+        return None
 
     def binary_input(self) -> BinaryInput | None:
         """The forward pass of inputs in eval mode; None if its outputs are not binary."""

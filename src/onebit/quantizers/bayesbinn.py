@@ -7,7 +7,7 @@ from torch import Tensor
 
 from onebit.common.fields import Positive, read
 from onebit.native import ConcreteStruct, InstructionSet, run_values
-from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, random_bits, sign
+from onebit.quantizers.base import BinaryWeight, Quantizer, SignedWeight, Surrogate, autocast_dtype, random_bits, sign
 from onebit.quantizers.chunks import in_chunks
 from onebit.quantizers.cpu_kernels import backward_kernels, is_dense, is_plain_training, kernels, launch
 
@@ -113,6 +113,12 @@ class ConcreteSign(Quantizer):
             relaxed = ((noise + 2 * wide) / (2 * self.temperature)).tanh()
             weight = relaxed.to(dtype, copy=True)  # torch.compile does not accept a tensor twice
         return Surrogate.apply(latent, weight, _gradient, (self.temperature,), relaxed)
+
+    def signed_weight(self, latent: Tensor) -> SignedWeight | None:
+        signs = _draw_signs(latent.detach(), self.temperature, self.generator, autocast_dtype(latent))
+        if signs is None:
+            return None
+        return SignedWeight(Surrogate.apply(latent, signs, _gradient, (self.temperature,), None), signs)
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight:
         """±1 with p(+1) = sigmoid(2λ)."""

@@ -11,6 +11,7 @@ from onebit.common.fields import Positive, read
 from onebit.quantizers.base import (
     BinaryWeight,
     Quantizer,
+    SignedWeight,
     Surrogate,
     autocast_dtype,
     is_transformed,
@@ -69,6 +70,13 @@ class Sign(Quantizer):
         """(O, …) latent -> (O, …) of ±value."""
         return PassGradient.apply(latent, self._scaled(sign(latent.detach())))
 
+    def signed_weight(self, latent: Tensor) -> SignedWeight:
+        return SignedWeight(latent, latent.detach(), self._scale(latent))
+
+    def _scale(self, latent: Tensor) -> Tensor | None:
+        """(O,) or None for 1."""
+        return None if self.value == 1.0 else latent.detach().new_full((latent.shape[0],), self.value)
+
     def _scaled(self, signs: Tensor) -> Tensor:
         """±value from ±1, which may be overwritten, in the dtype of the matrix product."""
         signs = signs.to(autocast_dtype(signs))
@@ -81,7 +89,7 @@ class Sign(Quantizer):
         return self._shipped(draw_signs(latent, value=self.value, generator=generator))
 
     def _shipped(self, signs: Tensor) -> BinaryWeight:
-        return BinaryWeight(signs, None if self.value == 1.0 else signs.new_full((signs.shape[0],), self.value))
+        return BinaryWeight(signs, self._scale(signs))
 
 
 class Stochastic(Sign):
@@ -109,3 +117,7 @@ class Stochastic(Sign):
         order = memory_order(latent)
         draw = draw_signs(latent.detach().permute(order), value=self.value, generator=self.generator)
         return PassGradient.apply(latent, self._scaled(draw).permute([order.index(i) for i in range(latent.dim())]))
+
+    def signed_weight(self, latent: Tensor) -> SignedWeight:
+        seed = torch.randint(-(2**31), 2**31, (2,), dtype=torch.int32, device=latent.device, generator=self.generator)
+        return super().signed_weight(latent)._replace(seed=tuple(seed.tolist()), steepness=2.0**23 / self.value)

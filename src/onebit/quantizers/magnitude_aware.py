@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from onebit.quantizers.base import BinaryWeight, Quantizer, autocast_dtype, sign
+from onebit.quantizers.base import BinaryWeight, Quantizer, SignedWeight, autocast_dtype, sign
 from onebit.quantizers.channels import mean_magnitude, rows
 from onebit.quantizers.surrogates import clipped, signed
 
@@ -25,6 +25,10 @@ class MagnitudeAware(Quantizer):
         used = autocast_dtype(latent)
         scale = mean_magnitude(rows(latent.detach(), latent), used).view(-1, *[1] * (latent.dim() - 1))
         return signed(latent, clipped) * scale.to(used)
+
+    def signed_weight(self, latent: Tensor) -> SignedWeight:
+        weight = self(latent)
+        return SignedWeight(weight, weight.detach(), weight.detach()[:, 0].float().abs())
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
         latent = latent.detach()

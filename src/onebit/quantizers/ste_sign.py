@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onebit.common.fields import Positive, read
-from onebit.quantizers.base import BinaryInput, Quantizer
+from onebit.quantizers.base import BinaryInput, Quantizer, SignedWeight
 from onebit.quantizers.surrogates import clipped, signed
 
 
@@ -34,6 +34,9 @@ class SteSign(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""
         return signed(x, clipped, self._above)
+
+    def signed_weight(self, latent: Tensor) -> SignedWeight:
+        return SignedWeight(latent, latent.detach(), bound=self.clip_value)
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput()

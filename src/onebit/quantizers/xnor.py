@@ -43,3 +43,5 @@ class Xnor(MagnitudeAware):
         scale = mean_magnitude(latents, weight.dtype)
         weight = from_rows(weight.mul_(scale.to(weight.dtype)), latent)
         return Surrogate.apply(latent, weight, _gradient, (), weight.detach(), scale)
+
+    signed_weight = MagnitudeAware.signed_weight

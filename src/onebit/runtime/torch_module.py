@@ -64,7 +64,7 @@ def _only(outputs: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
 
 
 # `torch.library.custom_op` would add 5 µs per call
-_LIBRARY = torch.library.Library("onebit", "DEF")
+_LIBRARY = torch.library.Library("onebit", "FRAGMENT")
 for _schema, _function, _traced in (
     ("run_packed(Tensor images, Tensor net, int[] shape) -> Tensor", _only(_run_packed_outputs), _only(_trace_outputs)),
     (

@@ -1,0 +1,231 @@
+"""Dense layers that train by lookups: the operators against exact products, and layers against torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from onebit.layers import BinaryLinear, sign_products
+from onebit.native import instruction_sets
+from onebit.optim import clip_latents_, latent_groups
+from onebit.quantizers import Sign, SteSign, Stochastic
+from support.kernel_inputs import one_thread
+
+SETS = [name for name, isa in instruction_sets().items() if isa.run_product]
+__all__ = ["one_thread"]
+pytestmark = pytest.mark.skipif(not SETS, reason="this processor looks up no sums in registers")
+ops = torch.ops.onebit
+
+
+@pytest.fixture(autouse=True, params=SETS)
+def isa(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each instruction set, and small layers too."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sign_products, "LEAST_PRODUCTS", {torch.float32: 1 << 10, torch.bfloat16: 1 << 10})
+    patch.setenv("ONEBIT_ISA", request.param)
+    yield
+    patch.undo()
+
+
+def integers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Small integers, whose sums are exact in float32."""
+    return torch.randint(-8, 9, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def signs(x: Tensor) -> Tensor:
+    return torch.where(x < 0, -1.0, 1.0)
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 300), st.integers(1, 150), st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(1, 3),
+)  # fmt: skip
+@settings(max_examples=25)
+def test_products_and_gradients_of_integers_are_exact(
+    rows: int, inputs: int, outputs: int, dtype: torch.dtype, threads: int
+) -> None:
+    x, weight = integers(rows, inputs, dtype=dtype), integers(outputs, inputs, seed=1)
+    gradient, scale = integers(rows, outputs, seed=2, dtype=dtype), torch.rand(outputs) + 0.5
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        bits = ops.pack_signs(weight, (0, 0), 0.0)
+        of_x = ops.pack_signs(x, (0, 0), 0.0)[:2]
+        plain = ops.signed_linear(x, weight, *bits, None, None, None, None)
+        scaled = ops.signed_linear(x.float(), weight, *bits, None, None, scale, None)
+        counted = ops.signed_linear(signs(x.float()), weight, *bits, *of_x, None, None)
+        to_weight = ops.dense_gradient(gradient, x, None, weight, bits[2], 3.0)
+        from_signs = ops.dense_gradient(gradient, x, of_x[1], None, None, None)
+    finally:
+        torch.set_num_threads(before)
+    x, gradient = x.float(), gradient.float()
+    exact = x @ signs(weight).T
+    assert torch.equal(plain, exact.to(dtype))
+    assert torch.equal(scaled, exact * scale)
+    assert torch.equal(counted, signs(x) @ signs(weight).T)
+    assert torch.equal(to_weight, (gradient.T @ x) * (weight.abs() <= 3))
+    assert torch.equal(from_signs, gradient.T @ signs(x))
+
+
+def test_results_are_equal_for_any_number_of_threads_and_close_to_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onebit.native.training.PART_PRODUCTS", 1)
+    monkeypatch.setattr("onebit.native.training.PART_VALUES", 1)
+    torch.manual_seed(0)
+    x, weight, gradient = torch.randn(37, 1000), torch.randn(70, 1000), torch.randn(37, 70)
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        bits = ops.pack_signs(weight, (3, 4), 2.0**22)
+        y = ops.signed_linear(x, weight, *ops.pack_signs(weight, (0, 0), 0.0), None, None, None, None)
+        found.append([*bits, y, ops.dense_gradient(gradient, x, None, None, None, None)])
+    assert all(map(torch.equal, *found))
+    *_, y, to_weight = found[0]
+    for close, exact in ((y, x.double() @ signs(weight).double().T), (to_weight, gradient.double().T @ x.double())):
+        assert (close - exact).norm() <= 1e-6 * exact.norm()
+
+
+def trained(
+    quantizer: object, inputs: str | None, *, bf16: bool, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> list[Tensor]:
+    """The outputs and gradients of a layer."""
+    monkeypatch.setenv("ONEBIT_NATIVE", str(int(native)))
+    torch.manual_seed(0)
+    layer = BinaryLinear(100, 70, True, weight_quantizer=quantizer, input_quantizer=inputs)
+    x = torch.randn(2, 10, 100, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        y = layer(x)
+    assert y.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    (y.float() * torch.linspace(-1, 1, 70)).sum().backward()
+    return [y.detach().float(), x.grad, layer.weight.grad, layer.bias.grad]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("inputs", [None, "ste_sign", "rsign"])
+@pytest.mark.parametrize(
+    "quantizer", ["sign", Sign(value=0.1), "ste_sign", SteSign(0.05), "magnitude_aware", "xnor", "irnet"]
+)
+def test_layers_agree_with_torch(
+    monkeypatch: pytest.MonkeyPatch, quantizer: object, inputs: str | None, bf16: bool
+) -> None:
+    ours, theirs = (
+        trained(quantizer, inputs, bf16=bf16, native=native, monkeypatch=monkeypatch) for native in (True, False)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).norm() <= (1e-2 if bf16 else 1e-6) * b.norm()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows with each product by the kernel."""
+    made: list[int] = []
+    run = sign_products._multiply
+    monkeypatch.setattr(sign_products, "_multiply", lambda *args, **more: made.append(1) or run(*args, **more))
+    return made
+
+
+class Halved(Sign):
+    """A quantizer of a user's, which overrides the forward pass alone."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return super().forward(latent) / 2
+
+
+def compiled(layer: nn.Module) -> nn.Module:
+    return torch.compile(layer, backend="aot_eager")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler causes some itself
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (lambda: BinaryLinear(64, 64), 1),
+        (lambda: BinaryLinear(64, 64, weight_quantizer="concrete_sign"), 1),
+        (lambda: BinaryLinear(64, 64, weight_quantizer=Halved), 0),
+        (lambda: BinaryLinear(64, 64).double(), 0),
+        (lambda: BinaryLinear(64, 64).eval(), 0),
+        (lambda: BinaryLinear(8, 8), 0),
+        (lambda: compiled(BinaryLinear(64, 64)), 0),
+    ],
+)
+def test_where_the_kernels_run(calls: list[int], make: Callable[[], nn.Module], count: int) -> None:
+    layer = make()
+    parameter = next(layer.parameters())
+    layer(torch.randn(4, parameter.shape[1], dtype=parameter.dtype))
+    assert len(calls) == count
+
+
+def test_hooks_of_a_quantizer_are_called(calls: list[int]) -> None:
+    layer, seen = BinaryLinear(64, 64), []
+    layer.weight_quantizer.register_forward_hook(lambda *args: seen.append(args))
+    layer(torch.randn(4, 64))
+    assert seen
+    assert not calls
+
+
+def test_draws_have_their_probability_and_are_repeated_by_checkpointing(calls: list[int]) -> None:
+    layer = BinaryLinear(400, 64, weight_quantizer=Stochastic(value=0.5))
+    with torch.no_grad():
+        layer.weight[:16], layer.weight[16:32], layer.weight[32:] = 0.5, -0.5, 0.25
+    x = torch.eye(400, requires_grad=True)
+    torch.manual_seed(0)
+    y = checkpoint(layer, x, use_reentrant=False)
+    assert torch.equal(y.abs(), torch.full_like(y, 0.5))
+    assert (y[:, :16] > 0).all()
+    assert (y[:, 16:32] < 0).all()
+    assert abs(float((y[:, 32:] > 0).double().mean()) - 0.75) < 0.02
+    assert not torch.equal(layer(x), layer(x))
+    drawn = y.detach()
+    (y * torch.randn(64)).sum().backward()
+    assert torch.equal(x.grad != 0, torch.ones_like(x, dtype=torch.bool))
+    torch.manual_seed(0)
+    again = x.detach().requires_grad_()
+    layer(again).backward(torch.eye(400)[:, :64])
+    assert torch.equal(again.grad[:64], drawn[:, :].T)
+
+
+def test_a_latent_that_is_not_a_number_counts_as_1() -> None:
+    layer = BinaryLinear(64, 64)
+    with torch.no_grad():
+        layer.weight.fill_(-1)[0, 0] = torch.nan
+        layer.weight[1, 1] = -0.0
+    y = layer(torch.eye(64))
+    assert y[0, 0] == y[1, 1] == 1
+    assert y.sum() == 4 - 64 * 64
+
+
+def test_operators_pass_the_checks_of_torch() -> None:
+    x, weight = torch.randn(5, 40, requires_grad=True), torch.randn(20, 40, requires_grad=True)
+    bits, of_x = (ops.pack_signs(values.detach(), (0, 0), 0.0) for values in (weight, x))
+    torch.library.opcheck(ops.pack_signs.default, (weight.detach(), (1, 2), 2.0**23))
+    scale = torch.rand(20)
+    torch.library.opcheck(ops.signed_linear.default, (x, weight, *bits, None, None, scale, 1.0))
+    torch.library.opcheck(ops.signed_linear.default, (x, weight, *bits, *of_x[:2], None, None))
+    gradient = torch.randn(5, 20)
+    torch.library.opcheck(ops.dense_gradient.default, (gradient, x.detach(), None, weight.detach(), bits[2], 1.0))
+
+
+def losses(monkeypatch: pytest.MonkeyPatch, *, native: bool) -> list[float]:
+    monkeypatch.setenv("ONEBIT_NATIVE", str(int(native)))
+    torch.manual_seed(0)
+    net = nn.Sequential(BinaryLinear(64, 96), nn.BatchNorm1d(96), nn.ReLU(), BinaryLinear(96, 16), nn.BatchNorm1d(16))
+    optimizer = clip_latents_(torch.optim.Adam(latent_groups(net, lr=1e-3, lr_scale="glorot")))
+    found = []
+    for _ in range(20):
+        x = torch.randn(50, 64)
+        loss = nn.functional.cross_entropy(net(x), x[:, :16].argmax(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+def test_losses_of_twenty_steps_equal_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = (losses(monkeypatch, native=native) for native in (True, False))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert ours[-1] < ours[0]
