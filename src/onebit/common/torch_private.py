@@ -76,6 +76,11 @@ def has_post_hook(optimizer: torch.optim.Optimizer, hook: Any) -> bool:
     return hook in optimizer._optimizer_step_post_hooks.values()
 
 
+def last_pre_hook(optimizer: torch.optim.Optimizer) -> Any:
+    """What an optimizer calls last before each step."""
+    return next(reversed(optimizer._optimizer_step_pre_hooks.values()), None)
+
+
 # ----------------------------------------------------------------------------------------------------------- operations
 def clamp_all_(tensors: list[Tensor], low: float, high: float) -> None:
     """Clamp tensors in place, in two kernels for all of them."""

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from onebit.common.entries import load
 from onebit.common.fields import NotNegative, Positive, read
-from onebit.common.torch_private import clamp_all_, has_post_hook
+from onebit.common.torch_private import clamp_all_, has_post_hook, last_pre_hook
 from onebit.errors import UsageError
 from onebit.layers import LatentWeight, binary_layers, glorot_bound
+from onebit.optim.one_pass import update_latents
 from onebit.optim.optimizer_table import AFTER_STEP, BEFORE_STEP
 
 
@@ -79,17 +80,22 @@ def latent_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(optimizer.param_groups[-1]["lr"])
 
 
+@torch.no_grad()
 def _begin_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Apply `BEFORE_STEP` to each group."""
+    """Apply `BEFORE_STEP` to each group, and update what one pass can."""
     for group in optimizer.param_groups:
         for key, rule in BEFORE_STEP.items():
             if key in group:
                 load(rule)(group)
+    # a closure or a later hook will make or change gradients
+    early = len(args) > 1 or kwargs or last_pre_hook(optimizer) is not _begin_step
+    optimizer.updated = [] if early else update_latents(optimizer)  # type: ignore[attr-defined]
 
 
 @torch.no_grad()  # post hooks run with gradients enabled
 def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """Apply `AFTER_STEP`, then the clip, to the parameters with a gradient."""
+    updated = vars(optimizer).pop("updated", [])
     # a fused optimizer skips the step itself where GradScaler found a gradient that is not finite
     skipped = getattr(optimizer, "found_inf", None)
     if skipped is not None and bool(skipped):
@@ -105,6 +111,8 @@ def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
         elif clip is not None:
             for parameter in moved:
                 parameter.clamp_(-clip, clip)
+    for latent, gradient in updated:
+        latent.grad = gradient
 
 
 def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
