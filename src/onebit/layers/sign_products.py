@@ -31,7 +31,7 @@ from onebit.quantizers.base import autocast_dtype
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 
 LEAST_OUTPUTS = 16
-LEAST_PRODUCTS = {torch.float32: 1 << 25, torch.bfloat16: 1 << 28}
+LEAST_PRODUCTS = {torch.float32: 1 << 25, torch.bfloat16: 1 << 27}
 """Rows × weights, by the dtype of the product, below which torch is as fast; for inputs that are signs a quarter."""
 
 
