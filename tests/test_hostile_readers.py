@@ -241,6 +241,14 @@ def resume_forged(run: Path, folder: Path, count: int) -> None:
     assert "refused" in seen
 
 
+@pytest.mark.parametrize("size", [0, -1, 10**12, 10**30])
+def test_a_weight_file_with_images_of_no_sensible_size_is_refused(run: Path, folder: Path, size: int) -> None:
+    content, read = weight_facts(run)
+    facts = json.loads(content)
+    with bounded(), pytest.raises(OnebitError, match="images"):
+        read(json.dumps(facts | {"input_shape": [size, 8, 8]}).encode(), folder)
+
+
 @pytest.mark.parametrize(
     ("part", "bomb"),
     [

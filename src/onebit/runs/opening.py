@@ -12,7 +12,7 @@ from torch import nn
 
 from onebit.data import DATASETS, Dataset, Progress, load_dataset, with_classes
 from onebit.data.preparation import permute_pixels, whiten
-from onebit.errors import DataError, UsageError
+from onebit.errors import DataError, FormatError, UsageError
 from onebit.models import MODELS
 from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_path
 from onebit.runs.model import build_model
@@ -21,6 +21,8 @@ from onebit.train.history import DATA_FILE
 from onebit.train.run_files import is_of_other_files, stored_data_folder
 from onebit.train.weights import load_weights, read_bytes, read_state, weight_file
 
+LARGEST = 1 << 24
+"""The largest size of an image that a file may state."""
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"
 """The note on data of the user that changed since the training, or that replace those of the training."""
 
@@ -86,8 +88,10 @@ def open_run(
 def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> tuple[tuple[int, ...], int]:
     """(C, H, W) and number of logits, stored next to the weights or known for the data set; UsageError if neither."""
     shape, classes = facts.get("input_shape"), facts.get("classes")
-    if isinstance(shape, list) and isinstance(classes, list) and all(type(size) is int for size in shape):
-        return tuple(shape), len(classes)
+    if isinstance(shape, list) and isinstance(classes, list):
+        if all(type(size) is int and 0 < size <= LARGEST for size in shape):
+            return tuple(shape), len(classes)
+        raise FormatError(f"{source}: images of {shape}, expected three sizes up to {LARGEST:,}")
     entry = DATASETS.get(recipe.dataset)
     if entry is None or entry.input_shape is None or entry.classes is None:
         raise UsageError(f"{source}: the shape of its images is not stored: name its data with --dataset")
