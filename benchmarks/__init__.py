@@ -6,5 +6,7 @@ printed keys of a row.
 
 from __future__ import annotations
 
+import onebit  # noqa: F401  before torch, whose idle threads then sleep, as on the command line
+
 BENCHMARKS = ("cortex-m4", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-step")
 """The names; each module is imported when its benchmark runs."""

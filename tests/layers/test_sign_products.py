@@ -73,7 +73,7 @@ def test_products_and_gradients_of_integers_are_exact(
 
 
 def test_results_are_equal_for_any_number_of_threads_and_close_to_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onebit.native.training.PART_PRODUCTS", 1)
+    monkeypatch.setattr("onebit.native.training.PART_DENSE", 1)
     monkeypatch.setattr("onebit.native.training.PART_VALUES", 1)
     torch.manual_seed(0)
     x, weight, gradient = torch.randn(37, 1000), torch.randn(70, 1000), torch.randn(37, 70)

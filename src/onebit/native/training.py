@@ -30,8 +30,8 @@ RPRELU, SHIFTED_SIGN = abi.ACTIVATION["rprelu"], abi.ACTIVATION["sign"]
 ADAM, MOMENTUM, FLIP = abi.UPDATE.values()
 TRIANGLE, BELL = abi.SURROGATE["triangle"], abi.SURROGATE["bell"]
 _OF_VALUES = {SurrogateStruct: "run_surrogate", ConcreteStruct: "run_concrete", UpdateStruct: "run_update"}
-PART_VALUES, PART_PRODUCTS = 1 << 18, 1 << 26
-"""The least number of values, or products, per thread."""
+PART_VALUES, PART_PRODUCTS, PART_DENSE = 1 << 18, 1 << 26, 1 << 24
+"""The least number of values, of products in tiles, or of products of a dense layer, per thread."""
 
 
 def run_norm(isa: InstructionSet, struct: NormStruct, *, threads: int = 1, keep: object = None) -> None:
@@ -74,7 +74,7 @@ def run_signs(isa: InstructionSet, struct: SignsStruct, *, threads: int = 1, kee
 
 def run_product(isa: InstructionSet, struct: ProductStruct, *, threads: int = 1, keep: object = None) -> None:
     """Rows of inputs times rows of signs."""
-    parts = _parts(threads, struct.rows * struct.inputs * struct.outputs, PART_PRODUCTS)
+    parts = _parts(threads, struct.rows * struct.inputs * struct.outputs, PART_DENSE)
     run_stages(isa.run_product, struct, [1], parts=parts, unit=1, keep=keep)
 
 
@@ -82,7 +82,7 @@ def run_dense_gradient(
     isa: InstructionSet, struct: DenseGradientStruct, *, threads: int = 1, keep: object = None
 ) -> None:
     """The gradient of the weights of a dense layer."""
-    parts = _parts(threads, struct.rows * struct.inputs * struct.outputs, PART_PRODUCTS)
+    parts = _parts(threads, struct.rows * struct.inputs * struct.outputs, PART_DENSE)
     run_stages(isa.run_dense_gradient, struct, list(abi.DENSE.values()), parts=parts, unit=1, keep=keep)
 
 
