@@ -58,6 +58,16 @@ def test_settings_of_the_step_reach_it() -> None:
     assert all(one != other for i, one in enumerate(states) for other in states[:i])
 
 
+def test_a_loss_may_refer_to_a_variable_without_a_value(tmp_path: Path) -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets) if targets is not None else later
+
+    toy = build(Case("sign"))
+    history = fit(toy.model, DATA, optimizer=toy.optimizer, loss=loss, epochs=1, folder=tmp_path / "run")
+    later = len(history.rows)
+    assert later == 1
+
+
 @pytest.mark.parametrize("copied", [False, True])
 def test_latents_stay_in_the_clip_also_with_a_copied_optimizer(copied: bool) -> None:
     toy, largest = build(Case("sign", lr=0.5, schedule=None)), []

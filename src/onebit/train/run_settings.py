@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 import types
 from collections.abc import Mapping
@@ -97,7 +96,9 @@ def _of_callable(function: Any) -> Any:
     if isinstance(function, functools.partial):
         return {"arguments": list(function.args), **function.keywords, "of": _of_callable(function.func)}
     if isinstance(function, types.FunctionType):
-        return inspect.getclosurevars(function).nonlocals
+        names = function.__code__.co_freevars
+        held = [None if cell == types.CellType() else cell.cell_contents for cell in function.__closure__ or ()]
+        return dict(zip(names, held, strict=True))
     attributes = getattr(function, "__dict__", {})
     return {name: value for name, value in attributes.items() if not name.startswith("_") and name != "training"}
 
