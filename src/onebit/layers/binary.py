@@ -57,17 +57,18 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         self.register_forward_pre_hook(no_fused_path)
 
     def forward(self, input: Tensor) -> Tensor:
-        signed = self._signed_weight(input)
+        signs = are_signs(self.input_quantizer)
+        signed = self._signed_weight(input, signs=signs)
         if signed is None:
             return super().forward(input)
         quantized = self.quantized_input(input)
         with self.saved_as_real(input, quantized):
-            y = signed_linear(quantized, signed, signs=are_signs(self.input_quantizer))
+            y = signed_linear(quantized, signed, signs=signs)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def _signed_weight(self, input: Tensor) -> SignedWeight | None:
+    def _signed_weight(self, input: Tensor, *, signs: bool) -> SignedWeight | None:
         """The weight for the kernels, or None where torch must run."""
-        quantizer, signs = self.weight_quantizer, are_signs(self.input_quantizer)
+        quantizer = self.weight_quantizer
         if not suits(input, self.weight, signs=signs) or type(self) is not BinaryLinear or quantizer is None:
             return None
         if self.fixed_weight is not None or not quantizer.training or are_watched(quantizer):

@@ -72,13 +72,13 @@ def signed_linear(x: Tensor, signed: SignedWeight, *, signs: bool = False) -> Te
     return y.view(*x.shape[:-1], -1)
 
 
-LIBRARY = torch.library.Library("onebit", "FRAGMENT")
-LIBRARY.define("pack_signs(Tensor x, int[] seed, float steepness) -> (Tensor, Tensor, Tensor)")
-LIBRARY.define(
+_LIBRARY = torch.library.Library("onebit", "FRAGMENT")
+_LIBRARY.define("pack_signs(Tensor x, int[] seed, float steepness) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define(
     "signed_linear(Tensor x, Tensor weight, Tensor panels, Tensor transposed, Tensor? most, Tensor? x_panels, "
     "Tensor? x_transposed, Tensor? scale, float? bound) -> Tensor"
 )
-LIBRARY.define(
+_LIBRARY.define(
     "dense_gradient(Tensor gradient, Tensor x, Tensor? x_transposed, Tensor? weight, Tensor? most, float? bound) "
     "-> Tensor"
 )
@@ -90,7 +90,7 @@ def _isa() -> InstructionSet:
     return isa
 
 
-@torch.library.impl(LIBRARY, "pack_signs", "CPU")
+@torch.library.impl(_LIBRARY, "pack_signs", "CPU")
 def _pack_signs(x: Tensor, seed: list[int], steepness: float) -> tuple[Tensor, ...]:
     """(O, I) -> the bits of x >= 0 in panels of outputs, and in panels of inputs: int32; max|x| of blocks of rows."""
     x = x.detach().contiguous()
@@ -101,7 +101,7 @@ def _pack_signs(x: Tensor, seed: list[int], steepness: float) -> tuple[Tensor, .
     return panels, transposed, most
 
 
-@torch.library.register_fake("onebit::pack_signs", lib=LIBRARY)
+@torch.library.register_fake("onebit::pack_signs", lib=_LIBRARY)
 def _panels(x: Tensor, *given: Any) -> tuple[Tensor, ...]:
     isa = _isa()
     words = panel_words(isa, *x.shape), panel_words(isa, *reversed(x.shape))
@@ -110,7 +110,7 @@ def _panels(x: Tensor, *given: Any) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.impl(LIBRARY, "signed_linear", "CPU")
+@torch.library.impl(_LIBRARY, "signed_linear", "CPU")
 def _signed_linear(
     x: Tensor,
     weight: Tensor,
@@ -134,7 +134,7 @@ def _multiply(x: Tensor, panels: Tensor, y: Tensor, **more: Any) -> None:
     launch(run_product, _isa(), ProductStruct, x=x.contiguous(), y=y, panels=panels, **sizes, **kinds, **more)
 
 
-@torch.library.register_fake("onebit::signed_linear", lib=LIBRARY)
+@torch.library.register_fake("onebit::signed_linear", lib=_LIBRARY)
 def _fake_linear(x: Tensor, weight: Tensor, *given: Any) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
@@ -156,10 +156,10 @@ def _propagate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return to_x, to_weight, None, None, None, None, None, None, None
 
 
-torch.library.register_autograd("onebit::signed_linear", _propagate, setup_context=_save, lib=LIBRARY)
+torch.library.register_autograd("onebit::signed_linear", _propagate, setup_context=_save, lib=_LIBRARY)
 
 
-@torch.library.impl(LIBRARY, "dense_gradient", "CPU")
+@torch.library.impl(_LIBRARY, "dense_gradient", "CPU")
 def _dense_gradient(
     gradient: Tensor,
     x: Tensor,
@@ -186,6 +186,6 @@ def _dense_gradient(
     return to
 
 
-@torch.library.register_fake("onebit::dense_gradient", lib=LIBRARY)
+@torch.library.register_fake("onebit::dense_gradient", lib=_LIBRARY)
 def _fake_gradient(gradient: Tensor, x: Tensor, *given: Any) -> Tensor:
     return x.new_empty(gradient.shape[1], x.shape[1], dtype=torch.float32)

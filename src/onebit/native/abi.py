@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "c4a88308e6afdcc8bbf7c6ca71400cdb1d731c2d634eb7e009074e3cb6350367"
+HASH = "016166844f4d708d4a7cb382c5ae186722cbf8825a4c2690e7b7aca18d1b7666"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double

@@ -244,7 +244,7 @@ enum {
 enum { OB_STAGE_VALUES = 1, OB_STAGE_TOTAL };
 
 /* The signs of rows of latents, as bits in panels: words of the inputs of one lookup after the other, for as many rows as a register
- * has lanes. `transposed` has those of the columns. Either may be NULL. */
+ * has lanes. `transposed` has those of the columns. */
 typedef struct {
     int64_t rows, columns;
     int32_t bf16;        /* latents are bfloat16, not float32 */

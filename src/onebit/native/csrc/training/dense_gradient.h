@@ -68,7 +68,7 @@ static void store_tile(const ob_dense_gradient *call, int64_t o, int64_t i, int 
             const int64_t at = (o + m) * call->inputs + i + k * NORM_LANES, left = call->inputs - i - k * NORM_LANES;
             const int64_t count = left < NORM_LANES ? left : NORM_LANES;
             floats_t some = sum[m][k];
-            if (cut) some = (floats_t)((words_t)some & ~(words_t)(magnitude(load_ordered(call->latent, at, count, 0)) > call->bound));
+            if (cut) some = within_bound(some, call->latent, at, count, call->bound);
             store_past_cache(call->to + at, count, some);
         }
 }

@@ -78,7 +78,7 @@ static void store_row(const ob_product *call, int64_t row, int cut, const floats
         const int64_t at = row * call->outputs + p * NORM_LANES;
         floats_t y = sums[p];
         if (call->scale) y *= load_ordered(call->scale, p * NORM_LANES, some, 0);
-        if (cut) y = (floats_t)((words_t)y & ~(words_t)(magnitude(load_ordered(call->latent, at, some, 0)) > call->bound));
+        if (cut) y = within_bound(y, call->latent, at, some, call->bound);
         if (call->stream)
             store_past_cache((float *)call->y + at, some, y);
         else

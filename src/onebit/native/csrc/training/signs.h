@@ -21,8 +21,8 @@ NORM_INLINE floats_t draw_of(words_t index, const int32_t *seed) {
     return __builtin_convertvector((ints_t)(x * 0x846ca68bu) >> 8, floats_t);
 }
 
-/* One row: a bit a value to `bits`, NORM_LANES at a time, and to bit `place` of the words of `down`. NaN is +1. */
-NORM_INLINE void signs_of_row(const ob_signs *call, const int random, const int bf16, int64_t row, int place, uint8_t *bits, words_t *down,
+/* One row: a bit a value to `bits`, NORM_LANES at a time, and to bit `bit` of the words of `down`. NaN is +1. */
+NORM_INLINE void signs_of_row(const ob_signs *call, const int random, const int bf16, int64_t row, int bit, uint8_t *bits, words_t *down,
                               floats_t *most) {
     const int64_t offset = row * call->columns;
     words_t index = {0};
@@ -36,7 +36,7 @@ NORM_INLINE void signs_of_row(const ob_signs *call, const int random, const int 
         *most = (floats_t)(((words_t)size & more) | ((words_t)*most & ~more));
         uint32_t mask = ~below_bits(below);
         memcpy(bits + c / 8, &mask, NORM_LANES / 8);
-        down[c / NORM_LANES] |= ~below & (1u << place);
+        down[c / NORM_LANES] |= ~below & (1u << bit);
     }
 }
 
@@ -52,28 +52,28 @@ static int64_t run_signs(const ob_signs *call, int32_t stage, int32_t part, int3
     const int64_t stop = blocks * (part + 1) / parts * SIGN_ROWS, end = stop < call->rows ? stop : call->rows;
     floats_t most = {0};
     for (int64_t row = begin; row < end; row++) {
-        const int place = (int)(row % SIGN_WORD);
+        const int bit = (int)(row % SIGN_WORD);
         if (row % SIGN_ROWS == 0) most = (floats_t){0};
-        if (place == 0) memset(down, 0, (size_t)across * sizeof(words_t));
+        if (bit == 0) memset(down, 0, (size_t)across * sizeof(words_t));
         if (call->steepness != 0)
-            signs_of_row(call, 1, 0, row, place, bits, down, &most);
+            signs_of_row(call, 1, 0, row, bit, bits, down, &most);
         else if (call->bf16)
-            signs_of_row(call, 0, 1, row, place, bits, down, &most);
+            signs_of_row(call, 0, 1, row, bit, bits, down, &most);
         else
-            signs_of_row(call, 0, 0, row, place, bits, down, &most);
+            signs_of_row(call, 0, 0, row, bit, bits, down, &most);
         if ((row + 1) % SIGN_ROWS == 0 || row + 1 == call->rows) {
             float *to = call->most + row / SIGN_ROWS;
             *to = 0;
             for (int k = 0; k < NORM_LANES; k++) *to = most[k] > *to ? most[k] : *to;
         }
         uint32_t *to = call->panels + row / NORM_LANES * words * NORM_LANES + row % NORM_LANES;
-        for (int64_t k = 0; call->panels && k < words; k++, to += NORM_LANES) {
+        for (int64_t k = 0; k < words; k++, to += NORM_LANES) {
             uint64_t word;
             memcpy(&word, bits + k * SIGN_WORD / 8, 8);
             const int64_t left = call->columns - k * SIGN_WORD;
             *to = (uint32_t)(word >> k * SIGN_WORD % 8) & (uint32_t)(((uint64_t)1 << (left < SIGN_WORD ? left : SIGN_WORD)) - 1);
         }
-        if (call->transposed && (place == SIGN_WORD - 1 || row == call->rows - 1))
+        if (bit == SIGN_WORD - 1 || row == call->rows - 1)
             for (int64_t c = 0; c < across; c++)
                 memcpy(call->transposed + (c * down_words + row / SIGN_WORD) * NORM_LANES, &down[c], sizeof(words_t));
     }
@@ -85,6 +85,11 @@ static int any_beyond(const float *most, int64_t count, float bound) {
     for (int64_t k = 0; k < count; k++)
         if (most[k] > bound) return 1;
     return 0;
+}
+
+/* 0 where the latent beside a value is beyond +-bound. */
+NORM_INLINE floats_t within_bound(floats_t x, const float *latent, int64_t i, int64_t count, float bound) {
+    return (floats_t)((words_t)x & ~(words_t)(magnitude(load_ordered(latent, i, count, 0)) > bound));
 }
 
 NORM_INLINE void store_past_cache(float *to, int64_t count, floats_t x) {
