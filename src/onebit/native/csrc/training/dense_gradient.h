@@ -1,17 +1,35 @@
 /* The gradient to the weights of a dense layer: sums over rows of products of gradients and inputs. See ob_dense_gradient.
  *
- * Inputs are packed into panels of columns, gradients into panels of outputs, row after row, so that a tile of sums in registers
- * reads both one after the other. Sums are float32, in the order of the rows; of bfloat16 two rows are added at a time. */
+ * Both are packed into panels of columns, row after row. A tile of sums in registers has columns of inputs down and outputs across; it
+ * is transposed when it is stored. Sums are float32, in the order of the rows; of bfloat16 two rows are added at a time. Inputs that
+ * are 0, about half of them behind a ReLU, are left out where a panel has enough of them, which changes no sum of finite numbers. */
 #if defined(__AVX512F__)
-enum { ACROSS = 4, DOWN = 6 };
+enum { ACROSS = 4, DOWN = 4, MOST_LISTED = 70 }; /* per cent of inputs that are not 0: with more, multiplying all is faster */
 #else
-enum { ACROSS = 2, DOWN = 6 };
+enum { ACROSS = 3, DOWN = 4, MOST_LISTED = 50 };
 #endif
+enum { OUTPUTS = ACROSS * NORM_LANES };
+enum { NEAR_ROWS = 28 * 1024 / 4 / OUTPUTS }; /* of a panel of gradients in the cache next to the registers */
+
+/* Lane k is lane at[k] of x, or of y from NORM_LANES on. */
+NORM_INLINE floats_t lanes_of_two(floats_t x, floats_t y, words_t at) {
+#if defined(__AVX512F__)
+    return (floats_t)_mm512_permutex2var_ps((__m512)x, (__m512i)at, (__m512)y);
+#else
+    const __m256 from_x = _mm256_permutevar8x32_ps((__m256)x, (__m256i)at), from_y = _mm256_permutevar8x32_ps((__m256)y, (__m256i)at);
+    return (floats_t)_mm256_blendv_ps(from_x, from_y, (__m256)(at << 28)); /* the sign bit chooses */
+#endif
+}
+
 #if defined(__AVX512F__) && (defined(__clang__) || __GNUC__ >= 10)
 #define PAIRS_TARGET __attribute__((target("avx512bf16")))
 #define pair_products(x, y, sum) (floats_t) _mm512_dpbf16_ps((__m512)(sum), (__m512bh)(x), (__m512bh)(y))
 #endif
-enum { COLUMNS = ACROSS * NORM_LANES, BLOCK_DOWN = 8 };
+
+/* An input that is not 0: where the gradients of its row are in a panel, and its value. */
+typedef struct {
+    uint32_t at, value;
+} input_t;
 
 /* [panel][row][size], 0 behind the last column; with `pairs`, the bfloat16 of two rows in each 32 bits. */
 static void pack_rows(const void *from, int64_t rows, int64_t columns, int bf16, int pairs, int size, int64_t begin, int64_t end, uint32_t *to) {
@@ -20,30 +38,63 @@ static void pack_rows(const void *from, int64_t rows, int64_t columns, int bf16,
         for (int64_t n = 0; n < deep; n++) {
             uint32_t *row = to + (panel * deep + n) * size;
             for (int64_t k = 0; k < size; k += NORM_LANES) {
-                const int64_t left = columns - panel * size - k, here = size - k < NORM_LANES ? size - k : NORM_LANES;
-                const int64_t some = left < 0 ? 0 : left < here ? left : here;
+                const int64_t left = columns - panel * size - k, some = left < 0 ? 0 : left < NORM_LANES ? left : NORM_LANES;
                 words_t x;
                 if (pairs) {
                     x = nearest_bf16(load_ordered(from, 2 * n * columns + panel * size + k, some, bf16)) >> 16;
                     if (2 * n + 1 < rows) x |= nearest_bf16(load_ordered(from, (2 * n + 1) * columns + panel * size + k, some, bf16));
                 } else
                     x = (words_t)load_ordered(from, n * columns + panel * size + k, some, bf16);
-                memcpy(row + k, &x, (size_t)here * 4);
+                memcpy(row + k, &x, sizeof x);
             }
         }
 }
 
+/* The inputs of some rows of a panel that are not 0, column after column, and how many; -1 if they are too many. */
+static void list_inputs(const uint32_t *x, int64_t rows, input_t *lists, int32_t *counts) {
+    words_t zeros = {0};
+    for (int64_t n = 0; n < rows; n++) {
+        words_t some;
+        memcpy(&some, x + n * NORM_LANES, sizeof some);
+        zeros -= (words_t)(some << 1 == 0);
+    }
+    int64_t left = rows * NORM_LANES;
+    for (int k = 0; k < NORM_LANES; k++) left -= zeros[k];
+    const int many = left * 100 > rows * NORM_LANES * MOST_LISTED;
+    for (int k = 0; k < NORM_LANES; k++) counts[k] = many ? -1 : 0;
+    for (int64_t n = 0; !many && n < rows; n++)
+        for (int k = 0; k < NORM_LANES; k++) {
+            const uint32_t value = x[n * NORM_LANES + k];
+            lists[k * rows + counts[k]] = (input_t){(uint32_t)(n * OUTPUTS), value}; /* the next takes the place of a 0 */
+            counts[k] += value << 1 != 0;
+        }
+}
+
+static void listed_column(const input_t *x, int32_t count, const uint32_t *g, floats_t *to) {
+    floats_t sum[ACROSS];
+    _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) sum[k] = to[k];
+    for (const input_t *end = x + count; x < end; x++) {
+        const words_t one = (words_t){0} + x->value;
+        _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) {
+            words_t across;
+            memcpy(&across, g + x->at + k * NORM_LANES, sizeof across);
+            sum[k] = fused_add(across, one, sum[k]);
+        }
+    }
+    _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) to[k] = sum[k];
+}
+
 #define EACH_SUM(body) \
-    _Pragma("GCC unroll 6") for (int m = 0; m < DOWN; m++) _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) body;
+    _Pragma("GCC unroll 8") for (int m = 0; m < DOWN; m++) _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) body;
 #define DENSE_TILE(name, add)                                                                                             \
     static void name(const uint32_t *x, const uint32_t *g, int64_t deep, floats_t (*to)[ACROSS]) {                        \
         floats_t sum[DOWN][ACROSS];                                                                                       \
-        EACH_SUM(sum[m][k] = (floats_t){0})                                                                               \
-        for (int64_t n = 0; n < deep; n++, x += COLUMNS, g += DOWN) {                                                     \
+        EACH_SUM(sum[m][k] = to[m][k])                                                                                    \
+        for (int64_t n = 0; n < deep; n++, x += NORM_LANES, g += OUTPUTS) {                                               \
             words_t across[ACROSS];                                                                                       \
-            _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) memcpy(&across[k], x + k * NORM_LANES, sizeof across[k]); \
-            _Pragma("GCC unroll 6") for (int m = 0; m < DOWN; m++) {                                                      \
-                words_t one = (words_t){0} + g[m];                                                                        \
+            _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) memcpy(&across[k], g + k * NORM_LANES, sizeof across[k]); \
+            _Pragma("GCC unroll 8") for (int m = 0; m < DOWN; m++) {                                                      \
+                words_t one = (words_t){0} + x[m];                                                                        \
                 _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) sum[m][k] = add(across[k], one, sum[m][k]);      \
             }                                                                                                             \
         }                                                                                                                 \
@@ -61,40 +112,72 @@ static int adds_pairs(void) {
 #define adds_pairs() 0
 #endif
 
-/* A tile of the result, from output `o` and input `i` on. */
-static void store_tile(const ob_dense_gradient *call, int64_t o, int64_t i, int cut, floats_t (*sum)[ACROSS]) {
-    for (int64_t m = 0; m < DOWN && o + m < call->outputs; m++)
-        for (int64_t k = 0; k < ACROSS && i + k * NORM_LANES < call->inputs; k++) {
-            const int64_t at = (o + m) * call->inputs + i + k * NORM_LANES, left = call->inputs - i - k * NORM_LANES;
-            const int64_t count = left < NORM_LANES ? left : NORM_LANES;
-            floats_t some = sum[m][k];
-            if (cut) some = within_bound(some, call->latent, at, count, call->bound);
-            store_past_cache(call->to + at, count, some);
+/* Row k becomes lane k of all. */
+NORM_INLINE void transpose(floats_t *x) {
+    words_t lane;
+    for (int k = 0; k < NORM_LANES; k++) lane[k] = (uint32_t)k;
+    _Pragma("GCC unroll 4") for (uint32_t step = 1; step < NORM_LANES; step *= 2) {
+        const words_t low = lane + ((words_t)((lane & step) != 0) & (NORM_LANES - step)), high = low + step;
+        _Pragma("GCC unroll 16") for (uint32_t k = 0; k < NORM_LANES; k++) {
+            if (k & step) continue;
+            const floats_t a = x[k], b = x[k + step];
+            x[k] = lanes_of_two(a, b, low);
+            x[k + step] = lanes_of_two(a, b, high);
         }
+    }
 }
 
-/* See ob_isa. Parts share panels of columns, then panels of outputs. */
+/* The sums of a panel of inputs, from input `i` on, and the outputs from `o` on. */
+static void store_panel(const ob_dense_gradient *call, int64_t o, int64_t i, int cut, floats_t (*sum)[ACROSS]) {
+    const int64_t left = call->inputs - i, count = left < NORM_LANES ? left : NORM_LANES;
+    for (int64_t k = 0; k < ACROSS; k++) {
+        floats_t rows[NORM_LANES];
+        for (int m = 0; m < NORM_LANES; m++) rows[m] = sum[m][k];
+        transpose(rows);
+        for (int64_t m = 0, at = (o + k * NORM_LANES) * call->inputs + i; m < NORM_LANES && o + k * NORM_LANES + m < call->outputs;
+             m++, at += call->inputs) {
+            if (cut) rows[m] = within_bound(rows[m], call->latent, at, count, call->bound);
+            store_past_cache(call->to + at, count, rows[m]);
+        }
+    }
+}
+
+/* See ob_isa. Parts share panels of inputs, then panels of outputs. */
 static int64_t run_dense_gradient(const ob_dense_gradient *call, int32_t stage, int32_t part, int32_t parts) {
     const int pairs = call->pairs && adds_pairs();
-    const int64_t deep = pairs ? (call->rows + 1) / 2 : call->rows;
-    const int64_t across = (call->inputs + COLUMNS - 1) / COLUMNS, down = (call->outputs + DOWN - 1) / DOWN;
-    uint32_t *x = call->scratch, *g = x + across * deep * COLUMNS;
-    if (stage == 0) return (across * COLUMNS + down * DOWN) * deep * 4 + 64;
+    const int64_t deep = pairs ? (call->rows + 1) / 2 : call->rows, panel = deep * NORM_LANES, blocks = (deep + NEAR_ROWS - 1) / NEAR_ROWS;
+    const int64_t across = (call->inputs + NORM_LANES - 1) / NORM_LANES, down = (call->outputs + OUTPUTS - 1) / OUTPUTS;
+    const int64_t words = across * panel + down * deep * OUTPUTS;
+    if (stage == 0) return (words + across * blocks * NORM_LANES) * 4 + across * panel * (int64_t)sizeof(input_t);
+    uint32_t *x = call->scratch, *g = x + across * panel;
+    input_t *lists = (input_t *)(x + words);
+    int32_t *counts = (int32_t *)(lists + across * panel);
+    const int64_t begin = down * part / parts, end = down * (part + 1) / parts;
     if (stage == OB_DENSE_PACK) {
-        pack_rows(call->x, call->rows, call->inputs, call->x_bf16, pairs, COLUMNS, across * part / parts, across * (part + 1) / parts, x);
-        pack_rows(call->gradient, call->rows, call->outputs, call->gradient_bf16, pairs, DOWN, down * part / parts, down * (part + 1) / parts, g);
+        const int64_t first = across * part / parts, last = across * (part + 1) / parts;
+        pack_rows(call->x, call->rows, call->inputs, call->x_bf16, pairs, NORM_LANES, first, last, x);
+        pack_rows(call->gradient, call->rows, call->outputs, call->gradient_bf16, pairs, OUTPUTS, begin, end, g);
+        for (int64_t k = first * blocks; !pairs && k < last * blocks; k++) {
+            const int64_t row = deep * (k % blocks) / blocks, stop = deep * (k % blocks + 1) / blocks, at = k / blocks * panel + row * NORM_LANES;
+            list_inputs(x + at, stop - row, lists + at, counts + k * NORM_LANES);
+        }
         return 0;
     }
-    /* a block of outputs at a time, so that their rows of the result stay in reach */
     const int cut = call->latent && any_beyond(call->most, call->most_count, call->bound);
-    const int64_t end = down * (part + 1) / parts;
-    for (int64_t block = down * part / parts; block < end; block += BLOCK_DOWN)
-        for (int64_t i = 0; i < across; i++)
-            for (int64_t o = block; o < block + BLOCK_DOWN && o < end; o++) {
-                floats_t sum[DOWN][ACROSS];
-                (pairs ? dense_pairs : dense_tile)(x + i * deep * COLUMNS, g + o * deep * DOWN, deep, sum);
-                store_tile(call, o * DOWN, i * COLUMNS, cut, sum);
+    for (int64_t o = begin; o < end; o++)
+        for (int64_t i = 0; i < across; i++) {
+            floats_t sum[NORM_LANES][ACROSS] = {{{0}}};
+            for (int64_t k = 0; k < blocks; k++) {
+                const int64_t row = deep * k / blocks, rows = deep * (k + 1) / blocks - row, at = i * panel + row * NORM_LANES;
+                const uint32_t *of_g = g + (o * deep + row) * OUTPUTS;
+                const int32_t *count = counts + (i * blocks + k) * NORM_LANES;
+                for (int m = 0; !pairs && *count >= 0 && m < NORM_LANES; m++)
+                    listed_column(lists + at + m * rows, count[m], of_g, sum[m]);
+                for (int m = 0; (pairs || *count < 0) && m < NORM_LANES; m += DOWN)
+                    (pairs ? dense_pairs : dense_tile)(x + at + m, of_g, rows, sum + m);
             }
+            store_panel(call, o * OUTPUTS, i * NORM_LANES, cut, sum);
+        }
     _mm_sfence(); /* after stores past the caches */
     return 0;
 }
