@@ -66,14 +66,14 @@ def signed_linear(x: Tensor, signed: SignedWeight, *, signs: bool = False) -> Te
     """
     x = x.to(autocast_dtype(x))
     rows = x.reshape(-1, x.shape[-1])
-    bits = torch.ops.onebit.pack_signs(signed.source, signed.seed, signed.steepness)
+    bits = torch.ops.onebit.pack_signs(signed.source, signed.seed, signed.steepness, signed.of_tanh)
     of_x = torch.ops.onebit.pack_signs(rows.detach(), (0, 0), 0.0)[:2] if signs else (None, None)
     y = torch.ops.onebit.signed_linear(rows, signed.weight, *bits, *of_x, signed.scale, signed.bound)
     return y.view(*x.shape[:-1], -1)
 
 
 _LIBRARY = torch.library.Library("onebit", "FRAGMENT")
-_LIBRARY.define("pack_signs(Tensor x, int[] seed, float steepness) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define("pack_signs(Tensor x, int[] seed, float steepness, bool of_tanh=False) -> (Tensor, Tensor, Tensor)")
 _LIBRARY.define(
     "signed_linear(Tensor x, Tensor weight, Tensor panels, Tensor transposed, Tensor? most, Tensor? x_panels, "
     "Tensor? x_transposed, Tensor? scale, float? bound) -> Tensor"
@@ -91,12 +91,12 @@ def _isa() -> InstructionSet:
 
 
 @torch.library.impl(_LIBRARY, "pack_signs", "CPU")
-def _pack_signs(x: Tensor, seed: list[int], steepness: float) -> tuple[Tensor, ...]:
+def _pack_signs(x: Tensor, seed: list[int], steepness: float, of_tanh: bool = False) -> tuple[Tensor, ...]:
     """(O, I) -> the bits of x >= 0 in panels of outputs, and in panels of inputs: int32; max|x| of blocks of rows."""
     x = x.detach().contiguous()
     panels, transposed, most = (made.zero_() for made in _panels(x))  # lanes without a row are not written
     sizes = {"rows": x.shape[0], "columns": x.shape[1], "bf16": x.dtype == torch.bfloat16}
-    draw = {"seed": tuple(seed), "steepness": steepness}
+    draw = {"seed": tuple(seed), "steepness": steepness, "of_tanh": of_tanh}
     launch(run_signs, _isa(), SignsStruct, x=x, panels=panels, transposed=transposed, most=most, **sizes, **draw)
     return panels, transposed, most
 

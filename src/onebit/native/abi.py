@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "016166844f4d708d4a7cb382c5ae186722cbf8825a4c2690e7b7aca18d1b7666"
+HASH = "8e49e98e4befe40caf3812e5a12b9fe242408838aaeec99ada82b632f91618af"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -176,6 +176,7 @@ class SignsStruct(ctypes.Structure):
         *_of(Long, "rows columns"),
         ("bf16", Int),
         ("seed", Int * 2),
+        ("of_tanh", Int),
         ("steepness", Float),
         *_of(Pointer, "x panels transposed most scratch"),
     ]

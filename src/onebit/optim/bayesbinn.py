@@ -10,7 +10,9 @@ from torch import Tensor
 
 from onebit.common.fields import Positive, Share, read
 from onebit.errors import UsageError
+from onebit.native import MOMENTUM
 from onebit.optim.companion import Companion, CompanionOptimizer
+from onebit.optim.one_pass import one_pass
 from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.bayesbinn import variance
 from onebit.quantizers.chunks import in_chunks
@@ -81,17 +83,20 @@ class BayesBiNN(CompanionOptimizer):
             before, state["before"] = state.get("before", latent), latent.detach().clone()
             gradient = gradient * (variance(latent.detach()) / variance(before.detach()))
         count, momentum = float(group["count"]), float(group["momentum"])
-        tensors = [latent, gradient]
+        mean = None
         if momentum:
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(latent, memory_format=torch.preserve_format)
                 state["step"] = 0
             state["step"] += 1
-            tensors.append(state["momentum"])
+            mean = state["momentum"]
             rate /= 1 - momentum ** state["step"]
         prior = state.get("prior")
-        tensors += [] if prior is None else [prior]
-        for x, g, *kept in in_chunks(*tensors):
+        if prior is None:  # gradient descent with momentum and weight decay
+            numbers = {"kept": momentum, "share": (1 - momentum) * count, "decay": 1 / count}
+            if one_pass(MOMENTUM, latent, gradient, mean, rate=rate if momentum else rate * count, **numbers):
+                return
+        for x, g, *kept in in_chunks(*(each for each in (latent, gradient, mean, prior) if each is not None)):
             # with alpha, no pass needs a temporary tensor
             pull = x if prior is None else x - kept[-1]
             if momentum:

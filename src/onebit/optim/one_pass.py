@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onebit.native import ADAM, FLIP, MOMENTUM, InstructionSet, UpdateStruct, run_values
+from onebit.native import ADAM, MOMENTUM, InstructionSet, UpdateStruct, run_values
 from onebit.optim.optimizer_table import AFTER_STEP
 from onebit.quantizers.base import memory_order
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
@@ -55,7 +55,7 @@ def _adam(isa: InstructionSet, latent: Tensor, group: dict[str, Any], states: An
     # lr/c1 · m/(√v/c2 + eps) with one division
     numbers |= {"rate": rate * c2 / c1, "epsilon": group["eps"] * c2}
     tensors = {"mean": state["exp_avg"], "square": state["exp_avg_sq"]}
-    if not _run(isa, ADAM, latent, group.get("latent_clip"), tensors, numbers):
+    if not _run(isa, ADAM, latent, latent.grad, group.get("latent_clip"), tensors, numbers):
         return False
     state["step"] += 1
     return True
@@ -70,18 +70,17 @@ def _momentum(isa: InstructionSet, latent: Tensor, group: dict[str, Any], states
         mean = torch.zeros_like(latent, requires_grad=False)
         numbers["share"] = 1.0
     tensors = {"mean": mean} if kept else {}
-    if not _run(isa, MOMENTUM, latent, group.get("latent_clip"), tensors, numbers):
+    if not _run(isa, MOMENTUM, latent, latent.grad, group.get("latent_clip"), tensors, numbers):
         return False
     if kept:
         states[latent]["momentum_buffer"] = mean
     return True
 
 
-def flip_update(latent: Tensor, mean: Tensor, *, share: float, threshold: float) -> bool:
-    """Move the mean of the gradients and flip the signs that it is against, in place; False if torch must."""
+def one_pass(kind: int, latent: Tensor, gradient: Tensor, mean: Tensor | None, **numbers: float) -> bool:
+    """Update a latent and the mean of its gradients in place, see ob_update; False if torch must."""
     isa = kernels("run_update")
-    numbers = {"share": share, "threshold": threshold}
-    return isa is not None and _run(isa, FLIP, latent, None, {"mean": mean}, numbers)
+    return isa is not None and _run(isa, kind, latent, gradient, None, {} if mean is None else {"mean": mean}, numbers)
 
 
 _RULES = {torch.optim.Adam: _adam, torch.optim.AdamW: _adam, torch.optim.SGD: _momentum}
@@ -91,12 +90,12 @@ def _run(
     isa: InstructionSet,
     kind: int,
     latent: Tensor,
+    gradient: Tensor | None,
     clip: float | None,
     tensors: dict[str, Any],
     numbers: dict[str, Any],
 ) -> bool:
     """Run the kernel; False if it does not take the gradient or the state."""
-    gradient = latent.grad
     assert gradient is not None
     if not _alike(latent, gradient, *tensors.values()):
         return False

@@ -144,7 +144,8 @@ class SignedWeight(NamedTuple):
     weight: (O, I), receives the gradient of the product.
     source: (O, I), whose signs count. scale: (O,), or None for 1.
     bound: elements of `weight` beyond ±bound get no gradient; None for no bound.
-    seed, steepness: of a draw, +1 where source · steepness >= r, uniform in [−2**23, 2**23); 0 for the sign.
+    seed, steepness, of_tanh: of a draw, +1 where source · steepness >= r, uniform in [−2**23, 2**23); steepness 0 for
+        the sign, of_tanh for tanh(source) · steepness.
     """
 
     weight: Tensor
@@ -153,6 +154,7 @@ class SignedWeight(NamedTuple):
     bound: float | None = None
     seed: tuple[int, ...] = (0, 0)
     steepness: float = 0.0
+    of_tanh: bool = False
 
 
 class BinaryInput(NamedTuple):

@@ -115,10 +115,11 @@ class ConcreteSign(Quantizer):
         return Surrogate.apply(latent, weight, _gradient, (self.temperature,), relaxed)
 
     def signed_weight(self, latent: Tensor) -> SignedWeight | None:
-        signs = _draw_signs(latent.detach(), self.temperature, self.generator, autocast_dtype(latent))
-        if signs is None:
+        if SATURATED * self.temperature / 2 > MOST_NEAR:
             return None
-        return SignedWeight(Surrogate.apply(latent, signs, _gradient, (self.temperature,), None), signs)
+        weight = Surrogate.apply(latent, latent, _gradient, (self.temperature,), None)
+        seed = tuple(random_bits(2, torch.int32, latent.device, self.generator).tolist())
+        return SignedWeight(weight, latent.detach(), seed=seed, steepness=2.0**23, of_tanh=True)
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight:
         """±1 with p(+1) = sigmoid(2λ)."""

@@ -119,5 +119,5 @@ class Stochastic(Sign):
         return PassGradient.apply(latent, self._scaled(draw).permute([order.index(i) for i in range(latent.dim())]))
 
     def signed_weight(self, latent: Tensor) -> SignedWeight:
-        seed = torch.randint(-(2**31), 2**31, (2,), dtype=torch.int32, device=latent.device, generator=self.generator)
-        return super().signed_weight(latent)._replace(seed=tuple(seed.tolist()), steepness=2.0**23 / self.value)
+        seed = tuple(random_bits(2, torch.int32, latent.device, self.generator).tolist())
+        return super().signed_weight(latent)._replace(seed=seed, steepness=2.0**23 / self.value)

@@ -248,8 +248,9 @@ enum { OB_STAGE_VALUES = 1, OB_STAGE_TOTAL };
 typedef struct {
     int64_t rows, columns;
     int32_t bf16;        /* latents are bfloat16, not float32 */
-    int32_t seed[2];
-    float steepness;     /* 0: the sign; else +1 where latent * steepness >= r, which is uniform in [-2^23, 2^23) */
+    int32_t seed[2], of_tanh;
+    float steepness;     /* 0: the sign; else +1 where x * steepness >= r, which is uniform in [-2^23, 2^23); x is the latent, or with
+                            `of_tanh` its tanh */
     const void *x;
     uint32_t *panels, *transposed;
     float *most;   /* the largest magnitude of each block of rows */

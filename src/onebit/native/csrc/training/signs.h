@@ -30,8 +30,9 @@ NORM_INLINE void signs_of_row(const ob_signs *call, const int random, const int 
     for (int64_t c = 0; c < call->columns; c += NORM_LANES, index += NORM_LANES) {
         const int64_t left = call->columns - c;
         floats_t x = load_ordered(call->x, offset + c, left < NORM_LANES ? left : NORM_LANES, bf16);
-        words_t below = random ? (words_t)(x * call->steepness < draw_of(index, call->seed)) : (words_t)(x < 0);
-        floats_t size = magnitude(x);
+        floats_t size = magnitude(x), drawn = x;
+        if (random == 2) drawn = (floats_t)((words_t)(1 - 2 * least_chance(size)) ^ ((words_t)x & 0x80000000u));
+        words_t below = random ? (words_t)(drawn * call->steepness < draw_of(index, call->seed)) : (words_t)(x < 0);
         words_t more = (words_t)(size > *most);
         *most = (floats_t)(((words_t)size & more) | ((words_t)*most & ~more));
         uint32_t mask = ~below_bits(below);
@@ -55,7 +56,9 @@ static int64_t run_signs(const ob_signs *call, int32_t stage, int32_t part, int3
         const int bit = (int)(row % SIGN_WORD);
         if (row % SIGN_ROWS == 0) most = (floats_t){0};
         if (bit == 0) memset(down, 0, (size_t)across * sizeof(words_t));
-        if (call->steepness != 0)
+        if (call->of_tanh)
+            signs_of_row(call, 2, 0, row, bit, bits, down, &most);
+        else if (call->steepness != 0)
             signs_of_row(call, 1, 0, row, bit, bits, down, &most);
         else if (call->bf16)
             signs_of_row(call, 0, 1, row, bit, bits, down, &most);
