@@ -30,9 +30,14 @@ NORM_INLINE void signs_of_row(const ob_signs *call, const int random, const int 
     for (int64_t c = 0; c < call->columns; c += NORM_LANES, index += NORM_LANES) {
         const int64_t left = call->columns - c;
         floats_t x = load_ordered(call->x, offset + c, left < NORM_LANES ? left : NORM_LANES, bf16);
-        floats_t size = magnitude(x), drawn = x;
-        if (random == 2) drawn = (floats_t)((words_t)(1 - 2 * least_chance(size)) ^ ((words_t)x & 0x80000000u));
-        words_t below = random ? (words_t)(drawn * call->steepness < draw_of(index, call->seed)) : (words_t)(x < 0);
+        const floats_t size = magnitude(x);
+        floats_t least = random ? draw_of(index, call->seed) : (floats_t){0}, value = random ? x * call->steepness : x;
+        if (random == 2) { /* tanh |x| = (1 - e) / (1 + e) */
+            const floats_t e = decay(2 * size);
+            least *= 1 + e;
+            value = (floats_t)((words_t)((1 - e) * call->steepness) ^ ((words_t)x & 0x80000000u));
+        }
+        const words_t below = (words_t)(value < least);
         words_t more = (words_t)(size > *most);
         *most = (floats_t)(((words_t)size & more) | ((words_t)*most & ~more));
         uint32_t mask = ~below_bits(below);
