@@ -19,6 +19,7 @@ from onebit.data import Augmentation, Dataset, Split
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.losses import cross_entropy
 from onebit.layers import BinaryLinear
+from onebit.native import instruction_set, instruction_sets
 from onebit.optim import latent_groups
 from onebit.train.loop import fit
 from support.toy_training import CASES, DATA, Case, Stop, build, flat, stop_after_epoch
@@ -166,6 +167,14 @@ def test_a_single_number_instead_of_the_state_of_a_layer_is_refused(started: Sta
     with pytest.raises(CheckpointError, match="exp_avg_sq"):
         toy.fit(DATA, folder, resume=True)
     assert not toy.optimizer.state
+
+
+@pytest.mark.skipif(not instruction_sets(), reason="without the native library")
+def test_other_kernels_are_a_warning(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started(CASES["sign"])
+    monkeypatch.setenv("ONEBIT_NATIVE", str(int(instruction_set() is None)))
+    with pytest.warns(UserWarning, match="kernels"):
+        build(CASES["sign"]).fit(DATA, folder, resume=True)
 
 
 def test_another_thread_count_is_a_warning(started: Started) -> None:

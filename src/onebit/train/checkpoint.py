@@ -16,6 +16,7 @@ from onebit.common.files import write_atomic
 from onebit.common.signals import uninterrupted
 from onebit.errors import CheckpointError, FormatError, first_line
 from onebit.evaluation.forward import generators_of
+from onebit.native import instruction_set
 from onebit.optim import finish_steps_
 from onebit.train.average import copy_tensors_
 from onebit.train.history import History
@@ -56,8 +57,14 @@ def _content(job: Job) -> dict[str, Any]:
         "generators": {name: [states[name] for _, _, states in streams] for name in generators},
         "rows": job.history.texts,
         "setting": job.settings,
-        "threads": torch.get_num_threads(),
+        **_arithmetic(),
     }
+
+
+def _arithmetic() -> dict[str, Any]:
+    """What decides the order of sums."""
+    isa = instruction_set()
+    return {"threads": torch.get_num_threads(), "kernels": isa.name if isa else "no"}
 
 
 def save_checkpoint(path: Path, job: Job) -> None:
@@ -78,13 +85,11 @@ def load_checkpoint(path: Path, job: Job) -> None:
         _restore(state, job)
     except (CheckpointError, LookupError, AttributeError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {first_line(error)}") from None
-    history = job.history
-    unfinished = not history.rows or history.rows[-1].step < job.total_steps
-    if unfinished and history.threads != torch.get_num_threads():
+    rows, now = job.history.rows, _arithmetic()
+    if (not rows or rows[-1].step < job.total_steps) and any(state[name] != now[name] for name in now):
+        was, here = (f"{of['threads']} threads and {of['kernels']} kernels" for of in (state, now))
         warnings.warn(
-            f"the run had {history.threads} threads and continues with {torch.get_num_threads()}: "
-            "the result will not be bit-identical",
-            stacklevel=2,
+            f"the run had {was} and continues with {here}: the result will not be bit-identical", stacklevel=2
         )
 
 
@@ -100,7 +105,7 @@ def _restore(state: dict[str, Any], job: Job) -> None:
         raise CheckpointError(change_in_words(name, was, now))
     expected = _content(job)
     expected["rng"] = [(cpu, None) for cpu, _ in expected["rng"]]  # training may move between CPU and GPU
-    parts = ("model", "buffers", "schedule", "average", "rng", "generators", "threads")
+    parts = ("model", "buffers", "schedule", "average", "rng", "generators", "threads", "kernels")
     checked = {name: checked_like(state.get(name), expected[name], name) for name in parts}
     stored, here = (of["optimizer"].get("param_groups") for of in (state, expected))
     # with what a user's optimizer adds while it runs, such as a count
