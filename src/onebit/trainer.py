@@ -111,7 +111,7 @@ class Trainer:
         epochs: float | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
-        on_epoch: Callable[[EpochLog], None] | None = None,
+        on_epoch: Callable[[EpochLog], Any] | None = None,
         verbose: bool | None = None,
     ) -> TrainerHistory:
         """Train; afterwards the net holds the weights of the last epoch.

@@ -125,6 +125,27 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(onebit: Onebit,
     assert "epoch 1, step" in last
 
 
+@pytest.mark.filterwarnings("ignore:.*changed its sign")
+def test_patience_and_a_plateau_end_a_run_that_no_longer_learns(onebit: Onebit, tmp_path: Path) -> None:
+    flags = [*SMALL, "--epochs", "9", "--optimizer.lr", "1e-12", "--patience", "2", "--out", tmp_path / "run"]
+    flags += ["--schedule", "plateau", "--schedule.patience", "0", "--schedule.warmup", "0"]
+    done = onebit("train", "digits-smoke", *flags)
+    assert done.status == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    errors = [row["validation_error"] for row in rows]
+    best = errors.index(min(errors)) + 1
+    assert len(rows) == best + 2 < 9
+    assert f"stopped after epoch {best + 2}; epoch {best}," in done.out.splitlines()[-1]
+    worse = [i for i in range(1, len(errors)) if errors[i] >= min(errors[:i])]
+    assert [row["lr"] for row in rows] == pytest.approx(
+        [1e-12 * 0.1 ** sum(i <= epoch for i in worse) for epoch in range(len(rows))], rel=1e-9
+    )
+    again = onebit("train", "--resume", tmp_path / "run", "--json").json
+    assert (again["last_epoch"], again["epochs"], again["chosen_epoch"]) == (best + 2, 9, best)
+    assert "patience" in onebit("train", "digits-smoke", *SMALL, "--patience", "0").line
+    assert "validation" in onebit("train", "digits-smoke", *SMALL, "--patience", "2", "--validation", "0").line
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(onebit: Onebit, tmp_path: Path) -> None:
     """A file size limit stands in for the full disk: the checkpoint is the first file above it."""
     folder = tmp_path / "run"

@@ -66,6 +66,8 @@ def test_bounds_that_are_no_intervals(name: str, wrong: tuple[Any, ...], right: 
     [
         {"schedule.name": "step"},
         {"schedule.name": "milestones"},
+        {"schedule.name": "plateau", "schedule.gamma": 1},
+        {"schedule.name": "plateau", "schedule.warmup": 1},
         {"augmentation.min_area": 0.5, "augmentation.crop_padding": 1},
     ],
 )

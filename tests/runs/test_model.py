@@ -75,7 +75,7 @@ def test_the_loss_and_label_smoothing(data: Dataset) -> None:
     assert float(found) == pytest.approx(float(nn.CrossEntropyLoss(label_smoothing=0.2)(logits, labels)))
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", sorted({*SCHEDULES} - {"plateau"}))
 def test_every_schedule_is_built_in_steps_of_the_data(data: Dataset, name: str) -> None:
     """128 images in batches of 32 are 4 steps an epoch, 40 in 10 epochs."""
     schedule = {"name": name, "final_lr": 0.001, "warmup": 1.0, "milestones": [3, 5.5], "step_size": 2.5, "gamma": 0.1}
@@ -95,6 +95,24 @@ def test_every_schedule_is_built_in_steps_of_the_data(data: Dataset, name: str) 
         assert falls == {"constant": [], "milestones": [12, 22], "step": [10, 20, 30, 40]}[name]
     else:
         assert found[40] == pytest.approx(0.001)
+
+
+def test_a_plateau_lowers_every_rate_by_one_factor_down_to_the_final_rate(data: Dataset) -> None:
+    schedule = {"name": "plateau", "gamma": 0.1, "patience": 1, "final_lr": 0.003}
+    built = build_training(recipe(schedule=schedule, optimizer={"lr": 0.1, "lr_scale": "glorot"}), data)
+    first = [group["lr"] for group in built.optimizer.param_groups]
+    found = []
+    for error in (0.5, 0.4, 0.4, 0.4, 0.3, 0.3, 0.3, 0.3, 0.3):  # lowered after the fourth and the seventh
+        built.schedule.step(error)  # type: ignore[arg-type]
+        found.append([group["lr"] / lr for group, lr in zip(built.optimizer.param_groups, first, strict=True)])
+    assert [rates[-1] for rates in found] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.03, 0.03, 0.03])
+    assert all(rates == pytest.approx([rates[0]] * len(rates)) for rates in found)
+
+
+def test_a_plateau_and_a_decay_of_bop_exclude_each_other(data: Dataset) -> None:
+    settings = {"model": {"weight_quantizer": "sign"}, "optimizer": {"name": "bop", "decay_epochs": 1}}
+    with pytest.raises(UsageError, match="decay_epochs"):
+        build_training(recipe(**settings, schedule={"name": "plateau"}), data)
 
 
 def test_the_final_rate_of_bop_is_that_of_its_real_parameters(data: Dataset) -> None:

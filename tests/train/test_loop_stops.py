@@ -9,12 +9,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import onebit.common.files
-from onebit.errors import OnebitError, TrainingError, UsageError
+from onebit.errors import CheckpointError, OnebitError, TrainingError, UsageError
 from onebit.evaluation.losses import cross_entropy
 from support.toy_training import DATA, Case, Stop, build, loss_that_breaks, stop_at_step, toy_data
 
@@ -85,6 +87,7 @@ def test_nan_weights_are_never_saved(tmp_path: Path, quantizer: str | None) -> N
         ({"epochs": math.inf}, "epochs"),
         ({"batch_size": 0}, "batch_size"),
         ({"ema": 1.0}, "ema"),
+        ({"patience": 0}, "patience"),
         ({"precision": "fp8"}, "precision"),
         ({"loss": "hing"}, "hinge"),
     ],
@@ -93,6 +96,46 @@ def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], mess
     with pytest.raises(UsageError, match=message):
         build(Case("sign")).fit(DATA, tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_needs_a_validation_figure_is_refused_without_one() -> None:
+    toy = build(Case("sign", schedule=None))
+    plateau = ReduceLROnPlateau(toy.optimizer)
+    for options in ({"patience": 1}, {"schedule": plateau}):
+        with pytest.raises(UsageError, match="validation"):
+            toy.fit(toy_data(validation=0), **options)
+    with pytest.raises(UsageError, match="max"):
+        toy.fit(DATA, schedule=ReduceLROnPlateau(toy.optimizer, mode="max"))
+
+
+# --------------------------------------------------------------------------------------------------------- early stops
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_stops_after_epochs_that_are_no_better(tmp_path: Path, patience: int) -> None:
+    toy = build(Case("sign", lr=1e-12, schedule=None))  # learns nothing: no epoch is better than the first
+    history = toy.fit(DATA, tmp_path, epochs=9, patience=patience)
+    assert (len(history), history.best.epoch, history.rows[-1].epochs) == (1 + patience, 1, 9)
+    assert (tmp_path / "final.safetensors").exists()
+    assert not toy.model.training
+    again = build(Case("sign", lr=1e-12, schedule=None)).fit(DATA, tmp_path, epochs=9, patience=patience, resume=True)
+    assert len(again) == 1 + patience  # a finished run is finished
+    with pytest.raises(CheckpointError, match="patience"):
+        build(Case("sign", lr=1e-12, schedule=None)).fit(DATA, tmp_path, epochs=9, patience=8, resume=True)
+
+
+def test_patience_does_not_stop_a_run_that_learns() -> None:
+    history = build(Case("sign", schedule=None)).fit(toy_data(512, 128), epochs=2, patience=1)
+    assert history.rows[1].validation_error < history.rows[0].validation_error  # type: ignore[operator]
+    assert len(history) == 2
+
+
+@pytest.mark.parametrize("no", [False, np.False_])
+def test_a_run_ends_after_an_epoch_of_which_on_epoch_returns_false(tmp_path: Path, no: Any) -> None:
+    toy = build(Case("sign"))
+    history = toy.fit(DATA, tmp_path, on_epoch=lambda row: no if row.epoch == 2 else 0)
+    assert [row.epoch for row in history] == [1, 2]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {"best.safetensors", "final.safetensors"}
+    assert not toy.model.training
 
 
 def test_no_images_are_refused() -> None:

@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LRScheduler, MultiStepLR, OneCycleLR, SequentialLR
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    ExponentialLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 import onebit.common.files
 import onebit.train.loop
@@ -22,6 +30,7 @@ from onebit.layers import BinaryLinear
 from onebit.optim import latent_groups
 from onebit.train.job import Job
 from onebit.train.loop import fit
+from onebit.train.weights import read_weights
 from support.toy_training import (
     CASES,
     DATA,
@@ -259,7 +268,62 @@ class Phases(LRScheduler):
         return [0.1 if self.phase == "warm" else 0.01 for _ in self.base_lrs]
 
 
+class ScheduleFree(torch.optim.Optimizer):
+    """Schedule-free SGD (arXiv:2405.15682): parameters are y while training and their average x in eval mode."""
+
+    def __init__(self, groups: Any, lr: float = 0.1) -> None:
+        super().__init__(groups, {"lr": lr, "count": 0, "train_mode": True})
+
+    def _move(self, share: float, mode: bool) -> None:
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p in self.state] if group["train_mode"] != mode else []
+            for parameter in moved:
+                parameter.data.lerp_(self.state[parameter]["z"], share)
+            group["train_mode"] = mode
+
+    def train(self) -> None:
+        self._move(0.1, True)
+
+    def eval(self) -> None:
+        self._move(1 - 1 / 0.9, False)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            assert group["train_mode"]
+            group["count"] += 1
+            for parameter in group["params"]:
+                z = self.state[parameter].setdefault("z", parameter.clone())
+                x = parameter.lerp(z, 1 - 1 / 0.9)
+                z.sub_(parameter.grad, alpha=group["lr"])
+                parameter.copy_(x.lerp_(z, 1 / group["count"]).lerp_(z, 0.1))
+
+
+def test_a_schedule_free_optimizer_validates_and_saves_its_average_and_resumes(tmp_path: Path) -> None:
+    def train(folder: Path, **options: Any) -> dict[str, Any]:
+        toy = build(dataclasses.replace(CASES["sign"], schedule=None))
+        toy.optimizer = optimizer = ScheduleFree(latent_groups(toy.model, lr=0.1))
+        modes: set[tuple[bool, bool]] = set()
+        toy.model.register_forward_hook(
+            lambda net, *_: modes.add((net.training, optimizer.param_groups[0]["train_mode"]))
+        )
+        toy.fit(DATA, folder, **options)
+        assert (True, True) in modes
+        assert (False, True) not in modes
+        best, saved = read_weights(folder / "best.safetensors")[0], read_weights(folder / "final.safetensors")[0]
+        assert all(torch.equal(saved[name], value) for name, value in toy.model.state_dict().items())
+        before = {name: value.clone() for name, value in toy.model.named_parameters()}
+        optimizer.train()
+        assert any(not torch.equal(before[name], value) for name, value in toy.model.named_parameters())
+        assert best.keys() == saved.keys()
+        return everything(folder)
+
+    whole, resumed = whole_and_resumed(train, tmp_path, epoch=2)
+    assert resumed == whole
+
+
 SCHEDULES: dict[str, Callable[[Any], Any]] = {
+    "plateau": lambda o: ReduceLROnPlateau(o, patience=0, threshold=0.5),
     "multistep": lambda o: MultiStepLR(o, [2, 5, 9]),
     "one cycle": lambda o: OneCycleLR(o, max_lr=0.1, total_steps=13),
     "sequential": lambda o: SequentialLR(o, [ConstantLR(o, 0.5, 3), ExponentialLR(o, 0.9)], milestones=[5]),
@@ -278,6 +342,19 @@ def test_schedules_of_torch_and_of_users_are_resumed(tmp_path: Path, name: str) 
         return everything(folder)
 
     whole, resumed = whole_and_resumed(train, tmp_path, epoch=2)
+    assert resumed == whole
+    rates = [row["lr"] for row in whole["metrics"]]
+    assert name != "plateau" or rates == sorted(rates, reverse=True) != [rates[0]] * EPOCHS
+
+
+def test_the_epochs_of_a_patience_are_counted_over_a_kill(tmp_path: Path) -> None:
+    def train(folder: Path, **options: Any) -> dict[str, Any]:
+        toy = build(dataclasses.replace(CASES["sign"], schedule=None, lr=1e-12))  # never better than at first
+        toy.fit(DATA, folder, epochs=9, patience=3, **options)
+        return everything(folder)
+
+    whole, resumed = whole_and_resumed(train, tmp_path, epoch=3)
+    assert len(whole["metrics"]) == 4
     assert resumed == whole
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         finish_steps_ as finish_steps_,
         latent_groups as latent_groups,
         latent_rate as latent_rate,
+        switch_ as switch_,
     )
     from onebit.optim.prox import prox_ as prox_, prox_latents_ as prox_latents_
 
@@ -23,7 +24,7 @@ _MODULES = {
     "bayesbinn": "BayesBiNN",
     "bop": "Bop",
     "companion": "CompanionOptimizer",
-    "latents": "clip_latents_ finish_steps_ latent_groups latent_rate",
+    "latents": "clip_latents_ finish_steps_ latent_groups latent_rate switch_",
     "prox": "prox_ prox_latents_",
 }
 __getattr__, __dir__, _NAMES = lazy(__name__, _MODULES)

@@ -80,6 +80,12 @@ def latent_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(optimizer.param_groups[-1]["lr"])
 
 
+def switch_(optimizer: torch.optim.Optimizer, mode: Literal["train", "eval"]) -> None:
+    """Switch an optimizer that has such modes, as the schedule-free ones, which evaluate an average of the weights."""
+    if callable(switch := getattr(optimizer, mode, None)):
+        switch()
+
+
 @torch.no_grad()
 def _begin_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """Apply `BEFORE_STEP` to each group, and update what one pass can."""

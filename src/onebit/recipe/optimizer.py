@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
-from onebit.common.fields import Checked, Count, NotNegative, Positive, Share
+from onebit.common.fields import Checked, Count, NotNegative, NotNegativeInt, Positive, Share
 from onebit.errors import UsageError
 from onebit.recipe.options import Part
 
@@ -50,7 +50,7 @@ class OptimizerRecipe(Part):
     own: dict[str, object] = field(default_factory=dict, hash=False)  # options that were read already
 
 
-Schedule = Literal["constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "step"]
+Schedule = Literal["constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "plateau", "step"]
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 
 
@@ -59,12 +59,14 @@ class ScheduleRecipe(Checked):
     """The learning-rate schedule.
 
     Args:
-        name: constant, linear, cosine, one_cycle, exponential, step or milestones
-        final_lr: lr at the end of linear, cosine, one_cycle and exponential; other rates fall by the same factor
+        name: constant, linear, cosine, one_cycle, exponential, step, milestones or plateau
+        final_lr: lr at the end of linear, cosine, one_cycle and exponential, and the least of plateau; other rates fall
+            by the same factor
         warmup: epochs of linear warm-up; for one_cycle, of its rise (0 means 30 % of training)
-        gamma: factor at each step or milestone
+        gamma: factor at each step, milestone or plateau
         step_size: epochs between steps
         milestones: epochs at which the rate falls
+        patience: a plateau is more epochs than this without a better validation figure
     """
 
     PART: ClassVar[str] = "schedule"
@@ -75,9 +77,14 @@ class ScheduleRecipe(Checked):
     gamma: Positive = 0.1
     step_size: Positive | None = None
     milestones: tuple[Positive, ...] = ()
+    patience: NotNegativeInt = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        needed = {"step": self.step_size, "milestones": self.milestones}.get(self.name, True)
-        if not needed:
-            raise UsageError(f"schedule {self.name} needs schedule.{'step_size' if self.name == 'step' else self.name}")
+        for name, fits, needed in (
+            ("step", self.step_size, "schedule.step_size"),
+            ("milestones", self.milestones, "schedule.milestones"),
+            ("plateau", self.gamma < 1 and not self.warmup, "schedule.gamma below 1 and schedule.warmup 0"),
+        ):
+            if name == self.name and not fits:
+                raise UsageError(f"schedule {name} needs {needed}")

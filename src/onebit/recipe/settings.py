@@ -12,6 +12,7 @@ from onebit.common.augmentation import Augmentation, Side
 from onebit.common.fields import (
     Bound,
     Checked,
+    Count,
     NotNegativeInt,
     Positive,
     PositiveShare,
@@ -155,6 +156,7 @@ class Recipe(Checked):
         loss: cross_entropy, hinge, squared_hinge or iou
         label_smoothing: label smoothing of cross_entropy
         epochs: passes over the training images, for each task; may be a fraction
+        patience: stop after this many epochs without a better validation figure; null trains all epochs
         batch_size: images per optimizer step, summed over all processes
         draws: size of the test ensemble of a Bayesian net; 0 for none
         ema: decay of a moving average of the weights, which is then saved; 0 for none
@@ -193,6 +195,7 @@ class Recipe(Checked):
     loss: str = "cross_entropy"
     label_smoothing: Share = 0.0
     epochs: Annotated[float, within("(0, 1e6]")] = 10
+    patience: Count | None = None
     batch_size: Annotated[int, within("[2, inf)")] = 100
     draws: Annotated[int, within("[0, 10000]")] = 10
     ema: Share = 0.0

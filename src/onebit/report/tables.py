@@ -170,7 +170,8 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
     if "tasks" in result:
         chosen = f"all {result['tasks']} tasks after the last one"
     else:
-        chosen = f"epoch {result['chosen_epoch']}, chosen by {result['chosen_by']}"
+        stopped = f"stopped after epoch {result['last_epoch']}; " if result["last_epoch"] < result["epochs"] else ""
+        chosen = f"{stopped}epoch {result['chosen_epoch']}, chosen by {result['chosen_by']}"
     end = f"{chosen}; seed {result['seed']}; {result['seconds']:.1f} s; run folder {result['folder']}"
     return [*lines, *_size_lines(result), end]
 

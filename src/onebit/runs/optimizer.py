@@ -103,6 +103,13 @@ def build_schedule(
     # `lr` is the rate of latents, unless that has another name, and of all parameters of a real net
     uses_lr = entry.lr_of_latents or own_rate is None or recipe.model.weight_quantizer is None
     rate = recipe.optimizer.lr if uses_lr or own_rate is None else own_rate
+    least = settings.final_lr / rate
+    if settings.name == "plateau":
+        if entry.factors is not None and recipe.optimizer.decay_epochs is not None:
+            raise UsageError("optimizer.decay_epochs does not belong to schedule plateau")
+        rates = [least * group["lr"] for group in optimizer.param_groups]
+        kept: dict[str, Any] = {"patience": settings.patience, "min_lr": rates, "eps": 0.0, "threshold": 0.0}
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=settings.gamma, **kept)
     total_steps = max(1, round(recipe.epochs * steps_per_epoch))
     epochs_of = settings.milestones
     if settings.name == "step" and settings.step_size:
@@ -111,7 +118,7 @@ def build_schedule(
         settings.name,
         total_steps=total_steps,
         warmup_steps=min(round(settings.warmup * steps_per_epoch), total_steps - 1),  # both are rounded
-        final=settings.final_lr / rate,
+        final=least,
         gamma=settings.gamma,
         milestones=[round(epoch * steps_per_epoch) for epoch in epochs_of],
     )

@@ -67,6 +67,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         data,
         training.optimizer,
         epochs=recipe.epochs,
+        patience=recipe.patience,
         loss=training.loss,
         schedule=training.schedule,
         batch_size=recipe.batch_size,
@@ -183,7 +184,7 @@ def train_stage(
     start: Path | None = None,
     ranks: Ranks = ALONE,
     trackers: Sequence[str] = (),
-    on_epoch: Callable[[EpochLog], None] | None = None,
+    on_epoch: Callable[[EpochLog], Any] | None = None,
     on_model: Callable[[nn.Module, Tensor], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -205,9 +206,13 @@ def train_stage(
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
     with tracking(trackers, recipe, folder, ranks=ranks) as tracked:
 
-        def track(row: EpochLog, *others: Any) -> None:
-            for call in (*(tracker.epoch for tracker in tracked), *filter(None, others)):
-                call(row)
+        def track(row: EpochLog) -> None:
+            for tracker in tracked:
+                tracker.epoch(row)
+
+        def after_epoch(row: EpochLog) -> Any:
+            track(row)
+            return on_epoch and on_epoch(row)
 
         history = fit_recipe(
             replace(recipe, precision=machine.precision),
@@ -216,7 +221,7 @@ def train_stage(
             folder=folder,
             facts=facts_of(recipe, data),
             ranks=ranks,
-            on_epoch=lambda row: track(row, on_epoch),
+            on_epoch=after_epoch,
             on_restored=track,  # a killed training may have written a checkpoint before it told the trackers
             **options,
         )
@@ -262,6 +267,7 @@ def _result(
         "note": data.note,
         "seed": recipe.seed,
         "epochs": recipe.epochs,
+        "last_epoch": history.rows[-1].epoch,
         "chosen_epoch": best.epoch,
         "chosen_by": chosen_by if mean_iou is None else "validation mean IoU",
         "validation_error": best.validation_error,

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,6 +121,12 @@ class EpochLog:
         return row
 
     @property
+    def figure(self) -> float:
+        """The value of `score`, the lower the better: of mean IoU its distance from 1."""
+        name, value = self.score
+        return 1 - value if name == "mean IoU" else value
+
+    @property
     def score(self) -> tuple[str, float]:
         """(what selects the best epoch, its value); NaN without validation."""
         if self.validation_mean_iou is not None:
@@ -212,10 +219,8 @@ class History:
     @property
     def best(self) -> EpochLog:
         """The first epoch with the best `score`; the last epoch if no score is a number."""
-        scored = [row for row in self.rows if not math.isnan(row.score[1])]
-        if scored and scored[0].score[0] == "mean IoU":
-            return max(scored, key=lambda row: row.score[1])
-        return min(scored, key=lambda row: row.score[1], default=self.rows[-1])
+        scored = (row for row in self.rows if not math.isnan(row.figure))
+        return min(scored, key=attrgetter("figure"), default=self.rows[-1])
 
     @property
     def seconds(self) -> float:

@@ -48,6 +48,7 @@ class Job:
     task: str | None
     metrics: Mapping[str, Metric]
     batch_size: int
+    patience: int | None
     seed: int
     augmentation: Augmentation | None
     ema: float
@@ -62,7 +63,7 @@ class Job:
     resume: bool
     facts: Mapping[str, Any] | None
     on_step: Callable[[int, int], None] | None
-    on_epoch: Callable[[EpochLog], None] | None
+    on_epoch: Callable[[EpochLog], Any] | None
     batch_watch: BatchWatch | None
     verbose: bool | None
     device: torch.device = field(init=False)
@@ -78,12 +79,20 @@ class Job:
     signs: dict[str, Tensor] = field(default_factory=dict)
 
     @property
+    def ended(self) -> bool:
+        """Whether all steps are done, or the last `patience` epochs were no better than one before them."""
+        rows, patience = self.history.rows, self.patience
+        if patience is not None and rows and rows[-1].epoch - self.history.best.epoch >= patience:
+            return True
+        return self.step >= self.total_steps
+
+    @property
     def other_statistics(self) -> bool:
         """Whether BatchNorm statistics of training do not fit the saved weights.
 
-        They do not after random draws of the weights, with a moving average, or after too few steps.
+        They do not after random draws of the weights, with an average of them, or after too few steps.
         """
-        if self.average is not None or trains_other_weights(self.model):
+        if self.average is not None or trains_other_weights(self.model) or hasattr(self.optimizer, "eval"):
             return True
         return self.step < settling_steps(trained_norms(self.model))
 

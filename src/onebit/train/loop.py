@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
@@ -25,7 +28,7 @@ from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
 from onebit.evaluation.trees import first_samples, mapped, size_of
 from onebit.layers import batch_norms
 from onebit.layers.base import skip_fused_path_
-from onebit.optim import latent_rate
+from onebit.optim import latent_rate, switch_
 from onebit.quantizers import scheduled
 from onebit.train.distillation import Teacher
 from onebit.train.feeds import images_of_epoch
@@ -50,6 +53,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     *,
     epochs: float,
+    patience: int | None = None,
     validation: Any = None,
     loss: str | Loss = "cross_entropy",
     metric: Any = None,
@@ -72,7 +76,7 @@ def fit(
     resume: bool = False,
     facts: Mapping[str, Any] | None = None,
     on_step: Callable[[int, int], None] | None = None,
-    on_epoch: Callable[[EpochLog], None] | None = None,
+    on_epoch: Callable[[EpochLog], Any] | None = None,
     on_restored: Callable[[EpochLog], None] | None = None,
     batch_watch: BatchWatch | None = None,
     verbose: bool | None = None,
@@ -86,14 +90,17 @@ def fit(
     Args:
         model: returns logits (N, classes), or what the loss takes; is trained on its device.
         data: a `Dataset`, a torch DataLoader or Dataset, a pair (inputs, targets) of arrays or tensors, or a `Split`.
-        optimizer: any torch optimizer; groups with `latent_clip` are clipped after each step.
+        optimizer: any torch optimizer; groups with `latent_clip` are clipped after each step. One with `train()` and
+            `eval()` (schedule-free) is in eval mode between epochs: its averaged weights are validated and saved.
         epochs: passes over the training data; 0.5 trains on half of it.
+        patience: stop after this many epochs without a better validation figure, the one that selects the best epoch.
         validation: data of any form, evaluated after each epoch with the weights that are saved. Selects the best
             epoch: by accuracy or mean IoU, without classes by the loss. None: the validation split of a `Dataset`.
         loss: name or function (outputs, targets) -> scalar; outputs may be a tuple or a dict. The name decides the
             task, see `onebit.evaluation.loss_table`.
         metric: name, function (outputs, targets) -> float, or several of them, see `onebit.evaluation.metrics`.
-        schedule: a torch scheduler, stepped once per optimizer step.
+        schedule: a torch scheduler, stepped once per optimizer step; a `ReduceLROnPlateau` once per epoch, with the
+            validation error or loss, or 1 − mean IoU.
         batch_size: samples per optimizer step, over all ranks; 100 by default. A loader keeps its batches.
         augmentation: applied to batches of uint8 images (N, C, H, W) in memory.
         ema: decay of an exponential moving average of the weights, which is validated and saved; 0 turns it off.
@@ -108,16 +115,18 @@ def fit(
         folder: for metrics.jsonl, last.ckpt, best.safetensors and final.safetensors; None writes nothing.
         resume: continue from `folder/last.ckpt` if it exists.
         facts: stored in the weight files next to epoch and validation error.
-        on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
+        on_step: called with (steps done, total steps).
+        on_epoch: called with each `EpochLog`; if it returns False, training ends after this epoch.
         on_restored: called with the last `EpochLog` of the checkpoint when training resumes.
         batch_watch: called with some batches of each epoch.
         verbose: print the net, the line of `onebit.check`, a progress bar and a line per epoch; by default on a
             terminal and in a notebook, unless `on_step` or `on_epoch` is given.
 
     Raises:
-        UsageError: no training data, epochs below one step, a batch size below 1 or above the number of samples, an ema
-            outside of [0, 1), an optimizer of another model, a teacher for a loss without classes, a `folder` that
-            holds a run without `resume`, or that another run is writing into.
+        UsageError: no training data, no validation data for `patience` or a plateau, epochs below one step, a batch
+            size below 1 or above the number of samples, an ema outside of [0, 1), an optimizer of another model, a
+            teacher for a loss without classes, a `folder` that holds a run without `resume`, or that another run is
+            writing into.
         DataError: inputs that are not finite, or a loader that gives fewer batches than its length.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: the checkpoint is of another run, or damaged.
@@ -140,6 +149,7 @@ def fit(
         task=task,
         metrics=chosen_metrics(metric, task),
         batch_size=batch_size_of(source, batch_size),
+        patience=patience,
         seed=seed,
         augmentation=augmentation,
         ema=ema,
@@ -170,11 +180,12 @@ def fit(
         if on_restored is not None and job.history.rows:
             on_restored(job.history.rows[-1])
         with printed(job):
-            while job.step < job.total_steps:
+            going = True
+            while going and not job.ended:
                 started = time.perf_counter()
                 row = after_epoch(job, *train_epoch(job), started=started)
-                if job.on_epoch is not None:
-                    job.on_epoch(row)
+                answer = job.on_epoch and job.on_epoch(row)
+                going = not any(ranks.gather(isinstance(answer, (bool, np.bool_)) and not answer))
         finish(job)
     return job.history
 
@@ -197,6 +208,7 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
     objective = Objective(job.loss, job.precision, job.step_settings, job.task, job.teacher, job.metrics, ranks)
     quantizers, checked = scheduled(job.model), 0
     job.model.train()
+    switch_(job.optimizer, "train")
     for i, (full_size_images, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
         images += count
         x = full_size_images
@@ -215,7 +227,7 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
             sums_of_rank = [losses[i - 1].double(), correct_count, correct_count.new_tensor(counts[-1])]
             loss, right, labelled = ranks.sum_(torch.stack(sums_of_rank)).tolist()
             watch.on_batch(BatchLog(epoch, i, steps, loss, right / (labelled or 1)))  # all pixels may be void
-        if job.schedule is not None:
+        if job.schedule is not None and not isinstance(job.schedule, ReduceLROnPlateau):
             job.schedule.step()
         if job.average is not None:
             job.average.update()
@@ -225,6 +237,7 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
         if i - checked == LOSS_CHECK_STEPS or i == steps:
             _check_losses(job, ranks.sum_(losses[checked:i]), steps_before=job.step - (i - checked))
             checked = i
+    switch_(job.optimizer, "eval")
     # BatchNorm statistics and the moving average differ between ranks: rank 0 decides
     ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
     _check_weights(job)
@@ -235,7 +248,6 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
         # sums of rounded fractions, which may exceed the count by 1e-8
         "train_error": None if correct is None else max(0.0, 1 - float(ranks.sum_(correct)) / labelled_count),
         "train_metrics": values_of({name: tuple(ranks.sum_(each.to(device)).tolist()) for name, each in sums.items()}),
-        "lr": latent_rate(job.optimizer),
         "images_per_second": images / (time.perf_counter() - started),
         "small": x is not full_size_images,
     }
@@ -278,7 +290,7 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
         values |= validate(job)
         previous, job.signs = job.signs, binary_signs(model)
         layers = layer_health(model, previous, job.signs, gradients)
-        row = history.add(EpochLog(
+        row = EpochLog(
             epoch=len(history) + 1,
             epochs=-(-job.total_steps // job.feed.steps),
             step=job.step,
@@ -287,8 +299,13 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
             flip_ratio=whole_share(model, layers, "flip_ratio"),
             saturation=whole_share(model, layers, "saturation"),
             layers=layers,
+            lr=latent_rate(job.optimizer),
             **values,
-        ))  # fmt: skip
+        )
+    if isinstance(job.schedule, ReduceLROnPlateau):
+        job.schedule.step(row.figure)
+        row = replace(row, lr=latent_rate(job.optimizer))
+    row = history.add(row)
     write_epoch(job)
     write_best(job)  # after the checkpoint, from which a resumed run writes it again
     if job.ranks.writes:

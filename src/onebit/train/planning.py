@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from onebit.common.fields import Share, read
+from onebit.common.fields import Count, Share, read
 from onebit.data import Split, TrainingSamples
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.forward import in_tiles, model_device, try_model
@@ -16,7 +17,7 @@ from onebit.evaluation.health import HealthWatch, binary_signs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples
 from onebit.evaluation.trees import first_samples, mapped, to_device
 from onebit.layers.base import unwrapped
-from onebit.optim import finish_steps_
+from onebit.optim import finish_steps_, switch_
 from onebit.train.average import WeightAverage
 from onebit.train.check import mistakes
 from onebit.train.feeds import LoaderFeed, SampleFeed
@@ -39,6 +40,12 @@ def plan(job: Job, epochs: float) -> None:
     """Resolve "auto", and divide the samples into batches; errors as `fit`."""
     model = job.model
     read(job.ema, Share, name="ema")
+    job.patience = read(job.patience, Count | None, name="patience")
+    plateau = isinstance(job.schedule, ReduceLROnPlateau)
+    if (plateau or job.patience is not None) and job.data.validation is None:
+        raise UsageError(f"{'a plateau' if plateau else 'patience'} needs validation data")
+    if plateau and job.schedule.mode != "min":  # type: ignore[union-attr]
+        raise UsageError("ReduceLROnPlateau: got mode max, but the lower the validation figure, the better")
     held = {id(parameter) for group in job.optimizer.param_groups for parameter in group["params"]}
     if held.isdisjoint(map(id, model.parameters())):
         raise UsageError("the optimizer holds no parameter of this model")
@@ -96,6 +103,7 @@ def start(job: Job) -> None:
     model, ranks = job.model, job.ranks
     torch.manual_seed(job.seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
     finish_steps_(job.optimizer)
+    switch_(job.optimizer, "eval")
     job.optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left gradients
     ranks.same_(list(model.state_dict().values()))
     job.average = WeightAverage(model, job.ema) if job.ema else None

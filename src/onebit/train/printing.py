@@ -87,10 +87,9 @@ def printed(job: Job) -> Iterator[None]:
         printer = TrainingPrinter(bar)
         printer.model(job.model, job.example)
 
-        def epoch(row: EpochLog) -> None:
+        def epoch(row: EpochLog) -> Any:
             printer.epoch(row)
-            if on_epoch is not None:
-                on_epoch(row)
+            return on_epoch and on_epoch(row)
 
         job.on_step, job.on_epoch = printer.step, epoch
         yield

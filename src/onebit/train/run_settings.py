@@ -36,6 +36,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "batch_size": job.batch_size,
         "training images": job.data.count,  # before the number of steps, which depends on it
         "total_steps": job.total_steps,
+        "patience": job.patience,
         "precision": job.precision,
         "compile": job.compile,
         "classes": list(job.data.classes),

@@ -44,8 +44,8 @@ def schedule_factor(
         total_steps, warmup_steps, milestones: in optimizer steps.
         final: factor at the end.
     """
-    if name not in SCHEDULES:
-        raise UsageError(f"unknown schedule {name!r}{did_you_mean(name, SCHEDULES)}")
+    if name not in SCHEDULES or name == "plateau":  # which depends on figures, not on steps
+        raise UsageError(f"no factor of schedule {name!r}{did_you_mean(name, SCHEDULES)}")
     if (warmup_steps and warmup_steps >= total_steps) or (name == "exponential" and not final > 0):
         raise UsageError(
             f"got a warm-up of {warmup_steps} steps and the final factor {final:g}, expected fewer than {total_steps} "
