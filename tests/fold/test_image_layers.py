@@ -16,7 +16,17 @@ from onebit.errors import OnebitError
 from onebit.fold import pack
 from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
-from onebit.packed import AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, MaxPool, Pad, Slice, dumps, loads
+from onebit.packed import (
+    AdaptiveAveragePool,
+    AveragePool,
+    Conv,
+    ConvTranspose,
+    MaxPool,
+    Pad,
+    Slice,
+    dumps,
+    loads,
+)
 from onebit.runtime import run
 from onebit.verification.agreement import verify
 from support.fold_nets import Model, assert_agrees, images_of, kinds, make_nasty, node_of, torch_logits
@@ -193,6 +203,17 @@ def test_a_convolution_changed_after_its_construction_packs(kind: Any, padding: 
         torch.testing.assert_close(model(images), before)
 
 
+def test_a_border_before_a_convolution_is_its_padding() -> None:
+    def padded(border: nn.Module, conv: nn.Module, expected: str = "Conv Flatten") -> Any:
+        return check(nn.Sequential(border, conv), expected).nodes[1]
+
+    same = padded(nn.ZeroPad2d((0, 1, 1, 1)), nn.Conv2d(6, 4, 3, stride=2, bias=False), "RealConv Flatten")
+    assert (same.padding, same.padding_value) == ((1, 1, 0, 1), 0)
+    assert padded(nn.ZeroPad2d((0, 2, 0, 0)), BinaryConv2d(6, 4, 3, padding=1)).padding == (1, 1, 1, 3)
+    assert padded(nn.ConstantPad2d(1, -1.0), BinaryConv2d(6, 4, 3)).padding_value == -1
+    padded(nn.ConstantPad2d(1, 1.0), BinaryConv2d(6, 4, 3, padding=1), "Pad Conv Flatten")
+
+
 @pytest.mark.parametrize("negated", [lambda x: F.max_pool2d(-x, 2), lambda x: 2 * F.adaptive_max_pool2d(x * -0.5, 5)])
 @pytest.mark.parametrize("behind", [BinaryConv2d(4, 5, 3), nn.Conv2d(4, 5, 3)])
 def test_max_pools_of_negated_integers(negated: Callable[[Tensor], Tensor], behind: nn.Module) -> None:
@@ -250,6 +271,13 @@ def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
         (lambda x: F.interpolate(x, size=(8, 12)), "interpolate"),
         (nn.AdaptiveAvgPool2d((9, 9)), "image"),
         (nn.InstanceNorm2d(6), "InstanceNorm2d"),
+        (nn.BatchNorm2d(6, track_running_stats=False), "BatchNorm2d"),
+        (lambda x: F.batch_norm(x, None, None, training=True), "batch"),
+        (
+            lambda x: torch.batch_norm(x, None, None, torch.ones(6), torch.ones(6), False, 0.1, 1e-5, False),
+            "batch_norm",
+        ),
+        (lambda x: F.conv2d(x, x)[:, :1], "weights"),
     ],
 )
 def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Tensor], noun: str) -> None:

@@ -179,7 +179,41 @@ def _excited(net: Net, x: Tensor) -> Tensor:
     return x * F.hardsigmoid(squeezed * net.gate + 0.5)
 
 
+class NormAct(nn.BatchNorm2d):
+    """A BatchNorm with its activation, as in timm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        training = self.training and self.track_running_stats
+        y = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training, self.momentum or 0.0, self.eps
+        )
+        return F.relu(y)
+
+
+class CallsNorm(nn.BatchNorm2d):
+    """A subclass that calls the forward of its base class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Standardized(nn.Conv2d):
+    """A convolution with standardized weights and "same" padding, as in TensorFlow."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        return F.conv2d(F.pad(x, (0, 1, 1, 1)), weight, bias, self.stride, dilation=self.dilation)
+
+
 IMAGES: dict[str, Body] = {
+    "F.batch_norm": lambda net, x: F.batch_norm(x, net.vector, net.vector.exp(), bias=net.vector * 2, eps=0.1),
+    "SyncBatchNorm": with_module(lambda: nn.SyncBatchNorm(4)),
+    "a norm with its activation": with_module(lambda: NormAct(4)),
+    "a norm that calls its base": with_module(lambda: CallsNorm(4, affine=False)),
+    "standardized weights": with_module(lambda: Standardized(4, 5, 3, stride=2)),
+    "F.conv2d": lambda net, x: F.conv2d(x, net.weight[:, :4, None, None], net.weight[:, 0], padding="same"),
+    "F.conv2d in groups": lambda net, x: F.conv2d(x, weight=net.weight[:4, :1, None, None], groups=4, stride=(1, 2)),
+    "F.conv_transpose2d": lambda net, x: F.conv_transpose2d(x, net.weight[:4, :6, None].unflatten(1, (3, 2)), None, 2),
     "MaxPool2d": with_module(lambda: nn.MaxPool2d(3, 2, 1)),
     "avg_pool2d": lambda net, x: F.avg_pool2d(x, (2, 4), stride=2),
     "AvgPool2d": with_module(lambda: nn.AvgPool2d(2, ceil_mode=True)),
@@ -227,6 +261,8 @@ IMAGES: dict[str, Body] = {
 }
 
 SIGNALS: dict[str, Body] = {
+    "F.batch_norm": lambda net, x: F.batch_norm(x, net.vector, net.vector.exp(), net.vector),
+    "F.conv1d": lambda net, x: F.conv1d(x, net.weight[:, None, :4].mT, stride=2, padding=1, dilation=2),
     "MaxPool1d": with_module(lambda: nn.MaxPool1d(3, 2, 1, ceil_mode=True)),
     "AvgPool1d": with_module(lambda: nn.AvgPool1d(3, 2, 1)),
     "AdaptiveAvgPool1d": with_module(lambda: nn.AdaptiveAvgPool1d(5)),

@@ -85,7 +85,7 @@ def relu(x: Tensor) -> Tensor:
         (lambda x: x * F.softmax(x, dim=1), "softmax"),
         (nn.LayerNorm(6), r"LayerNorm \('body'\)"),
         (lambda x: relu(x), "relu"),
-        (nn.BatchNorm1d(6, track_running_stats=False), "track_running_stats"),
+        (nn.BatchNorm1d(6, track_running_stats=False), "statistics"),
         (AlwaysTraining(nn.BatchNorm1d(6)), "training mode"),
         (lambda x: F.dropout(x, 0.5), "dropout"),
         (lambda x: x.view(-1, 3), "view"),
@@ -330,11 +330,6 @@ def test_usage_errors() -> None:
         pack(nn.Sequential(nn.LazyLinear(8), BinaryLinear(8, 4)).eval(), torch.rand(2, 8))
 
 
-class Standardized(nn.Conv2d):
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return super()._conv_forward(x, weight - weight.mean(), bias)
-
-
 class Doubled(BinaryLinear):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -350,7 +345,7 @@ class Dropping(nn.Dropout):
         return super().train()
 
 
-@pytest.mark.parametrize("layer", [Standardized(3, 4, 3), Doubled(4, 4), Dropping()])
+@pytest.mark.parametrize("layer", [Doubled(4, 4), Dropping()])
 def test_subclasses_that_compute_something_else_are_refused(layer: nn.Module) -> None:
     with pytest.raises(FoldError, match=type(layer).__name__):
         pack(nn.Sequential(BinaryConv2d(3, 3, 1), layer).eval(), torch.zeros(2, 3, 4, 4))

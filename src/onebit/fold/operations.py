@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from onebit.fold import arrange, pointwise, pooling, weight_layers
@@ -28,16 +29,12 @@ FOLDS: dict[Any, Operation] = {
     InputCoding: pointwise.input_coding,
     Normalize: pointwise.normalize,
     BinaryLinear: weight_layers.linear,
-    BinaryConv1d: weight_layers.conv,
-    BinaryConv2d: weight_layers.conv,
-    BinaryConvTranspose1d: weight_layers.conv_transpose,
-    BinaryConvTranspose2d: weight_layers.conv_transpose,
-    nn.Conv1d: weight_layers.conv,
-    nn.Conv2d: weight_layers.conv,
-    nn.ConvTranspose1d: weight_layers.conv_transpose,
-    nn.ConvTranspose2d: weight_layers.conv_transpose,
-    nn.BatchNorm1d: pointwise.batch_norm,
-    nn.BatchNorm2d: pointwise.batch_norm,
+    **dict.fromkeys((BinaryConv1d, BinaryConv2d), weight_layers.conv),
+    **dict.fromkeys((BinaryConvTranspose1d, BinaryConvTranspose2d), weight_layers.conv_transpose),
+    "conv": weight_layers.conv,
+    "convtranspose": weight_layers.conv_transpose,
+    # torch.batch_norm has another order of arguments
+    **dict.fromkeys((F.batch_norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), pointwise.batch_norm),
     Quantizer: pointwise.input_quantizer,
     RPReLU: pointwise.rprelu,
     "linear": weight_layers.linear,

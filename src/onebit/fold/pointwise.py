@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from onebit.fold.arithmetic import with_constant
 from onebit.fold.call import Call, any_dtype
@@ -47,23 +47,24 @@ def normalize(folder: Folder, call: Call, x: Pending) -> Pending:
     return x
 
 
-def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
-    norm: nn.BatchNorm1d | nn.BatchNorm2d = call.module
-    if norm.training or norm.running_mean is None or norm.running_var is None:
-        raise call.refusal("in training mode, or with track_running_stats=False, it depends on the whole batch")
+def batch_norm(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
+    names = ("running_mean", "running_var", "weight", "bias", "training")
+    mean, variance, weight, bias, training = (call.argument(at, name, None) for at, name in enumerate(names, 1))
+    if training or mean is None or any(isinstance(x, fx.Node) for x in (mean, variance, weight, bias)):
+        raise call.refusal("in training mode, or without constant statistics, it depends on the whole batch")
+    eps, pixels = call.argument(7, "eps", 1e-5), [1] * (len(call.before) - 2)
 
     # torch computes scale·x + shift: read both from torch, since the formula differs in the last digits
     def apply(x: Tensor) -> Tensor:
-        return norm(x) if isinstance(norm, nn.BatchNorm1d) else norm(x[:, :, None, None])[:, :, 0, 0]
+        return F.batch_norm(x.view(*x.shape, *pixels), mean, variance, weight, bias, eps=eps).view(x.shape)
 
-    zeros = torch.zeros(1, norm.num_features, dtype=norm.running_var.dtype)
+    zeros = torch.zeros(1, len(variance), dtype=variance.dtype)
     with torch.no_grad():
-        scale = F.batch_norm(zeros + 1, zeros[0], norm.running_var, norm.weight, None, eps=norm.eps)[0]
+        scale = F.batch_norm(zeros + 1, zeros[0], variance, weight, None, eps=eps)[0]
         shift = apply(zeros)[0]
-        weight = 1.0 if norm.weight is None else norm.weight.double()
-        bias = 0.0 if norm.bias is None else norm.bias.double()
-        factor = weight / (norm.running_var.double() + norm.eps).sqrt()
-        formula = factor.numpy(), (bias - norm.running_mean.double() * factor).numpy()
+        factor = (1.0 if weight is None else weight.double()) / (variance.double() + eps).sqrt()
+        base = (0.0 if bias is None else bias.double()) - mean.double() * factor
+    formula = factor.numpy(), base.numpy()
     op = FoldedOp(call.name, apply, scale=scale.double().numpy(), shift=shift.double().numpy(), formula=formula)
     return folder.then(x, op)
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from math import prod
+from operator import add
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from onebit.fold.call import Call
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, from_image
 from onebit.layers.binary import padding_of
-from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, RealConv, RealConvTranspose, RealDense
+from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, Pad, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
 from onebit.packed.nodes.node import SUM_LIMIT
 from onebit.quantizers import Quantizer
 
 
 def linear(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
-    weight, bias = call.argument(1, "weight", None), call.argument(2, "bias", None)
-    if others or not isinstance(weight, Tensor):
-        raise call.refusal("its weights are computed from the input, expected parameters of the model")
-    return _dense(folder, call, x, weight, bias)
+    return _dense(folder, call, x, *_constants(call))
 
 
 def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
@@ -50,17 +49,19 @@ def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor 
     return folder.permuted(call, y, (*range(1, len(sample)), 0))
 
 
-def conv(folder: Folder, call: Call, x: Pending) -> Pending:
-    layer: nn.Conv1d | nn.Conv2d = call.module
+def conv(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
+    layer = _layer(call, "stride", "padding", "dilation", "groups")
+    x = _quantized(folder, call, x)
     if layer.padding_mode != "zeros":
         raise call.refusal(f"got padding_mode {layer.padding_mode!r}, expected 'zeros'")
-    x, _, _ = as_image(folder, call, _quantized(folder, call, x))
-    y = _matmul(folder, call, x, Conv, RealConv, layer.weight, layer.bias, **window_of(layer))
+    x, _, _ = as_image(folder, call, x)
+    fields = window_of(layer)
+    y = _matmul(folder, call, _unpadded(folder, x, fields), Conv, RealConv, layer.weight, layer.bias, **fields)
     return from_image(folder, call, y)
 
 
-def conv_transpose(folder: Folder, call: Call, x: Pending) -> Pending:
-    layer: nn.ConvTranspose1d | nn.ConvTranspose2d = call.module
+def conv_transpose(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
+    layer = _layer(call, "stride", "padding", "output_padding", "groups", "dilation")
     x, before, after = as_image(folder, call, _quantized(folder, call, x))
     fields = window_of(layer)
     kernel, stride, dilation = (np.array(fields[name]) for name in ("kernel", "stride", "dilation"))
@@ -71,12 +72,44 @@ def conv_transpose(folder: Folder, call: Call, x: Pending) -> Pending:
     return from_image(folder, call, y)
 
 
+def _layer(call: Call, *order: str) -> Any:
+    """A convolution; of a function, its arguments under the names of the layer, after weight and bias in this order."""
+    if call.module is not None:
+        return call.module
+    weight, bias = _constants(call)
+    axes = weight.dim() - 2
+    sizes = {name: call.argument(at, name, int(name in ("stride", "dilation"))) for at, name in enumerate(order, 3)}
+    groups = sizes.pop("groups") or 1
+    whole = {name: (size,) * axes if isinstance(size, int) else size for name, size in sizes.items()}
+    kinds = {"transposed": "output_padding" in order, "padding_mode": "zeros", "kernel_size": tuple(weight.shape[2:])}
+    return SimpleNamespace(weight=weight, bias=bias, groups=groups, **whole, **kinds)
+
+
+def _constants(call: Call) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer or function."""
+    weight, bias = call.argument(1, "weight", None), call.argument(2, "bias", None)
+    if not isinstance(weight, Tensor) or not isinstance(bias, (Tensor, type(None))):
+        raise call.refusal("its weights are computed from the input, expected parameters of the model")
+    return weight, bias
+
+
+def _unpadded(folder: Folder, x: Pending, fields: dict[str, Any]) -> Pending:
+    """`x` before a constant border, which becomes the padding in `fields`."""
+    node = next((node for node in folder.nodes if node.output == x.base), None)
+    same = not any(fields["padding"]) or (isinstance(node, Pad) and node.value == fields["padding_value"])
+    if x.ops or not isinstance(node, Pad) or any(node.channels) or not same:
+        return x
+    total = tuple(map(add, fields["padding"], node.padding))
+    fields |= {"padding": total, "padding_value": node.value}
+    return Pending(node.inputs[0])
+
+
 def window_of(layer: Any) -> dict[str, Any]:
     """The window fields of `onebit.packed.Conv` for a (transposed) convolution; signals have height 1."""
     fields = {"groups": layer.groups}
     for name, sizes in (("kernel", layer.kernel_size), ("stride", layer.stride), ("dilation", layer.dilation)):
         fields[name] = (1, *sizes)[-2:]
-    if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
+    if layer.transposed:
         down, across = (0, *layer.padding)[-2:]
         return {**fields, "padding": (down, down, across, across), "extra": (0, *layer.output_padding)[-2:]}
     left, right, top, bottom = (*padding_of(layer), 0, 0)[:4]
