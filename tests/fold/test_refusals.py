@@ -83,6 +83,11 @@ def relu(x: Tensor) -> Tensor:
     ("body", "noun"),
     [
         (lambda x: x * F.softmax(x, dim=1), "softmax"),
+        (lambda x: x.sign(), r"SteSign\(\)"),
+        (torch.sign, r"SteSign\(\)"),
+        (torch.sgn, r"SteSign\(\)"),
+        (lambda x: torch.heaviside(x, torch.ones(())), r"SteSign\(\)"),
+        (lambda x: onebit.sign(x, 1.0), "threshold"),
         (nn.LayerNorm(6), r"LayerNorm \('body'\)"),
         (lambda x: relu(x), "relu"),
         (nn.BatchNorm1d(6, track_running_stats=False), "statistics"),

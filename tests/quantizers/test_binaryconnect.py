@@ -39,7 +39,22 @@ def test_sign_at_the_edges() -> None:
     weight = torch.nn.Parameter(torch.tensor([-1.0, 1.0]))
     for signs in (sign(weight), draw_signs(weight)):
         assert signs.tolist() == [-1, 1]
-        assert not signs.requires_grad
+    assert not draw_signs(weight).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_function_has_the_gradient_of_ste_sign(dtype: torch.dtype) -> None:
+    x = torch.tensor([-2.0, -1.0, -0.25, -0.0, 0.0, 0.5, 1.0, 1.5], dtype=dtype)
+    factor = torch.arange(1.0, 9, dtype=dtype)
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    for made, given in ((sign(ours), ours), (SteSign()(theirs), theirs)):
+        (made * factor).sum().backward()
+        assert made.tolist() == [-1, -1, -1, 1, 1, 1, 1, 1]
+        assert given.grad is not None
+        assert given.grad.tolist() == [0, 2, 3, 4, 5, 6, 7, 0]
+    with torch.no_grad():
+        assert not sign(ours).requires_grad
+    assert torch.func.grad(lambda x: (sign(x) * factor).sum())(x).tolist() == [0, 2, 3, 4, 5, 6, 7, 0]
 
 
 def test_sign_of_every_bfloat16() -> None:

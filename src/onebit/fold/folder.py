@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from onebit.errors import FoldError, FormatError, OnebitError
 from onebit.fold.call import Call, Operation, Shape, canonical, has_hooks, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
-from onebit.fold.trace import LAYER_BY_LAYER, in_model, is_overwritten
+from onebit.fold.trace import LAYER_BY_LAYER, SIGN_CALL, in_model, is_overwritten
 from onebit.fold.value_range import range_of
 from onebit.integer.conversion import Affines, to_float32
 from onebit.integer.multipliers import RealRounding
@@ -51,8 +51,8 @@ class Site(NamedTuple):
 
     value: name of the signs or integers in the packed net.
     compared: name of the packed value to compare with torch's: after pools that torch computes before its sign.
-    module: path of the torch module that makes the same signs or integers.
-    call: which call of the module.
+    module: path of the torch module that makes the same signs or integers; "" for the function `onebit.sign`.
+    call: which call of the module or function.
     chain: what a threshold replaces; None if the packed net takes the sign of a real value, or rounds.
     """
 
@@ -358,7 +358,8 @@ class Folder:
                     if op.moves and op.kind is not None:
                         compared = self.emit(op.kind, op.name, compared, **(op.fields or {}))
             self._signed[key] = compared
-            self._sites.append(Site(signs, compared, call.path or call.name, index, chain))
+            of_function = call.node is not None and call.node.op == "call_function"
+            self._sites.append(Site(signs, compared, "" if of_function else call.path or call.name, index, chain))
         return Pending(self._signed[key])
 
     def rounded(self, call: Call, x: Pending, least: int, most: int) -> str:
@@ -368,7 +369,9 @@ class Folder:
         return integers
 
     def _index(self, call: Call) -> int:
-        """The number of earlier calls of the same module."""
+        """The number of earlier calls of the same module or function."""
+        if call.node is not None and SIGN_CALL in call.node.meta:
+            return int(call.node.meta[SIGN_CALL])
         self._calls[call.module] += 1
         return self._calls[call.module] - 1
 

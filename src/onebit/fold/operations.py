@@ -23,7 +23,7 @@ from onebit.layers import (
     RPReLU,
 )
 from onebit.packed import AveragePool, MaxPool
-from onebit.quantizers import Quantizer
+from onebit.quantizers import Quantizer, sign
 
 FOLDS: dict[Any, Operation] = {
     InputCoding: pointwise.input_coding,
@@ -37,6 +37,8 @@ FOLDS: dict[Any, Operation] = {
     **dict.fromkeys((F.batch_norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), pointwise.batch_norm),
     Quantizer: pointwise.input_quantizer,
     RPReLU: pointwise.rprelu,
+    sign: pointwise.sign_function,
+    **dict.fromkeys(("sign", "sgn", "heaviside"), pointwise.ternary),
     "linear": weight_layers.linear,
     "matmul": weight_layers.matmul,
     "relu": pointwise.relu,

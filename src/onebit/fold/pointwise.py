@@ -15,7 +15,7 @@ from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.layers import InputCoding, Normalize, RPReLU
 from onebit.packed import Clamp, Hardtanh, InputSpec, Multiply, Prelu, Relu
-from onebit.quantizers import Quantizer, sign
+from onebit.quantizers import BinaryInput, Quantizer, SteSign, sign
 
 
 def input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -88,6 +88,20 @@ def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     channels = folder.values[signs.base].shape[0]
     factor, shift = (tensor.double().expand(channels).numpy() for tensor in (scale, centre))
     return signs.then(FoldedOp(f"{call.name}.values", lambda x: x * scale + centre, scale=factor, shift=shift))
+
+
+SIGN = SteSign()
+"""Computes what `onebit.sign` does."""
+
+
+def sign_function(folder: Folder, call: Call, x: Pending) -> Pending:
+    if len(call.node.args) + len(call.node.kwargs) > 1 and call.argument(1, "threshold", 0) != 0:
+        raise call.refusal("expected the threshold 0")
+    return folder.signed(call._replace(module=SIGN), x, BinaryInput())
+
+
+def ternary(folder: Folder, call: Call, *values: Pending) -> Pending:
+    raise call.refusal("it gives other values than ±1, such as torch.sign(0) = 0: use onebit.sign(x), or SteSign()")
 
 
 def _integer_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:

@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from onebit.common.torch_private import storage_address
 from onebit.errors import FoldError, OnebitError, first_line
 from onebit.layers.base import is_close
+from onebit.quantizers import sign
 
+SIGN_CALL = "sign_call"
+"""`node.meta` of a call of `onebit.sign`: its number, see `SignCalls`."""
 LAYER_BY_LAYER = "pack layer by layer with onebit.packed_layers_(model)"
 
 
@@ -38,7 +42,8 @@ def trace(
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", enabled=False):
             state = torch.get_rng_state()
-            graph = tracer.trace(_FirstArgument(model))
+            with SignCalls(tracer.number_sign, within_layer=lambda: tracer.running):
+                graph = tracer.trace(_FirstArgument(model))
             drawn = not torch.equal(state, torch.get_rng_state())
     except OnebitError:
         raise
@@ -53,6 +58,24 @@ def trace(
         if node.op.startswith("call") and not node.users and not node.meta["written"]:
             graph.erase_node(node)
     return graph
+
+
+class SignCalls(TorchFunctionMode):
+    """Numbers the calls of `onebit.sign` by a model, outside of layers: each is `record(number, result)`.
+
+    The numbers of a run are those of its trace, which does not have all of the calls: some are of constants.
+    """
+
+    def __init__(self, record: Callable[[int, Any], None], *, within_layer: Callable[[], bool]) -> None:
+        super().__init__()
+        self.record, self.within_layer, self.count = record, within_layer, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is sign and not self.within_layer():
+            self.record(self.count, result)
+            self.count += 1
+        return result
 
 
 def is_overwritten(node: fx.Node) -> bool:
@@ -207,6 +230,10 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def number_sign(self, number: int, result: Any) -> None:
+        if isinstance(result, fx.Proxy):
+            result.node.meta[SIGN_CALL] = number
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _ExampleProxy(node, self)

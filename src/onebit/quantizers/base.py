@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from onebit.common import torch_private
 from onebit.common.fields import read, within
-from onebit.common.torch_private import transforms_active
+from onebit.common.torch_private import is_legacy_batched, transforms_active
 
 Progress = Annotated[float, within("[0, 1]")]
 ONE_BF16 = 0x3F80
@@ -28,14 +30,26 @@ def in_backward() -> bool:
 
 
 def sign(x: Tensor, threshold: Tensor | float = 0) -> Tensor:
-    """+1 where x >= threshold (−0.0 >= 0 too), −1 elsewhere, in the dtype of `x`.
+    """+1 where x >= threshold (−0.0 >= 0 too), −1 elsewhere, in the dtype of `x`, with the gradient of `SteSign()`.
 
     `torch.sign` gives 0 at 0 and would make a ternary net. NaN gives +1; packing, inspection and the training loop
     detect it. Two passes into one new tensor; `torch.where` with Python scalars costs ten times as much.
 
     Args:
-        x: real, any shape.
+        x: real, any shape; the gradient to it is g·1{|x| <= 1}.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 0.0, 0.5], requires_grad=True)
+        >>> y = sign(x)
+        >>> y.sum().backward()
+        >>> y.tolist(), x.grad.tolist()
+        ([-1.0, 1.0, 1.0], [0.0, 1.0, 1.0])
     """
+    if has_torch_function_unary(x):  # a traced model calls it as one operation
+        return handle_torch_function(sign, (x,), x, threshold)
+    if x.requires_grad and torch.is_grad_enabled():
+        signs: Tensor = Surrogate.apply(x, sign(x.detach(), threshold), clipped, ())
+        return signs
     if is_transformed():
         return 1 - 2 * (x < threshold).to(x.dtype)
     below = torch.empty_like(x)
@@ -113,6 +127,17 @@ class Surrogate(torch.autograd.Function):
             return cls.forward(*args)  # without a gradient: torch.jit.save rejects Python functions
         # skips a search for default arguments, which is half the time that a quantizer adds to a small layer
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+
+
+def clipped(gradient: Tensor, x: Tensor, above: Mapping[torch.dtype, float] | None = None) -> Tensor:
+    """gradient · 1{|x| <= 1}, or with another bound: `above` has the next number above it, by dtype."""
+    # the kernel gives 0 at |x| >= bound; a latent clipped to exactly 1 must be able to return
+    bound = 1 + torch.finfo(x.dtype).eps if above is None else above[x.dtype]
+    cast = gradient.to(x.dtype)
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or cast is gradient or is_legacy_batched(cast):
+        return torch.ops.aten.hardtanh_backward(cast, x, -bound, bound)
+    # overwrites the cast: for a large dense layer, another tensor would raise the peak memory of the step
+    return torch.ops.aten.hardtanh_backward.grad_input(cast, x, -bound, bound, grad_input=cast)
 
 
 class BinaryWeight(NamedTuple):

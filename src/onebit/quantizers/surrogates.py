@@ -14,30 +14,18 @@ Every factor is finite everywhere, and 0 at ±∞.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from onebit.common.torch_private import is_legacy_batched
 from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_values
-from onebit.quantizers.base import Surrogate, autocast_dtype, sign
+from onebit.quantizers.base import Surrogate, autocast_dtype, clipped as clipped, sign
 from onebit.quantizers.cpu_kernels import backward_kernels, launch
 
 LEAST_VALUES = 1 << 12
 """Fewer values are not worth a kernel call."""
-
-
-def clipped(gradient: Tensor, x: Tensor, above: Mapping[torch.dtype, float] | None = None) -> Tensor:
-    """gradient · 1{|x| <= 1}, or with another bound: `above` has the next number above it, by dtype."""
-    # the kernel gives 0 at |x| >= bound; a latent clipped to exactly 1 must be able to return
-    bound = 1 + torch.finfo(x.dtype).eps if above is None else above[x.dtype]
-    cast = gradient.to(x.dtype)
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or cast is gradient or is_legacy_batched(cast):
-        return torch.ops.aten.hardtanh_backward(cast, x, -bound, bound)
-    # overwrites the cast: for a large dense layer, another tensor would raise the peak memory of the step
-    return torch.ops.aten.hardtanh_backward.grad_input(cast, x, -bound, bound, grad_input=cast)
 
 
 def approx(gradient: Tensor, x: Tensor) -> Tensor:

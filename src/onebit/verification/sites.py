@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from onebit import runtime
 from onebit.fold import Site
+from onebit.fold.trace import SignCalls
+from onebit.layers.base import BinaryLayer
 from onebit.packed import Affine, Flatten, MaxPool, Node, PackedNet, Permute, Repeat, Requantize, Reshape, Threshold
 from onebit.packed.certificate import ROUNDING
 from onebit.packed.nodes.node import per_channel
+from onebit.quantizers import Quantizer
 from onebit.runtime.reference_matmul import Executor
 
 _MOVES = Flatten, MaxPool, Reshape, Permute, Repeat
@@ -27,21 +30,39 @@ _MOVES = Flatten, MaxPool, Reshape, Permute, Repeat
 def recorded(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, np.ndarray]]:
     """The signs and integers of torch at sites in the last batch, by value; updated when the model runs."""
     found: dict[str, np.ndarray] = {}
-    by_call = {(model.get_submodule(site.module), site.call): site for site in sites}
+    functions = SignCalls(lambda number, signs: record_signs(("", number), signs > 0), within_layer=lambda: bool(depth))
+    by_call: dict[Any, Site] = {
+        (model.get_submodule(site.module) if site.module else "", site.call): site for site in sites
+    }
     calls: Counter[nn.Module] = Counter()
+    depth: list[nn.Module] = []
+
+    def record_signs(call: Any, upper: Tensor) -> None:
+        if (site := by_call.get(call)) is not None:
+            found[site.value] = np.where(upper.numpy(), np.int8(1), np.int8(-1))
 
     def record(module: Any, inputs: object, output: Tensor) -> None:
-        if (site := by_call.get((module, calls[module]))) is not None:
-            if (signs := module.binary_input()) is not None:
-                found[site.value] = np.where(signs.upper(output).numpy(), np.int8(1), np.int8(-1))
-            else:
-                found[site.value] = (output / module.integer_input().step).round().to(torch.int32).numpy()
+        call = module, calls[module]
+        if (signs := module.binary_input()) is not None:
+            record_signs(call, signs.upper(output))
+        elif (site := by_call.get(call)) is not None:
+            found[site.value] = (output / module.integer_input().step).round().to(torch.int32).numpy()
         calls[module] += 1
 
-    hooks = [module.register_forward_hook(record) for module in {module for module, _ in by_call}]
-    hooks.append(model.register_forward_pre_hook(lambda module, inputs: calls.clear()))
+    def begin(module: nn.Module, inputs: object) -> None:
+        calls.clear()
+        functions.count = 0
+
+    hooks = [module.register_forward_hook(record) for module in {module for module, _ in by_call if module}]
+    hooks.append(model.register_forward_pre_hook(begin))
+    of_functions = not all(site.module for site in sites)
+    for layer in model.modules() if of_functions else ():
+        if isinstance(layer, (BinaryLayer, Quantizer)):
+            hooks.append(layer.register_forward_pre_hook(lambda module, inputs: depth.append(module)))
+            hooks.append(layer.register_forward_hook(lambda module, inputs, output: depth.pop() and None))
     try:
-        yield found
+        with functions if of_functions else nullcontext():
+            yield found
     finally:
         for hook in hooks:
             hook.remove()
