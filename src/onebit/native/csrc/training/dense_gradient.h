@@ -11,16 +11,6 @@ enum { ACROSS = 3, DOWN = 4, MOST_LISTED = 50 };
 enum { OUTPUTS = ACROSS * NORM_LANES };
 enum { NEAR_ROWS = 28 * 1024 / 4 / OUTPUTS }; /* of a panel of gradients in the cache next to the registers */
 
-/* Lane k is lane at[k] of x, or of y from NORM_LANES on. */
-NORM_INLINE floats_t lanes_of_two(floats_t x, floats_t y, words_t at) {
-#if defined(__AVX512F__)
-    return (floats_t)_mm512_permutex2var_ps((__m512)x, (__m512i)at, (__m512)y);
-#else
-    const __m256 from_x = _mm256_permutevar8x32_ps((__m256)x, (__m256i)at), from_y = _mm256_permutevar8x32_ps((__m256)y, (__m256i)at);
-    return (floats_t)_mm256_blendv_ps(from_x, from_y, (__m256)(at << 28)); /* the sign bit chooses */
-#endif
-}
-
 #if defined(__AVX512F__) && (defined(__clang__) || __GNUC__ >= 10)
 #define PAIRS_TARGET __attribute__((target("avx512bf16")))
 #define pair_products(x, y, sum) (floats_t) _mm512_dpbf16_ps((__m512)(sum), (__m512bh)(x), (__m512bh)(y))
@@ -112,18 +102,29 @@ static int adds_pairs(void) {
 #define adds_pairs() 0
 #endif
 
+/* Exchanges the lanes of x that have the bit `step` and those of y that lack it. */
+NORM_INLINE void exchange(floats_t *x, floats_t *y, words_t lane, uint32_t step) {
+    const words_t odd = (words_t)((lane & step) != 0);
+#if defined(__AVX512F__)
+    const __m512i low = (__m512i)(lane + (odd & (NORM_LANES - step))), high = (__m512i)(lane + step + (odd & (NORM_LANES - step)));
+    const __m512 before = (__m512)*x;
+    *x = (floats_t)_mm512_permutex2var_ps(before, low, (__m512)*y);
+    *y = (floats_t)_mm512_permutex2var_ps(before, high, (__m512)*y);
+#else
+    const __m256i other = (__m256i)(lane ^ step);
+    const __m256 before = (__m256)*x;
+    *x = (floats_t)_mm256_blendv_ps(before, _mm256_permutevar8x32_ps((__m256)*y, other), (__m256)odd);
+    *y = (floats_t)_mm256_blendv_ps(_mm256_permutevar8x32_ps(before, other), (__m256)*y, (__m256)odd);
+#endif
+}
+
 /* Row k becomes lane k of all. */
 NORM_INLINE void transpose(floats_t *x) {
     words_t lane;
     for (int k = 0; k < NORM_LANES; k++) lane[k] = (uint32_t)k;
     _Pragma("GCC unroll 4") for (uint32_t step = 1; step < NORM_LANES; step *= 2) {
-        const words_t low = lane + ((words_t)((lane & step) != 0) & (NORM_LANES - step)), high = low + step;
-        _Pragma("GCC unroll 16") for (uint32_t k = 0; k < NORM_LANES; k++) {
-            if (k & step) continue;
-            const floats_t a = x[k], b = x[k + step];
-            x[k] = lanes_of_two(a, b, low);
-            x[k + step] = lanes_of_two(a, b, high);
-        }
+        _Pragma("GCC unroll 16") for (uint32_t k = 0; k < NORM_LANES; k++)
+            if (!(k & step)) exchange(x + k, x + k + step, lane, step);
     }
 }
 
