@@ -17,6 +17,11 @@ pytestmark = pytest.mark.skipif(instruction_set() is None, reason="the native li
 Groups = list[dict[str, Any]]
 
 
+@pytest.fixture(autouse=True)
+def small_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_pass, "LEAST_WEIGHTS", 0)
+
+
 def with_decay(groups: Groups) -> Groups:
     return [{**group, "weight_decay": 0.1} for group in groups]
 

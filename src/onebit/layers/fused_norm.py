@@ -30,7 +30,6 @@ from onebit.quantizers.cpu_kernels import (
     row_format,
 )
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _TENSORS = ("shortcut", "weight", "bias", "running_mean", "running_var")
 
 
@@ -39,11 +38,11 @@ def normalized(
 ) -> Tensor:
     """activation(norm(x) + shortcut), without what is None.
 
-    Fused for `torch.nn.BatchNorm1d` or `2d` with `torch.nn.ReLU`, `Hardtanh` at ±1 or `Identity`, and values in float32
-    or bfloat16 and in channels_last; else the modules are called.
+    Fused for `torch.nn.BatchNorm2d` with `torch.nn.ReLU`, `Hardtanh` at ±1 or `Identity`, and values in float32 or
+    bfloat16 and in channels_last; else the modules are called, which are as fast for the few values of a dense layer.
 
     Shapes:
-        x, shortcut: (N, C, H, W) or (N, C) -> the same.
+        x, shortcut: (N, C, H, W) -> the same.
     """
     if type(activation) is RPReLU:  # fused separately
         return activation(normalized(x, norm, None, shortcut))
@@ -78,7 +77,7 @@ class Chain(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         layers, activation = list(self), None
         for layer, following in zip(layers, [*layers[1:], None], strict=False):
-            if isinstance(layer, _NORMS):
+            if isinstance(layer, nn.BatchNorm2d):
                 activation = None if _bounds(following) is None else following
                 x = normalized(x, layer, activation)
             elif layer is activation:
@@ -99,11 +98,11 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
     fits = (
         norm.training
         and is_plain_training(x)
-        and type(norm) in _NORMS
+        and type(norm) is nn.BatchNorm2d
         and _bounds(activation) is not None
         and norm.momentum is not None
         and norm.eps > 0
-        and x.dim() == (4 if type(norm) is nn.BatchNorm2d else 2)
+        and x.dim() == 4
         and x.shape[1] == norm.num_features <= MOST_CHANNELS
         and x.numel() > norm.num_features  # torch raises for a single value per channel
         and has_rows(x)

@@ -12,7 +12,7 @@ from onebit.common.fields import Positive, Share, read
 from onebit.errors import UsageError
 from onebit.native import MOMENTUM
 from onebit.optim.companion import Companion, CompanionOptimizer
-from onebit.optim.one_pass import one_pass
+from onebit.optim.one_pass import update_latent
 from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.bayesbinn import variance
 from onebit.quantizers.chunks import in_chunks
@@ -94,7 +94,7 @@ class BayesBiNN(CompanionOptimizer):
         prior = state.get("prior")
         if prior is None:  # gradient descent with momentum and weight decay
             numbers = {"kept": momentum, "share": (1 - momentum) * count, "decay": 1 / count}
-            if one_pass(MOMENTUM, latent, gradient, mean, rate=rate if momentum else rate * count, **numbers):
+            if update_latent(MOMENTUM, latent, gradient, mean, rate=rate if momentum else rate * count, **numbers):
                 return
         for x, g, *kept in in_chunks(*(each for each in (latent, gradient, mean, prior) if each is not None)):
             # with alpha, no pass needs a temporary tensor

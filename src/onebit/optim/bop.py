@@ -11,7 +11,7 @@ from torch import Tensor
 from onebit.common.fields import NotNegative, PositiveShare, read
 from onebit.native import FLIP
 from onebit.optim.companion import Companion, CompanionOptimizer
-from onebit.optim.one_pass import one_pass
+from onebit.optim.one_pass import update_latent
 from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.base import sign
 from onebit.quantizers.chunks import in_chunks
@@ -68,7 +68,7 @@ class Bop(CompanionOptimizer):
         if not state:
             state["mean"] = torch.zeros_like(latent, memory_format=torch.preserve_format)
         least = max(float(group["threshold"]), LEAST)
-        if one_pass(FLIP, latent, gradient, state["mean"], share=float(group["lr"]), threshold=least):
+        if update_latent(FLIP, latent, gradient, state["mean"], share=float(group["lr"]), threshold=least):
             return
         for w, g, m in in_chunks(latent, gradient, state["mean"]):
             m.lerp_(g, float(group["lr"]))

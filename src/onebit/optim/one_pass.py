@@ -2,7 +2,7 @@
 
 torch makes a pass for each operation of an optimizer, and one for the clip. The kernel reads gradient, latent and
 moments once and writes the latter two, with the state of torch's own optimizers. What it does not cover stays with
-torch: other optimizers and settings, GPUs, closures, and latents without a gradient.
+torch: small latents, other optimizers and settings, GPUs, closures, and latents without a gradient.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from onebit.optim.optimizer_table import AFTER_STEP
 from onebit.quantizers.base import memory_order
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 
+LEAST_WEIGHTS = 1 << 20
+"""Of a latent, below which torch's fused optimizers are as fast."""
 _BY_TORCH = ("amsgrad", "maximize", "differentiable", "capturable", *AFTER_STEP)
 """Settings of a group whose latents torch updates."""
 
@@ -32,7 +34,11 @@ def update_latents(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tenso
         if group.get("latent") and not any(map(group.get, _BY_TORCH)):
             for latent in group["params"]:
                 gradient = latent.grad
-                if gradient is not None and rule(isa, latent, group, optimizer.state):
+                if (
+                    gradient is not None
+                    and latent.numel() >= LEAST_WEIGHTS
+                    and rule(isa, latent, group, optimizer.state)
+                ):
                     updated.append((latent, gradient))
                     latent.grad = None
     return updated
@@ -77,7 +83,7 @@ def _momentum(isa: InstructionSet, latent: Tensor, group: dict[str, Any], states
     return True
 
 
-def one_pass(kind: int, latent: Tensor, gradient: Tensor, mean: Tensor | None, **numbers: float) -> bool:
+def update_latent(kind: int, latent: Tensor, gradient: Tensor, mean: Tensor | None, **numbers: float) -> bool:
     """Update a latent and the mean of its gradients in place, see ob_update; False if torch must."""
     isa = kernels("run_update")
     return isa is not None and _run(isa, kind, latent, gradient, None, {} if mean is None else {"mean": mean}, numbers)
