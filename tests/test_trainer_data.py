@@ -53,6 +53,12 @@ def test_a_module_of_features_is_binarized_trained_and_predicts() -> None:
     assert np.array_equal(probabilities, trainer.predict(torch.from_numpy(X[:5]).float()))
 
 
+def test_a_label_that_fit_ignores_is_ignored_by_evaluate() -> None:
+    trainer = onebit.Trainer(net(), "bnn", epochs=1, batch_size=16, class_weights="balanced", **OWN)
+    trainer.fit((X, Y), ignore_index=2)
+    assert trainer.evaluate("train").count == np.count_nonzero(Y != 2)
+
+
 @pytest.mark.parametrize(("loss", "targets"), [("mse", VALUES[:, :2]), ("bce", (VALUES[:, :2] > 0).astype(np.float32))])
 def test_an_ensemble_predicts_the_mean_of_its_draws(loss: str, targets: np.ndarray) -> None:
     trainer = onebit.Trainer(net(2), "binaryconnect-stochastic", loss=loss, epochs=4, batch_size=16, **OWN)

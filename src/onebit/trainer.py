@@ -89,7 +89,7 @@ class Trainer:
         self._settings = merge(settings, {"model": {**(options or {}), "name": name}})
         self.model: Any = None
         self._data: Any = None
-        self._metric: Any = None
+        self._about: dict[str, Any] = {}
         self.recipe = self._recipe("mnist")
         if self._given is not None:
             refuse_other_quantizers(self._given, self.recipe.model)
@@ -108,6 +108,7 @@ class Trainer:
         *,
         validation: Any = None,
         metric: Any = None,
+        ignore_index: int | None = None,
         epochs: float | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
@@ -122,12 +123,13 @@ class Trainer:
             folder: a run folder for metrics, checkpoint and weights; None writes nothing. Data are not copied there;
                 the checkpoint has their digest.
             resume: continue from its last checkpoint.
-            validation, metric, on_epoch, verbose: see `onebit.fit`.
+            validation, metric, ignore_index, on_epoch, verbose: see `onebit.fit`.
 
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
         """
-        options = {"metric": metric, "folder": folder, "resume": resume, "on_epoch": on_epoch, "verbose": verbose}
+        about = {"metric": metric, "ignore_index": ignore_index}
+        options = {**about, "folder": folder, "resume": resume, "on_epoch": on_epoch, "verbose": verbose}
         given, changes = self._given, {} if epochs is None else {"epochs": epochs}
         read_by_name = () if isinstance(data, str) else ("validation", "permutation", "whitening")
         for name in ("first_stage", "continual", *read_by_name):
@@ -160,7 +162,7 @@ class Trainer:
             training = build_training(recipe, source, model=given)
             if folder is not None and given is None:
                 start_folder(Path(folder), recipe, resume=resume)
-            self.recipe, self._metric, self.model = recipe, metric, training.model
+            self.recipe, self._about, self.model = recipe, about, training.model
             self._data = data if isinstance(data, Dataset) else source
             history = fit_recipe(recipe, training, source, facts=facts, **options)
         self.history = TrainerHistory(**vars(history), data=source.name)
@@ -181,7 +183,7 @@ class Trainer:
         """
         data = self._data
         split = getattr(data, split) if isinstance(split, str) else self._prepared(split)
-        about: dict[str, Any] = {"train": data.train, "loss": self.recipe.loss, "metric": self._metric}
+        about: dict[str, Any] = {"train": data.train, "loss": self.recipe.loss, **self._about}
         return evaluate(self.model, split, weights=weights, seed=seed, verbose=verbose, **about)
 
     def predict(self, images: Any, *, weights: str = "binary", seed: int = 0) -> Any:

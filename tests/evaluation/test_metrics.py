@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from onebit.data import VOID
 from onebit.errors import UnknownNameError, UsageError
-from onebit.evaluation.losses import LOSSES, bce, cross_entropy, huber, mse, per_sample
+from onebit.evaluation.losses import LOSSES, bce, cross_entropy, huber, known_samples, mse, per_sample, with_options
 from onebit.evaluation.metrics import METRICS, chosen_metrics, labels_per_sample, score_outputs, task_of
+from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, values_of, whole_score
 
 OF_CLASSES = [name for name in LOSSES if LOSSES.entry(name).task == "classification"]
@@ -124,6 +126,71 @@ def test_each_loss_is_its_formula(name: str) -> None:
     assert float(LOSSES[name](logits, labels)) == pytest.approx(by_loops(name, logits, labels), rel=1e-12)
 
 
+@pytest.mark.parametrize("name", MEANS)
+def test_class_weights_multiply_what_each_sample_costs(name: str) -> None:
+    logits, labels = example()
+    weights = [0.0, 2.5, 1.0, 0.5, 3.0]
+    each = [weights[y] * by_loops(name, x[None], y[None]) for x, y in zip(logits, labels, strict=True)]
+    found = LOSSES[name](logits, labels, class_weights=weights)
+    assert float(found) == pytest.approx(sum(each) / len(each), rel=1e-12)
+    with pytest.raises(UsageError, match="class_weights"):
+        LOSSES[name](logits, labels, class_weights=weights[1:])
+
+
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_samples_with_the_ignored_label_do_not_count(name: str) -> None:
+    logits, labels = example()
+    masks = torch.randint(0, 5, (2, 4, 4), dtype=torch.uint8)
+    masks[0, 0, 0] = VOID
+    for outputs, targets, ignored in (
+        (logits, labels, 2),
+        (logits, torch.where(labels == 2, -100, labels), -100),
+        (torch.randn(4, 5, 6), torch.randint(0, 5, (4, 6)), 2),
+        (torch.randn(2, 5, 4, 4), masks, 2),
+    ):
+        kept = per_sample(outputs, targets, ignored)
+        assert 0 < len(kept[1]) < len(per_sample(outputs, targets)[1])
+        assert ignored not in kept[1]
+        assert torch.equal(LOSSES[name](outputs, targets, ignore_index=ignored), LOSSES[name](*kept))
+        assert known_samples(outputs, targets, ignored) == len(kept[1])
+    assert LOSSES[name](logits, torch.full((12,), 2), ignore_index=2) == 0
+
+
+def test_soft_targets_are_those_of_torch() -> None:
+    logits, labels = example()
+    soft = torch.rand(12, 5, dtype=torch.float64).softmax(dim=1)
+    weights = torch.tensor([0.5, 2.5, 1.0, 0.5, 3.0], dtype=torch.float64)
+    for smoothing in (0.0, 0.2):
+        expected = torch.nn.functional.cross_entropy(logits, soft, weights, label_smoothing=smoothing)
+        found = cross_entropy(logits, soft, class_weights=weights.tolist(), label_smoothing=smoothing)
+        assert float(found) == pytest.approx(float(expected), rel=1e-12)
+    one_hot = torch.nn.functional.one_hot(labels, 5).float()
+    for name in ("cross_entropy", "iou"):
+        assert torch.equal(LOSSES[name](logits, one_hot), LOSSES[name](logits, labels))
+    for name in ("hinge", "squared_hinge"):
+        with pytest.raises(UsageError, match="probabilities"):
+            LOSSES[name](logits, soft)
+    score = score_outputs(logits, soft, loss="cross_entropy", metrics={}, weights="real", bn="trained")
+    assert score.correct == int((logits.argmax(1) == soft.argmax(1)).sum())
+    assert score.loss == pytest.approx(float(cross_entropy(logits, soft)))
+
+
+def test_a_score_leaves_the_ignored_label_out() -> None:
+    logits, labels = example()
+    loss = with_options("hinge", ignore_index=2)
+    about: dict[str, Any] = {
+        "metrics": chosen_metrics("accuracy", "classification"),
+        "weights": "real",
+        "bn": "trained",
+    }
+    score = score_outputs(logits, labels, loss=loss, **about)
+    assert score == score_outputs(logits[labels != 2], labels[labels != 2], loss="hinge", **about)
+    assert score.count == int((labels != 2).sum())
+    assert score.metrics["accuracy"] == score.accuracy
+    model = torch.nn.Identity()
+    assert evaluate(model, (logits, labels), loss="hinge", ignore_index=2).count == score.count
+
+
 def test_label_smoothing_mixes_in_the_uniform_target() -> None:
     logits, labels = example()
     uniform = -logits.log_softmax(1).mean()
@@ -138,6 +205,9 @@ def test_iou_is_one_minus_the_mean_soft_jaccard_index() -> None:
     assert float(LOSSES["iou"](logits, labels)) == pytest.approx(expected, rel=1e-5)
     perfect = 100 * t - 50
     assert float(LOSSES["iou"](perfect, labels)) == pytest.approx(0, abs=1e-6)
+    index = [float((p * t)[:, k].sum() / (p + t - p * t)[:, k].sum()) for k in range(3)]
+    weighted = 1 - sum(w * each for w, each in zip((2, 0, 1), index, strict=True)) / 3
+    assert float(LOSSES["iou"](logits, labels, class_weights=(2, 0, 1))) == pytest.approx(weighted, rel=1e-5)
     assert torch.autograd.gradcheck(LOSSES["iou"], (logits.double().requires_grad_(), labels))
 
 

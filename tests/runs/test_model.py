@@ -75,6 +75,17 @@ def test_the_loss_and_label_smoothing(data: Dataset) -> None:
     assert float(found) == pytest.approx(float(nn.CrossEntropyLoss(label_smoothing=0.2)(logits, labels)))
 
 
+def test_class_weights_reach_the_loss_and_need_classes(data: Dataset) -> None:
+    rows = []
+    for weights in (None, [5, 1, 1, 1], [0, 0, 0, 0]):
+        training = build_training(made := recipe(class_weights=weights), data)
+        rows.append(fit_recipe(made, training, data).rows[0].train_loss)
+    assert rows[2] == 0
+    assert len({*rows}) == 3
+    with pytest.raises(UsageError, match="class_weights"):
+        build_training(recipe(class_weights="balanced", loss="mse"), data)
+
+
 @pytest.mark.parametrize("name", sorted({*SCHEDULES} - {"plateau"}))
 def test_every_schedule_is_built_in_steps_of_the_data(data: Dataset, name: str) -> None:
     """128 images in batches of 32 are 4 steps an epoch, 40 in 10 epochs."""

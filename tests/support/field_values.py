@@ -58,7 +58,7 @@ def wrong_values(hint: Any) -> list[Any]:
         if plain is int:
             found.append(1.5)
         if plain in (int, float, bool) or get_origin(kind) is Literal:
-            found += [[1], "neither"]
+            found += ["neither"] if tuple in map(get_origin, names) else [[1], "neither"]
     return found
 
 

@@ -138,6 +138,62 @@ def test_several_labels_per_sample() -> None:
     assert history.rows[-1].validation_metrics["f1"] > 0.85 > history.rows[0].validation_metrics["f1"]
 
 
+def test_balanced_class_weights_are_counted_in_data_of_every_form() -> None:
+    labels = np.where(Y == 2, np.arange(len(Y)) % 2, Y)  # no sample of the last class
+    counts = np.bincount(labels)
+    weights = [*(len(Y) / (2 * counts)), 1.0]
+    one_hot = np.eye(3, dtype=np.float32)[labels]
+    ignored = np.where(np.arange(len(Y)) < 5, -100, labels)
+    left = np.bincount(labels[5:])
+    for targets, expected, options in (
+        (labels, weights, {}),
+        (one_hot, weights, {}),
+        (ignored, [*(left.sum() / (2 * left)), 1.0], {"ignore_index": -100}),
+    ):
+        tensors = torch.from_numpy(X).float(), torch.from_numpy(targets)
+        for form in ((X, targets), DataLoader(TensorDataset(*tensors), 20, shuffle=True)):
+            balanced, given = (
+                trained(form, epochs=1, batch_size=20, class_weights=each, **options) for each in ("balanced", expected)
+            )
+            assert same(balanced, given)
+            assert not same(balanced, trained(form, epochs=1, batch_size=20, **options))
+    for wrong in ("balance", [1, -1, 1], [1, 2]):
+        with pytest.raises(UsageError, match="class_weights"):
+            train((X, labels), class_weights=wrong)
+
+
+def test_balanced_class_weights_of_masks_count_pixels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 4, 4)).astype(np.uint8)
+    masks = (images[:, 0] > 200).astype(np.uint8)
+    masks[0] = 255  # pixels without a class
+    counts = np.bincount(masks[1:].ravel())
+    seen = []
+    for weights in ("balanced", list(counts.sum() / (2 * counts))):
+        torch.manual_seed(0)
+        model = nn.Sequential(onebit.InputCoding(), nn.Conv2d(1, 2, 1))
+        with pytest.warns(UserWarning, match="binary"):
+            train((images, masks), model=model, epochs=1, batch_size=4, class_weights=weights)
+        seen.append(model.state_dict())
+    assert same(*seen)
+
+
+def test_an_ignored_label_counts_nowhere_in_a_training(tmp_path: Path) -> None:
+    padded = np.where(np.arange(len(Y)) % 3 == 0, 7, Y)
+    history = train(
+        (X, padded), tmp_path, validation=(X, padded), epochs=2, batch_size=20, ignore_index=7, metric="accuracy"
+    )
+    kept = padded != 7
+    model = net()
+    train((X, padded), model=model, epochs=2, batch_size=20, ignore_index=7, accumulate=2)
+    last = history.rows[-1]
+    assert last.validation_metrics["accuracy"] == pytest.approx(1 - last.validation_error)  # type: ignore[operator]
+    assert last.train_metrics["accuracy"] == pytest.approx(1 - last.train_error)  # type: ignore[operator]
+    score = onebit.evaluate(model, (X, padded), ignore_index=7)
+    assert score == onebit.evaluate(model, (X[kept], Y[kept]))
+    with pytest.raises(CheckpointError, match="ignore_index"):
+        train((X, padded), tmp_path, validation=(X, padded), epochs=2, batch_size=20, ignore_index=6, resume=True)
+
+
 class TwoHeads(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onebit.data import VOID
 from onebit.errors import UsageError
-from onebit.evaluation.losses import cross_entropy, squared_hinge
+from onebit.evaluation.losses import cross_entropy, ignored_label, squared_hinge, with_options
 from onebit.layers import BinaryLinear
 from onebit.train.step import Objective, StepSettings, optimizer_step
 
@@ -64,6 +64,9 @@ def of_torch(count: int = 10, loss=cross_entropy) -> tuple[list[Tensor], Tensor,
         (3, 7, cross_entropy),
         (5, 10, cross_entropy),
         (99, 7, squared_hinge),
+        (4, 10, with_options(cross_entropy, class_weights=(0.2, 5.0, 1.0))),
+        (3, 10, with_options(squared_hinge, class_weights=(0.2, 5.0, 1.0), ignore_index=1)),
+        (2, 10, with_options(cross_entropy, ignore_index=0)),
     ],
 )
 def test_parts_add_up_to_the_gradient_of_the_whole_batch(parts: int, count: int, loss) -> None:  # type: ignore[no-untyped-def]
@@ -72,7 +75,11 @@ def test_parts_add_up_to_the_gradient_of_the_whole_batch(parts: int, count: int,
     for ours, theirs in zip(found[0], expected[0], strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
     assert float(found[1]) == pytest.approx(float(expected[1]), rel=1e-5)
-    assert int(found[2]) == int(expected[2])
+    if (ignored := ignored_label(loss)) is None:
+        assert int(found[2]) == int(expected[2])
+    else:
+        x, y = batch(count)
+        assert int(found[2]) == int(((net()(x).argmax(1) == y) & (y != ignored)).sum())
 
 
 @pytest.mark.parametrize("side", [4, 2])

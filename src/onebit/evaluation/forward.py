@@ -97,11 +97,11 @@ def whole_pixels(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def try_model(model: nn.Module, inputs: Any) -> None:
-    """Run the model on two samples in eval mode; it does not change."""
+def try_model(model: nn.Module, inputs: Any) -> Any:
+    """The outputs of the model for two samples in eval mode; it does not change."""
     plain, device = uncompiled(model), model_device(model)  # two samples need no compilation
     with unchanged(plain), whole_pixels(plain):
-        plain.eval()(to_device(first_samples(inputs, 2), device))
+        return plain.eval()(to_device(first_samples(inputs, 2), device))
 
 
 def in_tiles(model: nn.Module, split: Split) -> Split:

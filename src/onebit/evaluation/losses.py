@@ -2,18 +2,23 @@
 
 A classification takes logits (N, classes) and integer labels (N,), or masks, with the mean over all pixels; regression
 and several labels per sample take float targets of the shape of the outputs.
+
+Every loss of a classification has two more arguments, which `functools.partial` binds. `class_weights`, a number w for
+each class, multiplies what its samples cost: the loss is Σ w·ℓ/N, so that the parts of a batch add up to the batch;
+torch divides by Σ w. Samples with the label `ignore_index` do not count, nor do they as correct or wrong predictions.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onebit.common.tables import resolve
 from onebit.data import VOID
 from onebit.data.mask_scores import check_mask_classes
 from onebit.errors import UsageError
@@ -24,54 +29,85 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 def _of_known(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Apply the loss to the samples of `per_sample`; without samples (a crop of `VOID` pixels) it is 0."""
+    """The mean of a loss over the samples of `per_sample`; without samples (a crop of `VOID` pixels) it is 0."""
 
     @functools.wraps(loss)
-    def of_known(logits: Tensor, labels: Tensor, **options: float) -> Tensor:
-        logits, labels = per_sample(logits, labels)
-        return loss(logits, labels, **options) if len(labels) else logits.sum()
+    def of_known(
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        class_weights: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        **options: float,
+    ) -> Tensor:
+        soft = labels if labels.is_floating_point() else None
+        logits, labels = per_sample(logits, labels, ignore_index)
+        if class_weights is not None and len(class_weights) != logits.shape[1]:
+            raise UsageError(f"class_weights: got {len(class_weights)} numbers for {logits.shape[1]} classes")
+        weights = None if class_weights is None else logits.new_tensor(class_weights)
+        if not len(labels):
+            return logits.sum()
+        return loss(logits, labels if soft is None else soft.to(logits.dtype), weights, **options).mean()
 
+    del of_known.__wrapped__  # whose arguments differ
     return of_known
 
 
-def _margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """max(0, 1 − t·y) with t = ±1 one-hot, (M, classes)."""
+def with_options(loss: str | Loss, **options: Any) -> Loss:
+    """A loss by name or function, with these options unless they are None."""
+    found: Loss = resolve(LOSSES, loss, kind="loss")
+    given = {name: value for name, value in options.items() if value is not None}
+    return functools.partial(found, **given) if given else found
+
+
+def ignored_label(loss: Any) -> int | None:
+    """The `ignore_index` of a loss from `with_options`."""
+    return getattr(loss, "keywords", {}).get("ignore_index")
+
+
+def _margins(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | float]:
+    """max(0, 1 − t·y) with t = ±1 one-hot, (M, classes), and the weight of each sample, (M, 1)."""
+    if labels.is_floating_point():
+        raise UsageError("a hinge loss takes labels, not probabilities of classes")
     targets = torch.full_like(logits, -1.0).scatter_(1, labels.unsqueeze(1), 1.0)
-    return F.relu(1 - targets * logits)
+    return F.relu(1 - targets * logits), 1.0 if weights is None else weights[labels].unsqueeze(1)
 
 
 @_of_known
-def squared_hinge(logits: Tensor, labels: Tensor) -> Tensor:
+def squared_hinge(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """mean(max(0, 1 − t·y)²) over samples and classes, t = ±1 one-hot (BinaryConnect, arXiv:1511.00363, section 3.1).
 
     Args:
         logits: (N, classes); labels: (N,) integers.
     """
-    return _margins(logits, labels).square().mean()
+    margins, weight = _margins(logits, labels, weights)
+    return margins.square() * weight
 
 
 @_of_known
-def hinge(logits: Tensor, labels: Tensor) -> Tensor:
+def hinge(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """mean(max(0, 1 − t·y)), otherwise as `squared_hinge`."""
-    return _margins(logits, labels).mean()
+    margins, weight = _margins(logits, labels, weights)
+    return margins * weight
 
 
 @_of_known
-def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean negative log-likelihood of softmax(logits).
 
     Args:
-        logits: (N, classes); labels: (N,) integers.
+        logits: (N, classes); labels: (N,) integers, or probabilities of the classes (N, classes).
         label_smoothing: share of the target that is divided evenly among the classes.
     """
-    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=label_smoothing)
 
 
 @_of_known
-def iou(logits: Tensor, labels: Tensor) -> Tensor:
+def iou(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """1 − mean over classes of the soft Jaccard index Σp·t / Σ(p + t − p·t), p = softmax(logits), t one-hot.
 
-    The sums are over all samples (usually pixels), so rare and frequent classes weigh the same.
+    The sums are over all samples (usually pixels), so rare and frequent classes weigh the same; the mean is weighted
+    by `class_weights`.
 
     Args:
         logits: (N, classes); labels: (N,) integers.
@@ -79,10 +115,11 @@ def iou(logits: Tensor, labels: Tensor) -> Tensor:
     Source: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22), section 3, for one class.
     """
     probabilities = logits.softmax(dim=1)
-    targets = F.one_hot(labels, logits.shape[1]).to(probabilities.dtype)
+    targets = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1]).to(probabilities.dtype)
     both = (probabilities * targets).sum(dim=0)
     either = probabilities.sum(dim=0) + targets.sum(dim=0) - both
-    return 1 - (both / either).mean()
+    index = both / either
+    return 1 - (index.mean() if weights is None else (weights * index).sum() / weights.sum())
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -137,35 +174,47 @@ def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) ->
     return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=1).mean()
 
 
-def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def per_sample(logits: Tensor, labels: Tensor, ignore_index: int | None = None) -> tuple[Tensor, Tensor]:
     """Logits and labels as every loss takes them; for masks, each pixel is a sample.
 
     Args:
         logits: (N, classes), or (N, classes, h, w), or (N, classes, T) for a sequence.
-        labels: (N,), or masks (N, H, W), which are cropped to the center h×w and lose their `VOID` pixels, or (N, T).
+        labels: (N,), or masks (N, H, W), which are cropped to the center h×w and lose their `VOID` pixels, or (N, T);
+            or probabilities of the classes (N, classes), of which the largest counts.
+        ignore_index: samples with this label are left out.
 
     Returns:
         (M, classes) and (M,) int64.
     """
+    if labels.is_floating_point() and labels.dim() == 2 and labels.shape == logits.shape:
+        if not bool(((labels.sum(dim=1) - 1).abs() < 1e-2).all()):  # such as several labels per sample
+            raise UsageError("classification: got targets that are no probabilities of classes: they do not sum to 1")
+        return logits, labels.argmax(dim=1)
     if labels.is_floating_point() or labels.dim() not in (1, 2, 3) or logits.dim() != labels.dim() + 1:
         got = f"outputs {tuple(logits.shape)} and {labels.dtype} targets {tuple(labels.shape)}"
         raise UsageError(f"classification: got {got}, expected logits (N, classes) and labels (N,), or masks (N, H, W)")
-    if labels.dim() == 1:
-        return logits, labels.long()
-    if labels.dim() == 2:
-        return logits.movedim(1, -1).flatten(0, -2), labels.flatten().long()
-    check_mask_classes(logits.shape[1])
-    labels = _center(labels, logits).flatten()
-    logits = logits.movedim(1, -1).flatten(0, -2)
-    known = labels != VOID
-    if not bool(known.all()):
+    if labels.dim() == 3:
+        check_mask_classes(logits.shape[1])
+        labels = _center(labels, logits)
+    logits, known = logits.movedim(1, -1).flatten(0, -2), known_of(labels, ignore_index)
+    labels = labels.flatten()
+    if known is not None and not bool(known.all()):
         logits, labels = logits[known], labels[known]
     return logits, labels.long()
 
 
-def known_samples(logits: Tensor, labels: Tensor) -> int:
+def known_of(labels: Tensor, ignore_index: int | None) -> Tensor | None:
+    """Which of the labels (N,), (N, T) or (N, H, W) count, (M,); None for all."""
+    ignored = [label for label in (VOID if labels.dim() == 3 else None, ignore_index) if label is not None]
+    return torch.stack([labels.flatten() != label for label in ignored]).all(dim=0) if ignored else None
+
+
+def known_samples(logits: Tensor, labels: Tensor, ignore_index: int | None = None) -> int:
     """The number of samples that `per_sample` makes of these labels."""
-    return int((_center(labels, logits) != VOID).sum()) if labels.dim() == 3 else labels.numel()
+    if labels.is_floating_point():
+        return len(labels)
+    known = known_of(_center(labels, logits) if labels.dim() == 3 else labels, ignore_index)
+    return labels.numel() if known is None else int(known.sum())
 
 
 def _center(masks: Tensor, logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onebit.common.tables import resolve
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.losses import LOSSES, Loss, paired, per_sample
+from onebit.evaluation.losses import LOSSES, Loss, ignored_label, paired, per_sample
 from onebit.evaluation.scores import Score, score_logits
 from onebit.evaluation.trees import leaves, size_of
 
@@ -161,10 +161,13 @@ def score_outputs(
     if task == "multi-label" and not 0 <= float(targets.min()) <= float(targets.max()) <= 1:
         raise DataError("multi-label: got targets outside of 0 to 1")
     if is_classification(task, outputs, targets):
-        logits, labels = per_sample(outputs, targets)
-        mean, masked = float(function(logits, labels)), targets.dim() == 3
+        logits, labels = per_sample(outputs, targets, ignored_label(loss))
+        masked = targets.dim() == 3
+        mean = float(function(logits, targets if targets.is_floating_point() else labels))
         arrays = logits.float().cpu().numpy(), labels.cpu().numpy()
         score = score_logits(*arrays, loss=mean, masked=masked, weights=weights, bn=bn)
+        if ignored_label(loss) is not None:
+            outputs, targets = logits, labels
     else:
         score = Score(weights, bn, None, size_of(targets), float(function(outputs, targets)))
     sums = {name: tuple(metric.sums(outputs, targets).tolist()) for name, metric in metrics.items()}

@@ -28,7 +28,7 @@ from onebit.evaluation.forward import (
     model_device,
     outputs_of,
 )
-from onebit.evaluation.losses import Loss
+from onebit.evaluation.losses import Loss, ignored_label, with_options
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import Samples, as_samples
@@ -264,6 +264,7 @@ def evaluate(
     bn: str = "auto",
     loss: str | Loss = "cross_entropy",
     metric: Any = None,
+    ignore_index: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     on_images: OnImages | None = None,
@@ -283,6 +284,7 @@ def evaluate(
         loss: name or function (outputs, targets) -> scalar; the name decides the task, see
             `onebit.evaluation.loss_table`.
         metric: name, function (outputs, targets) -> float, or several; see `onebit.evaluation.metrics`.
+        ignore_index: samples with this label do not count.
         seed: of the random draws.
         batch_size: of arrays and torch Datasets; a loader has its own.
         on_images: called with (images done, images), over all draws.
@@ -301,6 +303,7 @@ def evaluate(
     data = in_tiles(model, data) if isinstance(data, Split) else data
     samples = as_samples(data, batch_size=batch_size)
     weights, bn = stated_mode(model, weights, bn)
+    loss = with_options(loss, ignore_index=ignore_index)
     task = task_of(loss)
     metrics = chosen_metrics(metric, task)
     with progress("evaluating", "images", on_images) as bar:
@@ -309,7 +312,7 @@ def evaluate(
         outputs, targets = mode_outputs(model, samples, mode, batch_size=batch_size, on_images=done, task=task)
     if targets is None:
         raise DataError(f"{samples.name}: no targets")
-    loss = scored_loss(weights, loss)
+    loss = with_options(scored_loss(weights, loss), ignore_index=ignored_label(loss))
     score = score_outputs(outputs, targets, loss=loss, metrics=metrics, weights=weights, bn=bn)
     # in an ensemble, the log-probability of a class may be -inf
     if not math.isfinite(score.loss) and parse_weights(weights)[1] == 1:

@@ -13,6 +13,7 @@ from onebit.common.fields import (
     Bound,
     Checked,
     Count,
+    NotNegative,
     NotNegativeInt,
     Positive,
     PositiveShare,
@@ -155,6 +156,7 @@ class Recipe(Checked):
         teacher_temperature: softens the predictions of teacher and student
         loss: cross_entropy, hinge, squared_hinge or iou
         label_smoothing: label smoothing of cross_entropy
+        class_weights: balanced, or a number for each class, on what its images or pixels cost; null weighs all alike
         epochs: passes over the training images, for each task; may be a fraction
         patience: stop after this many epochs without a better validation figure; null trains all epochs
         batch_size: images per optimizer step, summed over all processes
@@ -194,6 +196,7 @@ class Recipe(Checked):
     teacher_temperature: Positive = 1.0
     loss: str = "cross_entropy"
     label_smoothing: Share = 0.0
+    class_weights: Literal["balanced"] | tuple[NotNegative, ...] | None = None
     epochs: Annotated[float, within("(0, 1e6]")] = 10
     patience: Count | None = None
     batch_size: Annotated[int, within("[2, inf)")] = 100

@@ -11,6 +11,7 @@ from torch import nn
 from onebit.common.entries import load
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
+from onebit.evaluation.loss_table import LOSSES
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, latent_groups
 from onebit.quantizers import WEIGHT_QUANTIZERS
@@ -86,6 +87,7 @@ def check_settings(recipe: Recipe, model: nn.Module) -> None:
         (recipe.model.weight_quantizer and not names, f"{recipe.name}: weight_quantizer, but no binary layer"),
         (recipe.schedule.warmup >= recipe.epochs, f"schedule.warmup takes all {recipe.epochs:g} epochs"),
         (recipe.label_smoothing and recipe.loss != "cross_entropy", "label_smoothing belongs to loss cross_entropy"),
+        (recipe.class_weights and LOSSES.entry(recipe.loss).task != "classification", "class_weights, but no classes"),
         # the black pixels that these add would not be whitened
         (recipe.whitening and (crops.crop_padding or crops.cutout), "whitening, but crop_padding or cutout"),
         (recipe.permutation is not None and moves, "permutation, but augmentation moves pixels"),

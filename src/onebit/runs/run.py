@@ -69,6 +69,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         epochs=recipe.epochs,
         patience=recipe.patience,
         loss=training.loss,
+        class_weights=recipe.class_weights,
         schedule=training.schedule,
         batch_size=recipe.batch_size,
         seed=recipe.seed,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from onebit.common.fields import Checked, Positive, PositiveShare
 from onebit.evaluation.forward import autocast
-from onebit.evaluation.losses import Loss, distillation, per_sample
+from onebit.evaluation.losses import Loss, distillation, ignored_label, per_sample
 from onebit.runtime.torch_module import PackedModule
 
 
@@ -39,8 +39,9 @@ class Teacher(Checked):
         with autocast(precision, images.device):
             targets = self.predict(images)
         mine, taught = logits, targets.float()
-        if labels.dim() == 3 and logits.dim() == 4 and not labels.is_floating_point():
-            (mine, known), (taught, _) = per_sample(logits, labels), per_sample(taught, labels)
+        masks, ignored = labels.dim() == 3 and logits.dim() == 4, ignored_label(label_loss)
+        if (masks or ignored is not None) and not labels.is_floating_point():
+            (mine, known), (taught, _) = (per_sample(outputs, labels, ignored) for outputs in (logits, taught))
             if not len(known):
                 return mine.sum()  # 0, as of a loss without samples
         distilled = distillation(mine, taught, temperature=self.temperature)

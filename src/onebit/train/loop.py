@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from onebit.common.tables import resolve
 from onebit.data import Augmentation, Split
 from onebit.errors import TrainingError
 from onebit.evaluation.counts import net_size
 from onebit.evaluation.forward import autocast, in_tiles, kept_buffers, outputs_of
 from onebit.evaluation.health import LOOK_IMAGES, binary_signs, gradient_health, layer_health, whole_share
-from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
+from onebit.evaluation.losses import Loss, cross_entropy, ignored_label, with_options
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_, trained_norms
 from onebit.evaluation.scores import values_of, whole_score
@@ -36,7 +35,7 @@ from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.history import FIT_FILES, EpochLog, History, refuse_used
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
-from onebit.train.planning import plan, start
+from onebit.train.planning import class_weights_of, plan, start
 from onebit.train.precision import repeatable
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
@@ -56,6 +55,8 @@ def fit(
     patience: int | None = None,
     validation: Any = None,
     loss: str | Loss = "cross_entropy",
+    class_weights: Literal["balanced"] | Sequence[float] | None = None,
+    ignore_index: int | None = None,
     metric: Any = None,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     batch_size: int | None = None,
@@ -98,6 +99,9 @@ def fit(
             epoch: by accuracy or mean IoU, without classes by the loss. None: the validation split of a `Dataset`.
         loss: name or function (outputs, targets) -> scalar; outputs may be a tuple or a dict. The name decides the
             task, see `onebit.evaluation.loss_table`.
+        class_weights: multiply what the samples of each class cost; "balanced" makes all classes weigh the same, the
+            weights are N/(K·n) for n of N labels and K classes.
+        ignore_index: samples with this label count neither in the loss nor as errors.
         metric: name, function (outputs, targets) -> float, or several of them, see `onebit.evaluation.metrics`.
         schedule: a torch scheduler, stepped once per optimizer step; a `ReduceLROnPlateau` once per epoch, with the
             validation error or loss, or 1 − mean IoU.
@@ -145,7 +149,7 @@ def fit(
         data=source,
         optimizer=optimizer,
         schedule=schedule,
-        loss=resolve(LOSSES, loss, kind="loss"),
+        loss=with_options(loss, ignore_index=ignore_index),
         task=task,
         metrics=chosen_metrics(metric, task),
         batch_size=batch_size_of(source, batch_size),
@@ -169,6 +173,7 @@ def fit(
         verbose=verbose,
     )
     plan(job, epochs)
+    job.loss = with_options(job.loss, class_weights=class_weights_of(job, class_weights))
     # turns off a user's autocast: each step sets the precision
     with lock_folder(run_folder, ranks), autocast("fp32", job.device), repeatable(job.device):
         if run_folder is not None:
@@ -284,7 +289,9 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
     """
     model, history, precision = job.model, job.history, job.precision
     # rank 0 measures for all ranks, so that all have the same history
-    loss = job.loss if values["train_error"] is None else cross_entropy  # which needs classes
+    # which needs classes
+    classes = with_options(cross_entropy, ignore_index=ignored_label(job.loss))
+    loss = job.loss if values["train_error"] is None else classes
     gradients = job.ranks.first(lambda: gradient_health(model, *batch, loss, precision=precision))
     with job.saved_weights():
         values |= validate(job)

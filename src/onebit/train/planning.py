@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from onebit.common.fields import Count, Share, read
+from onebit.common.fields import Count, NotNegative, Share, read
 from onebit.data import Split, TrainingSamples
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.forward import in_tiles, model_device, try_model
 from onebit.evaluation.health import HealthWatch, binary_signs
-from onebit.evaluation.sources import ArraySamples, LoaderSamples
+from onebit.evaluation.losses import ignored_label, known_of
+from onebit.evaluation.sources import ArraySamples, LoaderSamples, as_samples
 from onebit.evaluation.trees import first_samples, mapped, to_device
 from onebit.layers.base import unwrapped
 from onebit.optim import finish_steps_, switch_
@@ -68,6 +69,29 @@ def plan(job: Job, epochs: float) -> None:
         job.feed, job.total_steps = SampleFeed(data, bounds, job.device, job.seed, job.ranks), steps
     if job.teacher is not None:
         job.teacher.ready_(job.device, layout)
+
+
+def class_weights_of(job: Job, given: Any) -> tuple[float, ...] | None:
+    """The weight of each class; "balanced" ones make the samples of all classes weigh the same, 1 on average.
+
+    A class without training samples has weight 1. A loader is read once to count its labels.
+    """
+    weights = read(given, Literal["balanced"] | tuple[NotNegative, ...] | None, name="class_weights")
+    if weights != "balanced":
+        return weights
+    samples, ignored = as_samples(job.data.train), ignored_label(job.loss)
+    counts = torch.zeros(try_model(job.model, job.example).shape[1], dtype=torch.float64)
+    of_batches = (targets for _, targets in samples.batches())
+    for targets in [samples.targets] if isinstance(samples, ArraySamples) else of_batches:
+        labels = torch.as_tensor(targets).cpu()
+        if labels.is_floating_point():
+            counts += labels.sum(dim=0)
+            continue
+        known = known_of(labels, ignored)
+        labels = labels.flatten() if known is None else labels.flatten()[known]
+        counts += torch.bincount(labels.long(), minlength=len(counts))
+    weights = counts.sum() / (counts.count_nonzero() * counts)
+    return tuple(torch.where(counts > 0, weights, 1.0).tolist())
 
 
 def _example_inputs(job: Job) -> Any:

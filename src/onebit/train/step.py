@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onebit.common.fields import Positive, read
 from onebit.errors import UsageError
 from onebit.evaluation.forward import autocast
-from onebit.evaluation.losses import Loss, known_samples, per_sample
+from onebit.evaluation.losses import Loss, ignored_label, known_samples, per_sample
 from onebit.evaluation.metrics import Metric, is_classification
 from onebit.evaluation.sources import batch_bounds
 from onebit.evaluation.trees import leaves, mapped, size_of, split_in
@@ -68,16 +68,23 @@ class Objective:
         seen = mapped(Tensor.clone, inputs) if self.settings.samples > 1 else inputs
         return self.teacher.loss(self.loss, logits, labels, images=seen, precision=self.precision)
 
-    def mask_shares(self, logits: Tensor, masks: list[Tensor]) -> list[float]:
-        """The share of each part in all pixels with a class, over which its loss is a mean; [] without masks."""
-        if self.task != "classification" or masks[0].dim() != 3:
+    @property
+    def ignored(self) -> int | None:
+        """The label that does not count."""
+        return ignored_label(self.loss)
+
+    def known_shares(self, logits: Tensor, labels: list[Tensor]) -> list[float]:
+        """The share of each part in all samples that count, over which its loss is a mean; [] where all of them do."""
+        if self.task != "classification" or (labels[0].dim() != 3 and self.ignored is None):
             return []
-        counts = [known_samples(logits, part) for part in masks]
-        total = int(self.ranks.sum_(torch.tensor(sum(counts), device=masks[0].device)))
+        counts = [known_samples(logits, part, self.ignored) for part in labels]
+        total = int(self.ranks.sum_(torch.tensor(sum(counts), device=labels[0].device)))
         return [count / max(1, total) for count in counts]
 
     def add_metrics(self, sums: dict[str, Tensor], outputs: Any, labels: Any) -> None:
         """Add the sums of the metrics, averaged over Monte Carlo samples."""
+        if self.ignored is not None and self.metrics:
+            outputs, labels = per_sample(outputs, labels, self.ignored)
         for name, metric in self.metrics.items():
             new = metric.sums(outputs, labels) / self.settings.samples
             sums[name] = new if name not in sums else sums[name] + new
@@ -89,7 +96,7 @@ class Objective:
         """
         if not is_classification(self.task, outputs, labels):
             return None, size_of(labels)
-        found, truth = per_sample(outputs, labels)
+        found, truth = per_sample(outputs, labels, self.ignored)
         pixels = outputs.numel() // outputs.shape[1]  # void ones included
         right = (found.argmax(dim=1) == truth).sum()
         return right * (len(labels) / pixels / self.settings.samples), len(labels) * len(truth) / pixels
@@ -175,7 +182,7 @@ def optimizer_step(
                 logits = forward(mapped(Tensor.clone, inputs) if again else inputs)
             logits = mapped(Tensor.float, logits)
             if done == 1 and (parts > 1 or ranks.world > 1):
-                shares = objective.mask_shares(logits, [labels for _, _, labels in split]) or shares
+                shares = objective.known_shares(logits, [labels for _, _, labels in split]) or shares
             share = shares[part] / settings.samples
             part_loss = objective.of(logits, labels, images)
             # torch averages over ranks, but the shares of all ranks sum to 1: their sum is needed
