@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import shlex
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import onebit
 from benchmarks import BENCHMARKS
 from onebit.__main__ import main
 from onebit.data import DATASETS, LoadedFiles
 from onebit.data.mnist import MNIST_SAMPLE
+from onebit.quantizers import WEIGHT_QUANTIZERS
 from support.command_line import Parsed, check_command
 
 ROOT = Path(__file__).parent.parent
@@ -230,6 +234,32 @@ def test_the_page_on_own_models_is_one_program(
     assert "compared with the model on the same inputs, not with the training pipeline" in shown
     assert "; compared with the training pipeline: " in shown
     assert shown.count("; what is packed is not the preprocessing of the training") == 1
+
+
+def test_the_page_on_own_quantizers_works_as_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(DATASETS, "mnist", replace(MNIST_SAMPLE, name="mnist", read=small_mnist, validation=100))
+    monkeypatch.setattr(WEIGHT_QUANTIZERS, "data", {**WEIGHT_QUANTIZERS.data})
+    text = (ROOT / "docs" / "own-quantizers.md").read_text(encoding="utf-8")
+    code, use = blocks(text, "python")
+    Path("quant.py").write_text(code, encoding="utf-8")
+    names: dict[str, Any] = {"torch": torch}
+    exec(compile(use, "own-quantizers.md", "exec"), names)
+    monkeypatch.delitem(sys.modules, "quant")
+    quantizer = names["TanhSign"](steepness=3)
+    latent = torch.tensor([[-2.0, -0.1, 0.0, 0.5]], requires_grad=True)
+    quantizer(latent).sum().backward()
+    assert torch.equal(quantizer(latent), quantizer.decompose(latent).dense())
+    assert torch.allclose(latent.grad, 3 * (1 - torch.tanh(3 * latent) ** 2))
+    assert {type(part) for part in names["model"].modules()} > {names["TanhSign"]}
+    packed = onebit.pack(names["model"].eval(), torch.randn(2, 8), data=torch.randn(20, 8))
+    assert packed.nodes
+    for arguments in commands(text):
+        assert main(arguments) == 0, capsys.readouterr().err
+    assert Path("tanh.1bit").exists()
 
 
 def test_the_figures_of_the_readme_are_the_measured_ones() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 
 import onebit.export
 from support.covering import covering
+from support.installed import cached
 from support.packed_nets import sign_net
 from support.recipe_nets import SMALL, packed_net
 
@@ -80,6 +83,28 @@ def test_other_files_are_refused_by_the_example(tmp_path: Path) -> None:
             plain_net(tmp_path / name)
     with pytest.raises(SystemExit, match="alone"):
         plain_net(tmp_path / "alone.pth")
+
+
+TRAINERS = ("lightning==2.6.6", "lightning-utilities", "torchmetrics", "skorch==1.4.0", "tabulate", "tqdm")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("name", "least", "count"), [("lightning_module", 1700, 2000), ("skorch_net", 420, 450)])
+def test_other_libraries_train_a_binary_net(name: str, least: int, count: int, tmp_path: Path) -> None:
+    """Without the packages that these require: torch is here, and would be installed again."""
+
+    def install(folder: Path) -> list[list[str]]:
+        return [[sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder), *TRAINERS]]
+
+    environment = {**os.environ, "PYTHONPATH": str(cached("trainers", install))}
+    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"certified on ([\d,]+) .*: ([\d,]+) correct with packed weights, 0 labels differ", done.stdout)
+    assert found, done.stdout
+    tested, correct = (int(number.replace(",", "")) for number in found.groups())
+    assert tested == count
+    assert least < correct < count
 
 
 # ---------------------------------------------------------------------------------------------------- your own models

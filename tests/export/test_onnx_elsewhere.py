@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from onebit.export.onnx import target
 from onebit.export.onnx.exactness import Uses
 from onebit.packed import PackedNet, save
 from onebit.runtime import run
+from support.installed import cached
 from support.packed_nets import IMAGE_NETS, inputs_of, integer_resnet, make_packed_mlp, signs_conv
 from support.recipe_nets import SMALL, packed_net
 
@@ -66,21 +66,6 @@ for (const name of process.argv.slice(2)) {
   fs.writeFileSync(`${name}.out`, new Uint8Array(answers[output].data.buffer));
 }
 """
-
-
-def cached(name: str, install: Callable[[Path], list[list[str]]]) -> Path:
-    """A folder into which commands installed something, now or before; skips the test where they cannot."""
-    folder = Path(tempfile.gettempdir()) / f"onebit-{name}-{os.getuid() if hasattr(os, 'getuid') else 0}"
-    done = folder / "done"
-    if not done.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
-        for command in install(folder):
-            made = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-            if made.returncode:
-                pytest.skip(f"cannot install {name} here: {(made.stderr or made.stdout).strip()[-300:]}")
-        done.touch()
-    return folder
 
 
 NETS: dict[str, Callable[[], PackedNet]] = {

@@ -81,6 +81,10 @@ def test_a_quantizer_is_a_name_a_class_or_an_object() -> None:
         ({"value": 0.0}, "value"),
         ({"value": math.nan}, "value"),
         ({"weight_quantizer": Sign(), "value": 0.5}, "value"),
+        ({"weight_quantizer": nn.Tanh()}, "Quantizer"),
+        ({"weight_quantizer": nn.Tanh}, "Quantizer"),
+        ({"weight_quantizer": "tanh"}, "docs/own-quantizers.md"),
+        ({"input_quantizer": "tanh"}, "docs/own-quantizers.md"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:

@@ -42,7 +42,8 @@ def open_trained(args: Namespace, path: str) -> Run:
     from onebit.runs.run import open_run
 
     set_threads()
-    return open_run(path, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
+    options = {"recipe": args.recipe, "dataset": getattr(args, "dataset", None)}
+    return open_run(path, model=named_model(args), quantizers=args.quantizers, **options)
 
 
 def load_data(run: Run, args: Namespace) -> Dataset:

@@ -108,11 +108,11 @@ def _sizes(shape: Any) -> str:
 
 
 def _known_net(args: Any, found: Inspection) -> Run | None:
-    """The net of a file with a recipe or with `--model`; None for other files, which are inspected without it."""
+    """The net of a file with a recipe or with named code; None for other files, which are inspected without it."""
     from onebit.runs.opening import open_run
 
-    if args.model:
-        return open_run(args.run, model=named_model(args))
+    if args.model or args.quantizers:
+        return open_run(args.run, model=named_model(args), quantizers=args.quantizers)
     try:
         return open_run(args.run) if "recipe" in found.facts else None
     except OnebitError:

@@ -30,16 +30,17 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} ({self.prog} --help)")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """All of `argv`, with each `--model.NAME VALUE` in `model_arguments`; UsageError for other words."""
+        """All of `argv`, each `--model.NAME VALUE` in `model_arguments` or `quantizers`; UsageError for other words."""
         words = self._spelled(argv)
         if any(action.nargs == "+" for action in self._get_positional_actions()):
             with suppress(UsageError):  # options between files; fails if `--` is before the first file
                 return self.parse_intermixed_args(words)
         found = self.parse_args(words)
-        given = {name: value for name, value in vars(found).items() if name.startswith("model.")}
+        given = {name.removeprefix("model."): value for name, value in vars(found).items() if "model." in name}
+        found.quantizers = {name: given.pop(name) for name in QUANTIZERS if name in given}
         if given and not found.model:
-            self.error(f"--{next(iter(given))} has no effect without --model FILE.py:Class")
-        found.model_arguments = {name.removeprefix("model."): value for name, value in given.items()}
+            self.error(f"--model.{next(iter(given))} has no effect without --model FILE.py:Class")
+        found.model_arguments = given
         return found
 
     def _spelled(self, argv: Sequence[str]) -> list[str]:
@@ -87,6 +88,8 @@ def _not_empty(text: str) -> str:
     return text
 
 
+QUANTIZERS = ("weight_quantizer", "input_quantizer")
+"""Fields of a recipe that may name custom code beside that of the model."""
 NET_HELP = "packed net: a .1bit file, or the name of a shipped one (onebit list nets)"
 RUNS = {"run": "run folder, or weight file", "run-or-net": f"run folder, weight file, or {NET_HELP}"}
 """The first argument of a verb -> its help."""
@@ -94,7 +97,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "NAME", "help": "recipe of a weight file that stores none"},
     "model": {
         "metavar": "FILE.py:Class",
-        "help": "code of a custom model, also package.module:Class; --model.NAME VALUE for its arguments",
+        "help": "code of a custom model, also package.module:Class; --model.NAME VALUE for its arguments; "
+        "--model.weight_quantizer and --model.input_quantizer likewise for custom quantizers",
     },
     "dataset": {"metavar": "NAME", "help": "data set in place of the recipe's"},
     "seed": {"type": whole_number(0, 2**63 - 1), "default": 0, "metavar": "N", "help": "of random draws (default: 0)"},

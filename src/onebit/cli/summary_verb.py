@@ -116,7 +116,7 @@ def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
 
     set_threads()
     given = {"model": args.model, "dataset": args.dataset}
-    given |= {f"model.{name}": value for name, value in args.model_arguments.items()}
+    given |= {f"model.{name}": value for name, value in (args.model_arguments | args.quantizers).items()}
     words = read_words([f"--{name}={value}" for name, value in given.items() if value is not None])
     flags = {word.name: str(word.value) for word in words}
     recipe = request_recipe(flags, method=args.method)
@@ -124,7 +124,7 @@ def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     shape = args.input_shape or (entry.input_shape if args.dataset else None)
     if shape is None:
         raise UsageError("unknown shape of a sample: add --input_shape 1,28,28, or --dataset NAME")
-    model = settle_code(recipe, named=True).model
+    model = settle_code(recipe, named=flags).model
     if model.is_custom and model.coding == "auto":
         model = replace(model, coding="none")
     return build_model(model, input_shape=shape, classes=len(entry.classes or range(10))), tuple(shape)

@@ -141,7 +141,7 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
 
     ranks = ranks or ALONE
     set_threads()
-    recipe = settle_code(recipe, named=command.names_custom_model)
+    recipe = settle_code(recipe, named=command.flags)
     machine = resolve(recipe, ranks=ranks)
     keep_freed_memory()
     known = directory_of_training(folder) if command.resume else None
@@ -163,7 +163,9 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
                 recipe, command.seeds, folder, data=data, train=train, resume=command.resume, ranks=ranks
             )
     except KeyboardInterrupt:
-        words = ["--model", recipe.model.name] if recipe.model.is_custom else []
+        words = [
+            word for flag, name in recipe.model.code().items() for word in (f"--{flag.removesuffix('.name')}", name)
+        ]
         words += ["--seeds", ",".join(map(str, command.seeds))] if command.seeds else []
         start = "onebit" if ranks.world == 1 else "torchrun … -m onebit"
         resume = shlex.join([*words, "--resume", str(folder)])

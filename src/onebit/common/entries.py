@@ -61,10 +61,11 @@ class Table(UserDict[str, Any], Generic[AnyEntry]):
     Args:
         kind: the class of the entries.
         rows: name -> entry, or only its target; also when it is added at run time.
+        page: the document on entries of one's own, which the error of an unknown name mentions.
     """
 
-    def __init__(self, kind: type[AnyEntry], rows: Mapping[str, Any]) -> None:
-        self._kind = kind
+    def __init__(self, kind: type[AnyEntry], rows: Mapping[str, Any], *, page: str | None = None) -> None:
+        self._kind, self.page = kind, page
         super().__init__(rows)
 
     def entry(self, name: Any) -> AnyEntry:

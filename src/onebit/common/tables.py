@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from onebit.errors import UnknownNameError
@@ -40,6 +40,12 @@ def resolve(table: Mapping[str, Any], name: Any, *, kind: str) -> Any:
     """
     if not isinstance(name, str):
         return name
-    if name not in table:
-        raise UnknownNameError(f"unknown {kind} {name!r}{did_you_mean(name, table)}")
+    refuse_unknown(table, name, kind=kind)
     return table[name]
+
+
+def refuse_unknown(known: Collection[str], name: str, *, kind: str) -> None:
+    """Raise UnknownNameError for a name that is not known; imports nothing that a name stands for."""
+    if name not in known:
+        page = f" (your own: {page})" if (page := getattr(known, "page", None)) else ""
+        raise UnknownNameError(f"unknown {kind} {name!r}{did_you_mean(name, known)}{page}")

@@ -48,12 +48,14 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
     value = read(value, Positive, name="value")
     if quantizer is None:
         return None
-    kind: Any = resolve(WEIGHT_QUANTIZERS, quantizer, kind="weight quantizer")
-    if not isinstance(kind, nn.Module):
-        return kind() if value == 1.0 else kind(value=value)
-    if value != 1.0:
-        raise UsageError(f"value={value:g} has no effect on {kind!r}: give the quantizer by name, or its value there")
-    return kind  # type: ignore[return-value]
+    made: Any = resolve(WEIGHT_QUANTIZERS, quantizer, kind="weight quantizer")
+    if not isinstance(made, nn.Module):
+        made = made() if value == 1.0 else made(value=value)
+    elif value != 1.0:
+        raise UsageError(f"value={value:g} has no effect on {made!r}: give the quantizer by name, or its value there")
+    if not isinstance(made, Quantizer):
+        raise UsageError(f"weight quantizer {made!r}: expected a subclass of onebit.quantizers.Quantizer")
+    return made
 
 
 def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str, Any] | None, *, kind: str) -> Any:

@@ -49,6 +49,7 @@ PROX = (
         "prox_freeze", Annotated[float, within("[0, 1]")] | None, None, "share of training after which latents stay ±1"
     ),
 )
+OWN_PAGE = "docs/own-quantizers.md"
 
 WEIGHT_QUANTIZERS = Table(
     WeightQuantizerEntry,
@@ -69,6 +70,7 @@ WEIGHT_QUANTIZERS = Table(
             "onebit.quantizers.prox:Prox", options=PROX, prepare="onebit.optim.prox:prepare_prox"
         ),
     },
+    page=OWN_PAGE,
 )
 INPUT_QUANTIZERS = Table(
     InputQuantizerEntry,
@@ -86,4 +88,5 @@ INPUT_QUANTIZERS = Table(
         "int4": InputQuantizerEntry("onebit.quantizers.few_bits:Int4", bits=4),
         "int2": InputQuantizerEntry("onebit.quantizers.few_bits:Int2", bits=2),
     },
+    page=OWN_PAGE,
 )

@@ -21,7 +21,7 @@ from onebit.common.fields import (
     field_types,
     within,
 )
-from onebit.recipe.custom_names import is_custom, short_name
+from onebit.recipe.custom_names import is_custom, is_same_code
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.options import Part, declared
 
@@ -50,7 +50,7 @@ class ModelRecipe(Part):
 
     Args:
         name: see `onebit list models`
-        weight_quantizer: see `onebit list quantizers`; null keeps real weights
+        weight_quantizer: see `onebit list quantizers`, or a custom one, FILE.py:Class; null keeps real weights
         input_quantizer: signs, or integers of few bits, as inputs of all layers except the first; null keeps real ones
         weight_options: arguments of the weight quantizer, e.g. {temperature: 1e-10}
         input_options: arguments of the input quantizer, e.g. {range: pact}
@@ -97,6 +97,11 @@ class ModelRecipe(Part):
     def is_custom(self) -> bool:
         """Whether this is a custom model."""
         return is_custom(self.name)
+
+    def code(self) -> dict[str, str]:
+        """Flag -> name of the custom code of the model and its quantizers."""
+        names = {"name": self.name, "weight_quantizer": self.weight_quantizer, "input_quantizer": self.input_quantizer}
+        return {f"model.{field}": name for field, name in names.items() if name is not None and is_custom(name)}
 
     def settings(self) -> dict[str, Any]:
         """See `Part.settings`; only custom models have the fields `CUSTOM_ONLY`."""
@@ -229,9 +234,8 @@ class Recipe(Checked):
     def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:
         """(flag name, value there, value here) of every different setting that can change the trained weights."""
         here, there = self.values(), other.values()
-        models = (self.model, other.model)
-        moved = all(model.is_custom for model in models) and len({short_name(model.name) for model in models}) == 1
-        ignored = (*NOT_COMPARED, *(["model.name"] if moved else []))
+        moved = [flag for flag, name in self.model.code().items() if is_same_code(name, there.get(flag))]
+        ignored = (*NOT_COMPARED, *moved)
         # arguments of a quantizer may be in one of them only
         both = ((name, there.get(name), here.get(name)) for name in {**here, **there} if name not in ignored)
         return [(name, was, now) for name, was, now in both if was != now]

@@ -15,6 +15,7 @@ from onebit.nets import net_names
 from onebit.packed import Card, CardScore, Certificate
 from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
 from onebit.recipe import Recipe, build_recipe, flag_text, method_of, read_settings, recipe_names, recipe_path
+from onebit.recipe.custom_names import short_name
 from onebit.runs.opening import Run
 from onebit.runs.result import RunResult
 from onebit.train.history import MOST_METRICS, RESULT_FILE
@@ -109,9 +110,10 @@ def data_in_words(dataset: str, note: str | None) -> str | None:
 def _method(recipe: Recipe, certificate: Certificate | None) -> str:
     """The quantizers of weights and inputs, and the optimizer."""
     model = recipe.model
+    quantizers = {"weights": model.weight_quantizer, "inputs": model.input_quantizer}
     real = [end for end, kept in (("first", model.real_first), ("last", model.real_last)) if kept]
     parts = [
-        f"weights {model.weight_quantizer or 'real'}, inputs {model.input_quantizer or 'real'}",
+        ", ".join(f"{part} {short_name(name or 'real')}" for part, name in quantizers.items()),
         f"{' and '.join(real)} layer real" if real else "",
         f"optimizer {recipe.optimizer.name}",
         "" if recipe.permutation is None else "the order of its pixels became one of the first layer's weights",
@@ -149,7 +151,7 @@ def _command(recipe: Recipe) -> tuple[str | None, bool]:
         again = build_recipe(base, flags)
     except UsageError:
         return None, described
-    own_files = {recipe.init_from, recipe.teacher} - {None, *net_names()}
+    own_files = {recipe.init_from, recipe.teacher, *recipe.model.code().values()} - {None, *net_names()}
     if own_data or own_files or recipe.changed_from(again) or any(map(_PATH.search, words)):
         return None, described
     return shlex.join(["onebit", "train", recipe.name, *words]), described

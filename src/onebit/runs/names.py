@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onebit.common.tables import resolve
+from onebit.common.tables import refuse_unknown
 from onebit.evaluation.loss_table import LOSSES
 from onebit.models.model_table import MODELS
 from onebit.optim.optimizer_table import OPTIMIZERS
@@ -13,11 +13,13 @@ from onebit.recipe import Recipe
 def check_names(recipe: Recipe) -> None:
     """Refuse unknown names of models, quantizers, optimizers and losses of classifications; runs no custom code."""
     losses = [name for name, entry in LOSSES.entries().items() if entry.task == "classification"]
+    custom = recipe.model.code().values()
     for known, name, kind in (
-        (MODELS, None if recipe.model.is_custom else recipe.model.name, "model"),
+        (MODELS, recipe.model.name, "model"),
         (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),
         (INPUT_QUANTIZERS, recipe.model.input_quantizer, "input quantizer"),
         (OPTIMIZERS, recipe.optimizer.name, "optimizer"),
         (losses, recipe.loss, "loss"),
     ):
-        resolve(dict.fromkeys(known), name, kind=kind)  # without importing what the name stands for
+        if name is not None and name not in custom:
+            refuse_unknown(known, name, kind=kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from onebit.data.preparation import permute_pixels, whiten
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.models import MODELS
 from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_path
+from onebit.recipe.custom_names import is_same_code
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
 from onebit.train.history import DATA_FILE
@@ -45,7 +47,12 @@ class Run:
 
 
 def open_run(
-    path: str | Path, *, recipe: str | None = None, model: ModelRecipe | None = None, dataset: str | None = None
+    path: str | Path,
+    *,
+    recipe: str | None = None,
+    model: ModelRecipe | None = None,
+    quantizers: Mapping[str, Any] = {},
+    dataset: str | None = None,
 ) -> Run:
     """A trained net from a run folder or a weight file, on the CPU in eval mode.
 
@@ -53,6 +60,7 @@ def open_run(
         recipe: name or file, for a weight file without a recipe outside a run folder.
         model: custom code that builds the net in place of the recipe's; the recipe still binarizes it. Without a
             recipe, this is the whole model.
+        quantizers: field -> name of the custom quantizer in that field of the recipe; its code may have moved.
         dataset: of a file without a recipe.
     """
     source = weight_file(Path(path))
@@ -70,12 +78,18 @@ def open_run(
     else:
         raise UsageError(f"{source}: has no recipe; name one with --recipe, or code with --model FILE.py:Class")
     built = build_recipe(settings)
+    for field, name in quantizers.items():
+        if not is_same_code(name, stored_name := getattr(built.model, field)):
+            raise UsageError(f"{source}: was trained with {field} {stored_name}, got {name}")
+    built = replace(built, model=replace(built.model, **quantizers))
+    named = {f"model.{field}": name for field, name in quantizers.items()}
     if model is not None:
         stored = built.model
         coding = stored.coding if stored.is_custom else "none"  # a `Trainer` trains a module on images as they are
         arguments = {**(stored.arguments or {}), **(model.arguments or {})}
         built = replace(built, model=replace(stored, name=model.name, arguments=arguments, coding=coding))
-    built = settle_code(built, named=model is not None)
+        named["model.name"] = model.name
+    built = settle_code(built, named=named)
     if built.model.name not in MODELS and not built.model.is_custom:
         name = built.model.name
         raise UsageError(f"{source}: the code of its net is not stored: name it with --model FILE.py:{name}")

@@ -1,4 +1,4 @@
-"""Custom models: import their code, build them with binary layers, for uint8 images.
+"""Custom models and quantizers: import their code, build models with binary layers, for uint8 images.
 
 Importing a file runs it, so only code runs that the user has named in this process, never code that a recipe names.
 """
@@ -12,7 +12,7 @@ import sys
 import typing
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +36,7 @@ _NAMED: dict[str, Callable[..., nn.Module]] = {}
 
 
 def load_code(name: str) -> Callable[..., nn.Module]:
-    """Import the code of a model, `path/to/file.py:Class` or `package.module:Class`."""
+    """Import the code of a model or a quantizer, `path/to/file.py:Class` or `package.module:Class`."""
     parts = split_custom(name)
     with contextlib.redirect_stdout(sys.stderr):
         found: Any = _imported(parts)
@@ -74,16 +74,20 @@ def parameters(build: Callable[..., nn.Module]) -> dict[str, tuple[Any, Any]]:
     return {name: (hints.get(name), found.default) for name, found in signature if found.kind in named}
 
 
-def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
-    """Convert the arguments of a custom model to their types; other recipes are unchanged.
+def settle_code(recipe: Recipe, *, named: Mapping[str, str]) -> Recipe:
+    """Add custom quantizers to their tables, and convert the arguments of a custom model to their types.
 
     Args:
-        named: whether the user named the code on this command line.
+        named: flag -> the code that the user named with it on this command line.
     """
-    name = recipe.model.name
+    code = recipe.model.code()
+    found = {flag: load_code(name) if named.get(flag) == name else _code(name, flag) for flag, name in code.items()}
+    for flag, table in (("model.weight_quantizer", WEIGHT_QUANTIZERS), ("model.input_quantizer", INPUT_QUANTIZERS)):
+        if flag in found:
+            table[code[flag]] = found[flag]
     if not recipe.model.is_custom:
         return recipe
-    known, typed = parameters(load_code(name) if named else _code(name)), {}
+    known, typed = parameters(found["model.name"]), {}
     for option, value in (recipe.model.arguments or {}).items():
         hint, default = known.get(option, (None, None))
         if hint is None and isinstance(default, (bool, int, float, str, tuple, list)):
@@ -92,10 +96,10 @@ def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
     return replace(recipe, model=replace(recipe.model, arguments=typed))
 
 
-def _code(name: str) -> Callable[..., nn.Module]:
+def _code(name: str, flag: str = "model.name") -> Callable[..., nn.Module]:
     """The code that the user has named; UsageError for code that only a file names."""
     if name not in _NAMED:
-        raise UsageError(f"custom code runs only if you name it: --model {name}")
+        raise UsageError(f"custom code runs only if you name it: --{flag.removesuffix('.name')} {name}")
     return _NAMED[name]
 
 
