@@ -20,13 +20,16 @@ from support.fold_nets import Model, assert_answers, inputs_of
 
 Function = Callable[[Tensor], Tensor]
 SAME: dict[str, Function] = {
-    **{name: getattr(F, name) for name in ("relu", "relu6", "hardtanh", "hardsigmoid", "hardswish")},
+    **{
+        name: getattr(F, name)
+        for name in ("relu", "relu6", "hardtanh", "hardsigmoid", "hardswish", "silu", "gelu", "tanh")
+    },
     "leaky": lambda x: F.leaky_relu(x, 0.1),
     "number": lambda x: 0.5 - x * 1.5,
     "clamp": lambda x: x.clamp(-0.5, 2),
     "residual": lambda x: x + F.relu(x),
     "product": lambda x: x * F.hardsigmoid(x),
-    "excite": lambda x: x * F.hardsigmoid(x.mean(tuple(range(2, x.dim())), keepdim=True)),
+    "excite": lambda x: x * torch.sigmoid(x.mean(tuple(range(2, x.dim())), keepdim=True)),
     "transpose": lambda x: x.transpose(1, -1),
     "view": lambda x: x.flatten(1).view(x.shape),
 }

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from onebit.errors import FoldError
+from onebit.errors import FoldError, UsageError
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, batch_norms, binarize_
-from onebit.packed import dumps, loads
+from onebit.packed import dumps, loads, nodes
 from onebit.train.check import check
+from onebit.verification.agreement import certify, verify
 from support.covering import covering
 from support.fold_nets import assert_answers, assert_native, inputs_of
-from support.user_nets import Mixer, MobileNetV2, SEResNet, UNet
+from support.user_nets import Mixer, MobileNetV2, MobileNetV3, SEResNet, UNet
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobilenet": (MobileNetV2, (3, 32, 32)),
     "squeeze and excite": (SEResNet, (3, 12, 12)),
+    "sigmoid gates": (lambda: SEResNet(nn.Sigmoid), (3, 12, 12)),
+    "mobilenet v3": (MobileNetV3, (3, 16, 16)),
     "mixer": (Mixer, (3, 16, 16)),
+    "mixer with gelu": (lambda: Mixer(act=nn.GELU), (3, 16, 16)),
     "unet": (UNet, (1, 16, 16)),
     "unet of odd images": (UNet, (1, 18, 21)),
 }
@@ -48,6 +53,22 @@ def test_a_net_packs_whole_and_answers_as_torch(name: str) -> None:
     assert_answers(model, packed, inputs, atol=2e-5)
 
 
+def test_the_certificate_of_activations_and_gates_promises_real_values() -> None:
+    images = inputs_of((3, 16, 16), count=40)
+    model = made_binary(MobileNetV3, (3, 16, 16), None)
+    packed = pack(model, images)
+    found = certify(model, packed, images)
+    assert found.promise == "real"
+    assert found.certificate is not None
+    assert (found.certificate.ok, found.certificate.label_mismatches) == (True, 0)
+    wrong = (
+        nodes.Hardswish(inputs=node.inputs, output=node.output) if isinstance(node, nodes.Silu) else node
+        for node in packed.nodes
+    )
+    with pytest.raises(UsageError, match="operations"):
+        verify(model, replace(packed, nodes=tuple(wrong)), images)
+
+
 @pytest.mark.parametrize("name", covering(NETS, heavy={"mobilenet", "unet of odd images"}))
 def test_a_net_of_signs_has_the_same_bits_in_every_executor(name: str) -> None:
     """Torch may take another sign of a real sum that is nearly 0, but all executors take the same."""
@@ -59,9 +80,9 @@ def test_a_net_of_signs_has_the_same_bits_in_every_executor(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "shape", "message"),
     [
-        (lambda: SEResNet(nn.Sigmoid), (3, 12, 12), r"Sigmoid \('layer1.se.fc.3'\)"),
+        (lambda: SEResNet(nn.Softplus), (3, 12, 12), r"Softplus \('layer1.se.fc.3'\)"),
         (lambda: Mixer(nn.LayerNorm), (3, 16, 16), r"LayerNorm \('blocks.0.norm1'\)"),
-        (lambda: Mixer(act=nn.GELU), (3, 16, 16), r"GELU \('blocks.0.token.1'\)"),
+        (lambda: Mixer(act=nn.Mish), (3, 16, 16), r"Mish \('blocks.0.token.1'\)"),
         (lambda: UNet("bilinear"), (1, 16, 16), r"Upsample \('up1.up'\)"),
     ],
 )

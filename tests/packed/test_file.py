@@ -19,7 +19,7 @@ from onebit.nets import net_names, net_path
 from onebit.packed import OPS, Certificate, InputSpec, PackedNet, costs, dumps, load, loads, nodes as op, save
 from onebit.packed.bits import pack_signs, unpack_signs
 from onebit.packed.node_text import to_lines
-from support.packed_nets import IMAGE_NETS, NETS, Builder, make_packed_mlp
+from support.packed_nets import NETS, Builder, make_packed_mlp
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def assert_same(net: PackedNet, back: PackedNet) -> None:
 
 def test_every_operation_survives() -> None:
     nets = [make_packed_mlp((12, 70, 10), form=form) for form in ("weight-only", "sign", "mixed")]
-    nets += [make() for make in IMAGE_NETS.values()]
+    nets += [make() for make in NETS.values()]
     a, b = op.Flatten(inputs=("input",), output="a"), op.Hardtanh(inputs=("a",), output="b")
     chain = (a, b, op.Sign(inputs=("b",), output="c"))
     nets.append(PackedNet(input=InputSpec(shape=(3, 2, 2)), nodes=chain, output="c"))  # a file without tensors

@@ -80,6 +80,8 @@ def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarra
     if isinstance(node, op.Prelu):
         x = _each(f32, x)
         return np.where(x > 0, x, _each(f32, x * _per_channel(node.slope, x)))
+    if isinstance(node, op.Activation):
+        return _each(lambda v: _activation(node, f32(v)), x)
     if isinstance(node, op.Hardtanh):
         return _each(lambda v: min(max(v, -ONE), ONE), x)
     if isinstance(node, op.Add):
@@ -122,6 +124,45 @@ def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarra
         return y
     assert isinstance(node, op.Flatten)
     return x.reshape(-1)
+
+
+def _activation(node: op.Activation, x: Fraction) -> Fraction:
+    if isinstance(node, op.Hardswish):
+        return f32(f32(x * min(max(f32(x + 3), 0 * ONE), 6 * ONE)) / 6)
+    if isinstance(node, op.Sigmoid):
+        return f32(1 / f32(2 + _exp_less(-x, 1)))
+    if isinstance(node, op.Tanh):
+        e = _exp_less(f32(2 * x), 1)
+        return f32(e / f32(e + 2))
+    x = max(x, -80 * ONE)
+    if isinstance(node, op.Silu):
+        return f32(x / f32(2 + _exp_less(-x, 1)))
+    square = f32(x * x)
+    if isinstance(node, op.GeluTanh):
+        return f32(x / f32(2 + _exp_less(-f32(x * f32(f32(square * f32(0.0713548163)) + f32(1.59576912))), 1)))
+    t = f32(1 / f32(1 + f32(f32(0.3) * abs(x))))
+    tail = f32(_exp_less(f32(-square / 2), 0) * f32(_horner(t, TAIL) * t))
+    return f32(x * (f32(1 - tail) if x > 0 else tail))
+
+
+EXP = 0.499999981, 0.166665425, 0.0416672047, 0.00836667247, 0.00138824928
+TAIL = 0.11962551, 0.120867616, 0.0989657246, 0.132243102, -0.0614000655, 0.215351326, -0.162699224, 0.0370460323
+
+
+def _horner(x: Fraction, numbers: tuple[float, ...]) -> Fraction:
+    y = f32(numbers[-1])
+    for number in numbers[-2::-1]:
+        y = f32(f32(y * x) + f32(number))
+    return y
+
+
+def _exp_less(x: Fraction, one: int) -> Fraction:
+    """e^x - one."""
+    a = min(max(x, -80 * ONE), 80 * ONE)
+    n = round(f32(a * f32(1.44269504)))
+    r = f32(f32(a - f32(n * f32(0.693359375))) - f32(n * f32(-0.00021219444)))
+    q = f32(r + f32(f32(r * r) * _horner(r, EXP)))
+    return f32(f32(Fraction(2) ** n * q) + f32(Fraction(2) ** n - one))
 
 
 def _per_channel(array: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ _RANGES = [
     *((-200, 55), (0, 256), (-129, 127), (-3, 300), (0, 2**16), (-(2**16), 1), (-(2**16), 2**16)),
 ]
 _INTEGERS = "relu", "hardtanh", "sign", "threshold", "add", "concat", "move", "round", "round", "through reals"
-_REALS = "clamp", "affine", "prelu", "multiply", "levels"
+_REALS = "clamp", "affine", "prelu", "multiply", "levels", "activation"
+_ACTIVATIONS = op.Sigmoid, op.Tanh, op.Silu, op.Gelu, op.GeluTanh, op.Hardswish
 _SPECIAL = np.float32([0, -0.0, 1, -1, 1e-40, -1e-30, 3e5, 1e30])
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -87,6 +88,8 @@ def _any_value(b: Builder, draw: Draw, *, integers: bool) -> None:
         if b.values[b.last].kind != "sign":
             b.add(op.Sign)
         b.levels(*draw(st.tuples(*[st.sampled_from([-2.7, -1.0, 0.0, 0.1, 1.3, 3e5])] * 2)))
+    elif kind == "activation":
+        b.add(draw(st.sampled_from(_ACTIVATIONS)))
     elif kind == "prelu":
         b.add(op.Prelu, slope=b.real(channels))
     elif kind == "round":

@@ -279,7 +279,31 @@ def signal_net(seed: int = 0) -> PackedNet:
     return b.net((b.last, pooled))
 
 
-NETS_OF_OTHER_INPUTS = {"features": features_net, "tokens": tokens_net, "signal": signal_net}
+def activations_net(seed: int = 0) -> PackedNet:
+    """float32 images: each activation, of integers and of real values, and a gate of squeeze-and-excite."""
+    b = Builder((3, 4, 5), seed=seed, coding="float32")
+    b.add(op.Sign)
+    b.add(op.Conv, **b.signs(5, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    of_integers = b.add(op.Silu)
+    b.affine(5)
+    features = b.add(op.Hardswish)
+    b.add(op.AdaptiveAveragePool, size=(1, 1))
+    b.add(op.RealConv, weight=b.real(7, 5), kernel=(1, 1))
+    b.add(op.GeluTanh)
+    b.add(op.RealConv, weight=b.real(5, 7), kernel=(1, 1))
+    b.add(op.Sigmoid)
+    b.add(op.Repeat, times=(1, 4, 5))
+    gated = b.add(op.Multiply, features, b.last)
+    b.add(op.Gelu)
+    b.add(op.Flatten)
+    b.add(op.Dense, **b.signs(4, 100, scale=True))
+    b.add(op.Tanh)
+    return b.net((of_integers, gated, b.last))
+
+
+NETS_OF_OTHER_INPUTS = {
+    **{"features": features_net, "tokens": tokens_net, "signal": signal_net, "activations": activations_net}
+}
 NETS = {**IMAGE_NETS, **NETS_OF_OTHER_INPUTS}
 
 

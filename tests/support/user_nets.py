@@ -52,6 +52,40 @@ class MobileNetV2(nn.Module):
         return self._forward_impl(x)
 
 
+class SqueezeExcitation(nn.Module):
+    def __init__(self, channels: int, gate: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Conv2d(channels, channels // 4, 1), nn.Conv2d(channels // 4, channels, 1)
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.gate(self.fc2(F.silu(self.fc1(x.mean((2, 3), keepdim=True)))))
+        return scale * x
+
+
+class MobileNetV3(nn.Module):
+    """Inverted residuals with gates and Hardswish (Howard et al. 2019); the second one as in EfficientNet."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Hardswish(inplace=True))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *(nn.Conv2d(8, 24, 1, bias=False), nn.BatchNorm2d(24), act(inplace=True)),
+                *(nn.Conv2d(24, 24, 5, 1, 2, groups=24, bias=False), nn.BatchNorm2d(24), act(inplace=True)),
+                *(SqueezeExcitation(24, gate()), nn.Conv2d(24, 8, 1, bias=False), nn.BatchNorm2d(8)),
+            )
+            for act, gate in ((nn.Hardswish, nn.Hardsigmoid), (nn.SiLU, nn.Sigmoid))
+        )
+        self.head = nn.Sequential(nn.Linear(8, 16), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(16, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean((2, 3)))
+
+
 class SELayer(nn.Module):
     def __init__(self, channels: int, gate: type[nn.Module]) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ from onebit.layers import (
     RPReLU,
 )
 from onebit.packed import AveragePool, MaxPool
+from onebit.packed.nodes import Hardswish, Sigmoid, Silu, Tanh
 from onebit.quantizers import Quantizer, sign
 
 FOLDS: dict[Any, Operation] = {
@@ -47,7 +48,11 @@ FOLDS: dict[Any, Operation] = {
     "leakyrelu": pointwise.leaky_relu,
     "hardtanh": pointwise.hardtanh,
     "hardsigmoid": pointwise.hardsigmoid,
-    "hardswish": pointwise.hardswish,
+    "hardswish": partial(pointwise.activation, Hardswish),
+    "sigmoid": partial(pointwise.activation, Sigmoid),
+    "tanh": partial(pointwise.activation, Tanh),
+    "silu": partial(pointwise.activation, Silu),
+    "gelu": pointwise.gelu,
     "clamp": pointwise.clamp,
     "clampmin": pointwise.clamp,
     "clampmax": pointwise.clamp_max,

@@ -14,7 +14,8 @@ from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.layers import InputCoding, Normalize, RPReLU
-from onebit.packed import Clamp, Hardtanh, InputSpec, Multiply, Prelu, Relu
+from onebit.packed import Clamp, Hardtanh, InputSpec, Node, Prelu, Relu
+from onebit.packed.nodes import Gelu, GeluTanh
 from onebit.quantizers import BinaryInput, Quantizer, SteSign, sign
 
 
@@ -195,10 +196,12 @@ def hardsigmoid(folder: Folder, call: Call, x: Pending) -> Pending:
     return with_constant(folder, call, clamped(folder, call, y, 0.0, 6.0, name=name), 6.0, torch.div)
 
 
-def hardswish(folder: Folder, call: Call, x: Pending) -> Pending:
-    x = Pending(folder.write(x))  # it is not monotonic: no integer threshold can replace it
-    gate = hardsigmoid(folder, call._replace(name=f"{call.name}.gate"), x)
-    return Pending(folder.emit(Multiply, call.name, x.base, folder.write(gate)))
+def activation(kind: type[Node], folder: Folder, call: Call, x: Pending) -> Pending:
+    return Pending(folder.emit(kind, call.name, folder.write(x)))
+
+
+def gelu(folder: Folder, call: Call, x: Pending) -> Pending:
+    return activation(GeluTanh if call.argument(1, "approximate", "none") == "tanh" else Gelu, folder, call, x)
 
 
 @any_dtype

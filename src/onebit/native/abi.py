@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "8e49e98e4befe40caf3812e5a12b9fe242408838aaeec99ada82b632f91618af"
+HASH = "5093c8905ad3c476caf1f52d52cd2077a0b21eddfad42221fa80712482033b6b"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -24,7 +24,7 @@ def _numbers(names: str) -> dict[str, int]:
 
 EPILOGUE = _numbers(
     "real scale shift center affine affine_int relu relu_int prelu hardtanh hardtanh_int "
-    "clamp threshold sign requantize quantize"
+    "clamp sigmoid tanh silu gelu gelu_tanh hardswish threshold sign requantize quantize"
 )
 
 CODING = _numbers("bytes moments reals")

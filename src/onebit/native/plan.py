@@ -225,6 +225,7 @@ _MAKERS: dict[type, Any] = {
     nodes.Threshold: _Planner.pointwise,
     nodes.Sign: _Planner.pointwise,
     nodes.Bounded: _Planner.pointwise,
+    nodes.Activation: _Planner.pointwise,
     nodes.Prelu: _Planner.pointwise,
     nodes.Requantize: _Planner.requantize,
     nodes.Quantize: _Planner.pointwise,

@@ -10,6 +10,7 @@ from onebit.native.layout import NotPlanned
 from onebit.native.values import Values
 from onebit.packed import Node, nodes
 from onebit.packed.grid import FLOAT32_EXACT
+from onebit.packed.net import op_name
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
 _MOST_INPUTS = 1000  # of a rounded sum: the zero of a byte adds less than 2⁴⁰, and float64 is exact up to 2⁵³
@@ -91,6 +92,8 @@ class Pointwise(Values):
                     slot.then("clamp", *(np.full(1, bound, np.float32) for bound in node.bounds))
                 elif isinstance(node, nodes.Quantize):
                     slot.then("quantize", least=node.least, most=node.most)
+                elif isinstance(node, nodes.Activation):
+                    slot.then(op_name(node))
                 elif isinstance(node, nodes.Prelu):
                     slot.then("prelu", node.slope)
                 else:

@@ -106,6 +106,7 @@ MAKERS: dict[type, Any] = {
     nodes.Threshold: Planner.pointwise,
     nodes.Sign: Planner.pointwise,
     nodes.Bounded: Planner.pointwise,
+    nodes.Activation: Planner.pointwise,
     nodes.Prelu: Planner.pointwise,
     nodes.Quantize: Planner.pointwise,
     nodes.Requantize: Planner.requantize,

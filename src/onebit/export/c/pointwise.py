@@ -44,6 +44,8 @@ class Pointwise(Stages):
             kernel, given = "clamp_integers" if integers else "quantize", [node.least, node.most]
         elif isinstance(node, nodes.Prelu):
             kernel, given = "prelu", [field("slope", node.slope)]
+        elif isinstance(node, nodes.Activation):
+            kernel = f"each_{op_name(node)}"
         else:
             assert isinstance(node, nodes.Bounded)
             low, high = node.bounds

@@ -22,7 +22,7 @@ from onebit.packed import OPS, Node, PackedNet, dumps, nodes
 from onebit.packed.net import float32_bytes, op_name
 from onebit.runtime import run as run_net
 
-ENGINE = ("read", "net", "pointwise", "rounding", "arrange", "grid", "tables", "reals", "pools")
+ENGINE = ("read", "net", "pointwise", "activation", "rounding", "arrange", "grid", "tables", "reals", "pools")
 # not all of OPS, in which users register more operations
 OPERATIONS: frozenset[type[Node]] = frozenset(OPS[name] for name in written_operations((*ENGINE, "bits")))
 EXACT = True

@@ -5,7 +5,7 @@ Each function returns the form in which its last node makes the value.
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,31 @@ def write_multiply(graph: Graph, node: nodes.Multiply) -> str:
 def write_prelu(graph: Graph, node: nodes.Prelu) -> str:
     slope = graph.per_channel(node.slope, "slope")
     graph.add("PRelu", graph.get(node.inputs[0], "float"), slope)
+    return "float"
+
+
+def write_activation(graph: Graph, node: nodes.Activation) -> str:
+    x = graph.get(node.inputs[0], "float")
+
+    def scaled(tensor: str, by: float) -> str:
+        return graph.add("Mul", tensor, graph.number(by, np.float32))
+
+    def gate_of(tensor: str) -> str:
+        """(tensor + 1) · x / 2."""
+        return graph.add("Mul", graph.add("Add", tensor, graph.number(1, np.float32)), scaled(x, 0.5))
+
+    match node:
+        case nodes.Sigmoid() | nodes.Tanh():
+            graph.add(type(node).__name__, x)
+        case nodes.Silu():
+            graph.add("Mul", x, graph.add("Sigmoid", x))
+        case nodes.Hardswish():
+            graph.add("Mul", x, graph.add("HardSigmoid", x, alpha=1 / 6))
+        case nodes.Gelu():
+            gate_of(graph.add("Erf", scaled(x, sqrt(0.5))))
+        case _:
+            cube = graph.add("Mul", graph.add("Mul", x, x), scaled(x, 0.044715))
+            gate_of(graph.add("Tanh", scaled(graph.add("Add", x, cube), sqrt(2 / pi))))
     return "float"
 
 

@@ -39,6 +39,7 @@ WRITERS: dict[type, Callable[[Graph, Any], str]] = {
     nodes.Threshold: pointwise.write_threshold,
     nodes.Sign: pointwise.write_threshold,
     nodes.Bounded: pointwise.write_bounded,
+    nodes.Activation: pointwise.write_activation,
     nodes.Prelu: pointwise.write_prelu,
     nodes.Add: pointwise.write_add,
     nodes.Concat: pointwise.write_concat,

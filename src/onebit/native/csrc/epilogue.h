@@ -118,6 +118,12 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, bl
         ON_CHANNELS(PRELU, x->f[k] = prelu_of(x->f[k], p[k]))
         ON_CHANNELS(HARDTANH, x->f[k] = clamp_of(x->f[k], -1, 1))
         ON_CHANNELS(HARDTANH_INT, x->i[k] = clamp_int(x->i[k], -1, 1))
+        ON_CHANNELS(SIGMOID, x->f[k] = sigmoid_of(x->f[k]))
+        ON_CHANNELS(TANH, x->f[k] = tanh_of(x->f[k]))
+        ON_CHANNELS(SILU, x->f[k] = silu_of(x->f[k]))
+        ON_CHANNELS(GELU, x->f[k] = gelu_of(x->f[k]))
+        ON_CHANNELS(GELU_TANH, x->f[k] = gelu_tanh_of(x->f[k]))
+        ON_CHANNELS(HARDSWISH, x->f[k] = hardswish_of(x->f[k]))
         ON_CHANNELS(THRESHOLD, x->i[k] = threshold_of(x->i[k], flip[k], least[k]))
     case OB_EPILOGUE_AFFINE:
         AFFINE(x->f[k])

@@ -56,6 +56,49 @@ static inline float prelu_of(float x, float slope) { return x > 0 ? x : x * slop
 /* min(max(x, low), high); keeps NaN. */
 static inline float clamp_of(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
+/* e^x - one, with `one` 0 or 1, in float32. x is clipped to +-80; e^x is 2^n * (1 + q), of which shifts of n by 23 bits make 2^n. */
+static inline float exp_less(float x, float one) {
+    float a = clamp_of(x, -80, 80), shifted = a * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    float r = a - n * 0.693359375f - n * -0.00021219444f;
+    float p = ((0.00138824928f * r + 0.00836667247f) * r + 0.0416672047f) * r + 0.166665425f;
+    float q = r + r * r * (p * r + 0.499999981f), power = float_of_bits((bits_of_float(shifted) << 23) + 0x3f800000u);
+    return power * q + (power - one);
+}
+
+/* 1 / (1 + e^-x). */
+static inline float sigmoid_of(float x) { return 1 / (2 + exp_less(-x, 1)); }
+
+/* The hyperbolic tangent. */
+static inline float tanh_of(float x) {
+    float e = exp_less(x + x, 1);
+    return e / (e + 2);
+}
+
+/* x * sigmoid(x). */
+static inline float silu_of(float x) {
+    x = x < -80 ? -80 : x; /* where the result is 0 up to 1e-32 */
+    return x / (2 + exp_less(-x, 1));
+}
+
+/* x times the normal distribution of x. */
+static inline float gelu_of(float x) {
+    x = x < -80 ? -80 : x;
+    float t = 1 / (1 + 0.3f * (x < 0 ? -x : x));
+    float p = ((0.0370460323f * t - 0.162699224f) * t + 0.215351326f) * t - 0.0614000655f;
+    p = (((p * t + 0.132243102f) * t + 0.0989657246f) * t + 0.120867616f) * t + 0.11962551f;
+    float tail = exp_less(x * x * -0.5f, 0) * (p * t);
+    return x * (x > 0 ? 1 - tail : tail);
+}
+
+/* The same, approximated by a tangent. */
+static inline float gelu_tanh_of(float x) {
+    x = x < -80 ? -80 : x;
+    return x / (2 + exp_less(-x * (x * x * 0.0713548163f + 1.59576912f), 1));
+}
+
+/* x * min(max(x + 3, 0), 6) / 6. */
+static inline float hardswish_of(float x) { return x * clamp_of(x + 3, 0, 6) / 6; }
+
 /* min(max(x, low), high) of integers. */
 static inline int32_t clamp_int(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
 

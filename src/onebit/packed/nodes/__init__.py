@@ -16,6 +16,7 @@ A new operation is a class whose `compute` defines it and an entry in `OPS`; a n
 
 from __future__ import annotations
 
+from onebit.packed.nodes.activation import Activation, Gelu, GeluTanh, Hardswish, Sigmoid, Silu, Tanh
 from onebit.packed.nodes.arrange import Concat, Flatten, Move, Pad, Permute, Repeat, Reshape, Slice
 from onebit.packed.nodes.conv import (
     Conv,
@@ -61,6 +62,12 @@ OPS: dict[str, type[Node]] = {
     "relu": Relu,
     "prelu": Prelu,
     "hardtanh": Hardtanh,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "silu": Silu,
+    "gelu": Gelu,
+    "gelu_tanh": GeluTanh,
+    "hardswish": Hardswish,
     "add": Add,
     "concat": Concat,
     "slice": Slice,
@@ -76,6 +83,7 @@ OPS: dict[str, type[Node]] = {
 
 __all__ = [
     "OPS",
+    "Activation",
     "AdaptiveAveragePool",
     "Add",
     "Affine",
@@ -89,7 +97,10 @@ __all__ = [
     "Dense",
     "DenseLayer",
     "Flatten",
+    "Gelu",
+    "GeluTanh",
     "Grouped",
+    "Hardswish",
     "Hardtanh",
     "Kernel",
     "MaxPool",
@@ -110,8 +121,11 @@ __all__ = [
     "Repeat",
     "Requantize",
     "Reshape",
+    "Sigmoid",
     "Sign",
+    "Silu",
     "Slice",
+    "Tanh",
     "Threshold",
     "Transposed",
     "Value",

@@ -1,0 +1,110 @@
+"""Smooth activations: float32 operations in a stated order, so that every executor gives the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onebit.packed.nodes.node import operation
+from onebit.packed.nodes.pointwise import Pointwise
+
+_LOG2_E, _LN2_HIGH, _LN2_LOW = np.array([1.44269504, 0.693359375, -0.00021219444], np.float32)
+_ROUND = np.float32(1.5 * 2**23)  # a float32 plus this, minus this, is rounded to an integer, ties to even
+_LEAST = np.float32(-80)
+"""Smaller numbers count as this one where the result is 0 up to 1e-32: no product with it overflows."""
+_EXP = np.array([0.499999981, 0.166665425, 0.0416672047, 0.00836667247, 0.00138824928], np.float32)
+"""(e^r - 1 - r) / r² of |r| <= ln(2)/2, to 1.4e-8 of e^r - 1; from the constant on."""
+_TAIL = np.array(
+    [0.11962551, 0.120867616, 0.0989657246, 0.132243102, -0.0614000655, 0.215351326, -0.162699224, 0.0370460323],
+    np.float32,
+)
+"""Φ(-a) · e^(a²/2) / t with t = 1 / (1 + 0.3 a) and the normal distribution Φ, to 5e-8 for a from 0 to 6."""
+_GATE, _GATE_CUBIC = np.array([1.59576912, 0.0713548163], np.float32)  # 2√(2/π), and 0.044715 times that
+
+
+@operation
+class Activation(Pointwise):
+    """Base class of functions of one number, in float32."""
+
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.curve(v.astype(np.float32))
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        """The result for float32 numbers, as docs/format.md states it."""
+        raise NotImplementedError
+
+
+@operation
+class Sigmoid(Activation):
+    """1 / (1 + e^-x)."""
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        return 1 / (2 + _exp_less(-x, 1))
+
+
+@operation
+class Tanh(Activation):
+    """The hyperbolic tangent."""
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        e = _exp_less(x + x, 1)
+        return e / (e + 2)
+
+
+@operation
+class Silu(Activation):
+    """x · sigmoid(x)."""
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        x = np.maximum(x, _LEAST)
+        return x / (2 + _exp_less(-x, 1))
+
+
+@operation
+class Gelu(Activation):
+    """x · Φ(x), with the normal distribution Φ."""
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        x = np.maximum(x, _LEAST)
+        t = 1 / (1 + np.float32(0.3) * np.abs(x))
+        tail = _exp_less(x * x * np.float32(-0.5), 0) * (_polynomial(t, _TAIL) * t)
+        return x * np.where(x > 0, 1 - tail, tail)
+
+
+@operation
+class GeluTanh(Activation):
+    """x · (1 + tanh(√(2/π) · (x + 0.044715 x³))) / 2."""
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        x = np.maximum(x, _LEAST)
+        return x / (2 + _exp_less(-x * (x * x * _GATE_CUBIC + _GATE), 1))
+
+
+@operation
+class Hardswish(Activation):
+    """x · min(max(x + 3, 0), 6) / 6."""
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        return x * np.clip(x + 3, np.float32(0), np.float32(6)) / 6
+
+
+def _exp_less(x: np.ndarray, one: int) -> np.ndarray:
+    """e^x - one, with `one` 0 or 1. x is clipped to ±80, so that no power of two is subnormal."""
+    a = np.clip(x, np.float32(-80), np.float32(80))
+    shifted = a * _LOG2_E + _ROUND
+    n = shifted - _ROUND
+    r = a - n * _LN2_HIGH - n * _LN2_LOW
+    q = r + r * r * _polynomial(r, _EXP)
+    # 2^n by its bits, which is defined for NaN, too
+    power = ((shifted.view(np.uint32) << np.uint32(23)) + np.uint32(0x3F800000)).view(np.float32)
+    return power * q + (power - np.float32(one))
+
+
+def _polynomial(x: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """numbers[0] + numbers[1] x + …, by Horner's rule."""
+    y = np.full_like(x, numbers[-1])
+    for number in numbers[-2::-1]:
+        y = y * x + number
+    return y

@@ -1,0 +1,69 @@
+"""Activations are within a few float32 roundings of their definitions, and finite wherever these are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import erf, erfc, exp, inf, nan, sqrt, tanh
+
+import numpy as np
+import pytest
+
+from onebit.packed import nodes as op
+
+Definition = Callable[[float], float]
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + exp(-x)) if x > -700 else 0.0
+
+
+def gelu_tanh(x: float) -> float:
+    return x * sigmoid(2 * sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+
+
+# each with the bound of its relative error: of GELU, that of e^(-x²/2) for large x
+DEFINITIONS: dict[type[op.Activation], tuple[Definition, float]] = {
+    op.Sigmoid: (sigmoid, 3e-7),
+    op.Tanh: (tanh, 3e-7),
+    op.Silu: (lambda x: x * sigmoid(x), 3e-7),
+    op.Gelu: (lambda x: x * erfc(-x / sqrt(2)) / 2 if x < 0 else x * (1 + erf(x / sqrt(2))) / 2, 2e-6),
+    op.GeluTanh: (gelu_tanh, 5e-6),
+    op.Hardswish: (lambda x: x * min(max(x + 3, 0), 6) / 6, 3e-7),
+}
+NUMBERS = np.float32(
+    [
+        *np.random.default_rng(0).normal(0, 3, 3000),
+        *(sign * 10.0**power for sign in (-1, 1) for power in np.arange(-38, 36, 0.25)),
+        *(0.0, -0.0, 3e38, -3, 3),
+    ]
+)
+
+
+def computed(kind: type[op.Activation], numbers: np.ndarray) -> np.ndarray:
+    return kind(inputs=("x",), output="y").compute(np.float32, numbers)
+
+
+@pytest.mark.parametrize("kind", DEFINITIONS)
+def test_close_to_the_definition(kind: type[op.Activation]) -> None:
+    """Relative where the result of a net can depend on it, absolute where a number times 1e-12 is left."""
+    define, bound = DEFINITIONS[kind]
+    numbers = NUMBERS if kind is not op.Hardswish else NUMBERS[np.abs(NUMBERS) < 5e37]
+    found = computed(kind, numbers)
+    assert found.dtype == np.float32
+    expected = np.array([define(x) for x in numbers.tolist()])
+    if kind is op.Hardswish:  # next to -3 the sum x + 3 is rounded, as torch rounds it
+        bound = bound + 3e-7 / np.maximum(np.abs(numbers.astype(np.float64) + 3), 1e-7)
+    np.testing.assert_array_less(np.abs(found - expected), bound * np.abs(expected) + 1e-12)
+
+
+def test_ends_and_nan() -> None:
+    for kind, least, most in [
+        (op.Sigmoid, 0, 1),
+        (op.Tanh, -1, 1),
+        (op.Silu, 0, inf),
+        (op.Gelu, 0, inf),
+        (op.GeluTanh, 0, inf),
+    ]:
+        low, high, unknown = computed(kind, np.float32([-inf, inf, nan]))
+        assert (low, high) == (pytest.approx(least, abs=1e-30), most)
+        assert np.isnan(unknown)
