@@ -46,7 +46,7 @@ def measure(*, nets: list[str], optimize: str) -> dict[str, Any]:
     rows = []
     for name in nets:
         net = load(name)
-        inputs = noise(net.input, 1)
+        inputs = noise(net, 1)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "net"
             folder.mkdir()

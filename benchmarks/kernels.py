@@ -58,7 +58,7 @@ def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> C
     before.call_count, part.call_count = calls.start, len(calls)
     part.calls += calls.start * ctypes.sizeof(abi.CallStruct)
     before.output_count = part.output_count = 0  # no output is copied,
-    part.input = -1  # and no image is coded, so their addresses do not matter
+    part.input_count = 0  # and no image is coded, so their addresses do not matter
     plan.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
     arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
     made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)

@@ -102,7 +102,9 @@ class Layer:
         signs = rng.choice(np.array([-1, 1], np.int8), (case.outputs, terms))
         self.case, self.whole = case, case.kind not in _REAL
         self.packed = packed.PackedNet(
-            input=packed.InputSpec(shape=case.shape, coding="values" if case.kind == "integer" else "integer"),
+            inputs={
+                "input": packed.InputSpec(shape=case.shape, coding="values" if case.kind == "integer" else "integer")
+            },
             nodes=tuple(_nodes(case, signs)),
             output="y",
         )

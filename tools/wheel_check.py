@@ -44,7 +44,9 @@ def random_net() -> packed.PackedNet:
         packed.Flatten(inputs=("relu1",), output="flat"),
         packed.Dense(inputs=("flat",), output="dense2", **signs(10, 20 * 64)),  # type: ignore[arg-type]
     )
-    return packed.PackedNet(input=packed.InputSpec(shape=(3, 8, 8)), nodes=nodes, output="dense2", name="random")
+    return packed.PackedNet(
+        inputs={"input": packed.InputSpec(shape=(3, 8, 8))}, nodes=nodes, output="dense2", name="random"
+    )
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ def net(tmp_path: Path) -> Path:
         Flatten(inputs=("input",), output="x"),
         Dense(inputs=("x",), output="sums", signs=signs, in_features=16),
     )
-    save(PackedNet(input=InputSpec(shape=(1, 4, 4)), nodes=nodes, output="sums"), tmp_path / "net.1bit")
+    save(PackedNet(inputs={"input": InputSpec(shape=(1, 4, 4))}, nodes=nodes, output="sums"), tmp_path / "net.1bit")
     return tmp_path / "net.1bit"
 
 

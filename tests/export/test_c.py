@@ -123,7 +123,7 @@ def test_names_cannot_leave_their_strings_and_comments(tmp_path: Path) -> None:
     hostile = ('"};int x[', "*/ int main", "/* ??/", "\\", "%s%n", "é√", "#include", "'", "??/??/", "a" * 150)
     net = make_packed_mlp((12, 70, 65, 10))
     spec = replace(net.input, meaning="*/ # ??/ \\")
-    net = replace(net, name="*/ int y; /* \\ ??/ é", classes=hostile, input=spec)
+    net = replace(net, name="*/ int y; /* \\ ??/ é", classes=hostile, inputs={"input": spec})
     folder = exported(net, tmp_path / "net")
     (folder / "main.c").write_text(
         '#include <stdio.h>\n#include "net.h"\n'

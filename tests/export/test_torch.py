@@ -215,7 +215,7 @@ def renamed(draw: Any) -> tuple[PackedNet, PackedNet]:
     shape = infer(net)[net.output].shape if isinstance(net.output, str) else ()
     classes = tuple(drawn(texts, shape[0])) if shape and draw(st.booleans()) else None
     spec = replace(net.input, meaning=draw(texts))
-    return replace(made, input=spec, classes=classes, name=draw(texts)), net
+    return replace(made, inputs={"input": spec}, classes=classes, name=draw(texts)), net
 
 
 def test_names_of_any_kind_are_text_and_never_code(tmp_path: Path) -> None:

@@ -183,6 +183,6 @@ def test_drawn_sign_nets_agree_bit_for_bit(data: st.DataObject, seed: int) -> No
         assume(False)
     packed = pack(model, input_shape=SHAPE)
     np.testing.assert_array_equal(run(packed, images), expected)
-    folded = fold_model(model, example_of(packed.input))
+    folded = fold_model(model, example_of(packed))
     assert {proof.proof for proof in Proof.of(folded, packed, None).layers} == {"every integer"}
     assert sum(isinstance(node, Conv) for node in packed.nodes) == len([m for m in layers if isinstance(m, nn.Conv2d)])

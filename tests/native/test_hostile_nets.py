@@ -45,7 +45,7 @@ def test_thresholds_at_the_limits_of_int32_and_near_sums(isa: InstructionSet, fo
     net = THRESHOLD_NETS[form]()
     images, signs = inputs_of(net, 5), net.nodes[-1]
     assert isinstance(signs, Threshold)
-    answer = reference(PackedNet(input=net.input, nodes=net.nodes[:-1], output=signs.inputs[0]), images)
+    answer = reference(PackedNet(inputs={"input": net.input}, nodes=net.nodes[:-1], output=signs.inputs[0]), images)
     assert answer is not None
     assert np.abs(answer).max() < 2**24, "these sums are exact in float32"
     sums, shape = answer.astype(np.int64), (-1, *[1] * (answer.ndim - 2))

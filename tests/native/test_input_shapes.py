@@ -277,7 +277,7 @@ def test_a_value_that_is_an_output_and_read_again_keeps_its_numbers() -> None:
         if b.nodes[3].output not in output:
             nodes.append(op.Add(inputs=(b.nodes[3].output, view), output="sum"))
             output = (*output.values(), "sum") if isinstance(output, dict) else (*output, "sum")
-        net = PackedNet(input=b.input, nodes=tuple(nodes), output=output)
+        net = PackedNet(inputs={"input": b.input}, nodes=tuple(nodes), output=output)
         batch = inputs_of(net, 5)
         for isa in ISAS.values():
             assert assert_agrees(net, batch, reference(net, batch), isa)

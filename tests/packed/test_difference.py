@@ -31,8 +31,8 @@ def test_a_net_does_not_differ_from_itself() -> None:
     [
         (lambda net: {"name": "other"}, "name 'random mixed' instead of 'other'"),
         (lambda net: {"classes": None}, "classes ('0', '1', "),
-        (lambda net: {"input": replace(net.input, std=net.input.std + 1)}, "input std array([64.]"),
-        (lambda net: {"input": replace(net.input, meaning="a cat")}, "input meaning '' instead of 'a cat'"),
+        (lambda net: {"inputs": {"input": replace(net.input, std=net.input.std + 1)}}, "input std array([64.]"),
+        (lambda net: {"inputs": {"input": replace(net.input, meaning="a cat")}}, "input meaning '' instead of 'a cat'"),
         (lambda net: {"nodes": net.nodes[:-1], "output": "fc2"}, "node "),
         (lambda net: {"nodes": (*net.nodes[:-1], replace(net.nodes[-1], output="x")), "output": "x"}, "node 'affine b"),
     ],

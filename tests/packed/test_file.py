@@ -54,7 +54,9 @@ def test_every_operation_survives() -> None:
     nets += [make() for make in NETS.values()]
     a, b = op.Flatten(inputs=("input",), output="a"), op.Hardtanh(inputs=("a",), output="b")
     chain = (a, b, op.Sign(inputs=("b",), output="c"))
-    nets.append(PackedNet(input=InputSpec(shape=(3, 2, 2)), nodes=chain, output="c"))  # a file without tensors
+    nets.append(
+        PackedNet(inputs={"input": InputSpec(shape=(3, 2, 2))}, nodes=chain, output="c")
+    )  # a file without tensors
     b = Builder((3, 2, 4))
     b.add(op.Reshape, shape=(3, 8))
     b.add(op.Permute, axes=(1, 0))
@@ -116,7 +118,7 @@ def test_transposed_and_strided_arrays_are_stored_by_their_values() -> None:
         op.Affine(inputs=("fc",), output="a", shift=np.arange(12, dtype=np.float32)[::2]),
         op.RealDense(inputs=("a",), output="y", weight=weight.T),
     )
-    net = PackedNet(input=InputSpec(shape=(1, 10, 13)), nodes=nodes, output="y")
+    net = PackedNet(inputs={"input": InputSpec(shape=(1, 10, 13))}, nodes=nodes, output="y")
     _, dense, affine, last = loads(dumps(net)).nodes
     np.testing.assert_array_equal(dense.signs, words)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(affine.shift, [0, 2, 4, 6, 8, 10])  # type: ignore[attr-defined]
@@ -126,7 +128,7 @@ def test_transposed_and_strided_arrays_are_stored_by_their_values() -> None:
 def test_invalid_values_are_not_written(tmp_path: Path) -> None:
     nodes = (op.Affine(inputs=("input",), output="a", shift=np.array([np.nan], np.float32)),)
     with pytest.raises(FormatError, match="shift"):
-        save(PackedNet(input=InputSpec(shape=(1, 2, 2)), nodes=nodes, output="a"), tmp_path / "net.1bit")
+        save(PackedNet(inputs={"input": InputSpec(shape=(1, 2, 2))}, nodes=nodes, output="a"), tmp_path / "net.1bit")
     assert not list(tmp_path.iterdir())
 
 
@@ -134,7 +136,7 @@ def test_a_net_with_too_many_nodes_is_not_made() -> None:
     nodes = [op.Relu(inputs=("input",), output="0")]
     nodes += [op.Relu(inputs=(str(index),), output=str(index + 1)) for index in range(10_000)]
     with pytest.raises(FormatError, match="nodes"):
-        PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=tuple(nodes), output="10000")
+        PackedNet(inputs={"input": InputSpec(shape=(1, 1, 1))}, nodes=tuple(nodes), output="10000")
 
 
 def assert_small(net: PackedNet) -> None:
@@ -217,6 +219,8 @@ def test_the_specification_names_every_operation_and_field() -> None:
         line = next(line for line in text.splitlines() if line.startswith(f"| `{key}` |"))
         for name in (*kind.arrays, *kind.attributes):
             assert f"`{name}`" in line, (key, name)
-    net = PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=(op.Relu(inputs=("input",), output="y"),), output="y")
+    net = PackedNet(
+        inputs={"input": InputSpec(shape=(1, 1, 1))}, nodes=(op.Relu(inputs=("input",), output="y"),), output="y"
+    )
     for name in graph_of(dumps(net)):
         assert f"| `{name}` |" in text

@@ -22,7 +22,7 @@ def test_the_numbers_of_a_net_cannot_be_changed() -> None:
     """Plans and certificates are of the numbers that it was made with."""
     own, mean = np.ones(3, np.float32), np.ones(1, np.float32)
     net = PackedNet(
-        input=replace(IMAGE, coding="standardise", mean=mean, std=mean),
+        inputs={"input": replace(IMAGE, coding="standardise", mean=mean, std=mean)},
         nodes=(
             flat(),
             op.RealDense(inputs=("flat",), output="a", weight=zeros(3, 6)),
@@ -55,7 +55,7 @@ def threshold(source: str, channels: int = 4) -> op.Threshold:
 
 
 def net(*nodes: Node, output: str | None = None, spec: InputSpec = IMAGE) -> PackedNet:
-    return PackedNet(input=spec, nodes=nodes, output=output or nodes[-1].output)
+    return PackedNet(inputs={"input": spec}, nodes=nodes, output=output or nodes[-1].output)
 
 
 def test_the_repr_of_a_net_is_one_line_without_arrays() -> None:

@@ -141,7 +141,9 @@ def test_costs_count_every_position_of_a_kernel() -> None:
         (make(op.MaxPool, kernel=(2, 2)), 0),
     ]:
         net = PackedNet(
-            input=InputSpec(shape=(4, 6, 5)), nodes=(op.Relu(inputs=("input",), output="x"), node), output="z"
+            inputs={"input": InputSpec(shape=(4, 6, 5))},
+            nodes=(op.Relu(inputs=("input",), output="x"), node),
+            output="z",
         )
         cost = costs(net)[1]
         assert cost.macs == macs

@@ -70,9 +70,17 @@ def test_a_net_that_may_reach_the_limit_is_not_written() -> None:
     spec = InputSpec(shape=(2, 3, 4), coding="values")
     for sign in (1, -1):
         with pytest.raises(FormatError, match="1 of 2 channels"):
-            dumps(PackedNet(input=spec, nodes=(requantize("input", offset=sign * offset, **fields),), output="y"))
+            dumps(
+                PackedNet(
+                    inputs={"input": spec}, nodes=(requantize("input", offset=sign * offset, **fields),), output="y"
+                )
+            )
         dumps(
-            PackedNet(input=spec, nodes=(requantize("input", offset=sign * (offset - [1, 0]), **fields),), output="y")
+            PackedNet(
+                inputs={"input": spec},
+                nodes=(requantize("input", offset=sign * (offset - [1, 0]), **fields),),
+                output="y",
+            )
         )
 
 

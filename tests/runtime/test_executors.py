@@ -180,7 +180,7 @@ def test_a_transposed_convolution_may_cut_every_pixel(cut: int) -> None:
 
 def one_layer(node: Node, features: int, *more: Node) -> PackedNet:
     nodes = (op.Flatten(inputs=("input",), output="x"), node, *more)
-    return PackedNet(input=InputSpec(shape=(1, 1, features)), nodes=nodes, output=nodes[-1].output)
+    return PackedNet(inputs={"input": InputSpec(shape=(1, 1, features))}, nodes=nodes, output=nodes[-1].output)
 
 
 def test_thresholds_near_the_sum_and_at_the_limits_of_int32() -> None:

@@ -57,7 +57,7 @@ def test_the_outputs_have_the_shapes_and_keys_of_the_model() -> None:
     np.testing.assert_array_equal(made["gated"], made["again"])
     empty = run(net, inputs_of(net, 0))
     assert {key: array.shape for key, array in empty.items()} == {"gated": (0, 33), "number": (0,), "again": (0, 33)}
-    one = PackedNet(input=net.input, nodes=(Relu(inputs=("input",), output="a"),), output=("a",))
+    one = PackedNet(inputs={"input": net.input}, nodes=(Relu(inputs=("input",), output="a"),), output=("a",))
     assert isinstance(run(one, inputs_of(net, 4)), tuple)
 
 
@@ -211,7 +211,7 @@ def test_any_net_is_timed(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for count, threads in ((1, 2), (3, 1)):
         rows = timing.time_packed(net, count, rounds=1, seconds=1e-4, threads=threads)
         assert {row["batch"] for row in rows} == {count}
-    check = timing.against_reference(net, batch := timing.noise(net.input, 3))
+    check = timing.against_reference(net, batch := timing.noise(net, 3))
     wrong = net.by_name(run(net, batch))
     wrong[net.outputs[-1]] = -wrong[net.outputs[-1]] + 1
     with pytest.raises(onebit.errors.OnebitError, match="reference"):

@@ -98,12 +98,12 @@ def test_the_operators_pass_the_checks_of_torch() -> None:
     module = PackedModule(net)
     shapes = module.signature.shapes
     sizes, ranks = [size for shape in shapes for size in shape], [*map(len, shapes)]
-    found = torch.library.opcheck(RUN_OUTPUTS, (images_of(net), module.file, sizes, ranks))
+    found = torch.library.opcheck(RUN_OUTPUTS, ([images_of(net)], module.file, sizes, ranks))
     assert set(found.values()) == {"SUCCESS"}
-    outputs = RUN_OUTPUTS(images_of(net), module.file, sizes, ranks)
+    outputs = RUN_OUTPUTS([images_of(net)], module.file, sizes, ranks)
     assert len({tensor.untyped_storage().data_ptr() for tensor in outputs}) == len(net.outputs)
     with pytest.raises(UsageError, match="outputs"):
-        RUN_OUTPUTS(images_of(net), module.file, [*sizes, 1], ranks[:-1])
+        RUN_OUTPUTS([images_of(net)], module.file, [*sizes, 1], ranks[:-1])
     with pytest.raises(UsageError, match="packed"):
         RUN_PACKED(images_of(net), module.file, [3])
 

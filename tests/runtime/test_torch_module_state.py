@@ -226,9 +226,9 @@ def test_other_devices_are_refused() -> None:
     module, images = PackedModule(net), images_of(net)
     # as the operator on a GPU
     with pytest.raises(TypeError, match="meta"):
-        onebit.runtime.torch_module._run_packed_outputs(images.to("meta"), module.file, [5], [1])
+        onebit.runtime.torch_module._run_packed_outputs([images.to("meta")], module.file, [5], [1])
     with pytest.raises(UsageError, match="meta"):
-        onebit.runtime.torch_module._run_packed_outputs(images, module.file.to("meta"), [5], [1])
+        onebit.runtime.torch_module._run_packed_outputs([images], module.file.to("meta"), [5], [1])
     module.to("meta")
     with pytest.raises(UsageError, match="meta"):
         _ = module.net

@@ -74,7 +74,9 @@ class Builder:
 
     def net(self, output: str | tuple[str, ...] | dict[str, str] | None = None) -> PackedNet:
         """The net whose output is that of the last node, or `output`."""
-        return PackedNet(input=self.input, nodes=tuple(self.nodes), output=output or self.last, name="random")
+        return PackedNet(
+            inputs={"input": self.input}, nodes=tuple(self.nodes), output=output or self.last, name="random"
+        )
 
     def dense(self, outputs: int) -> None:
         """A dense layer with one-bit weights."""
@@ -366,7 +368,7 @@ def make_packed_mlp(
     if form == "mixed":
         channels = net.input.shape[0]
         mean, std = b.real(channels, stddev=20) + np.float32(128), np.full(channels, 64, np.float32)
-        net = replace(net, input=InputSpec(shape=net.input.shape, coding="standardise", mean=mean, std=std))
+        net = replace(net, inputs={"input": InputSpec(shape=net.input.shape, coding="standardise", mean=mean, std=std)})
     return net
 
 

@@ -142,5 +142,5 @@ def test_a_net_that_does_not_pack_at_all_is_not_said_to_pack_layer_by_layer() ->
 
 def test_batches_of_a_loader_and_preprocessing() -> None:
     net = nn.Sequential(nn.Flatten(), BinaryLinear(12, 3), nn.BatchNorm1d(3))
-    assert check(net, [torch.zeros(2, 1, 3, 4), torch.zeros(2)]).whole
+    assert check(net, [torch.zeros(2, 1, 3, 4)]).whole
     assert check(net, torch.zeros(2, 1, 3, 4), preprocess=Normalize(0.5, 0.5)).whole

@@ -79,7 +79,7 @@ def test_disagreement_is_counted() -> None:
 
 
 def proof_of(model: nn.Module, packed: PackedNet) -> Proof:
-    return Proof.of(fold_model(model, example_of(packed.input)), packed, None)
+    return Proof.of(fold_model(model, example_of(packed)), packed, None)
 
 
 def test_thresholds_are_proved_for_every_integer() -> None:

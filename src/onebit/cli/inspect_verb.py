@@ -71,10 +71,12 @@ def _lines(found: Inspection, *, latent: bool) -> Iterator[str]:
         + (f"; {total['macs']:,} multiply-adds a sample" if total["macs"] is not None else "")
     )
     if packed:
-        taken, given = found.facts["input"], found.facts["outputs"]
-        meaning = f" ({taken['meaning']})" if taken["meaning"] else ""
-        named = [f", {name} {', '.join(f'{x:.6g}' for x in taken[name])}" for name in ("mean", "std") if name in taken]
-        yield f"input: {taken['dtype']} {_sizes(taken['shape'])}{meaning}, coding {taken['coding']}{''.join(named)}"
+        given = found.facts["outputs"]
+        for key, taken in found.facts.get("inputs", {"": found.facts.get("input")}).items():
+            meaning = f" ({taken['meaning']})" if taken["meaning"] else ""
+            named = [f", {x} {', '.join(f'{y:.6g}' for y in taken[x])}" for x in ("mean", "std") if x in taken]
+            what = f"{taken['dtype']} {_sizes(taken['shape'])}{meaning}, coding {taken['coding']}{''.join(named)}"
+            yield f"input {key}".strip() + f": {what}"
         yield "output: " + ", ".join(f"{row['key']} {_sizes(row['shape']) or 1}".strip() for row in given)
     for key, value in found.facts.items():
         yield from _fact(key, value)

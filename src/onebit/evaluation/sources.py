@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset as TorchDataset, IterableDatase
 from onebit.data import Dataset, Split, StreamedImages, read_batches
 from onebit.errors import DataError
 from onebit.evaluation.loaders import batch_samples, known_length, repeated, sampler_of, sequential
-from onebit.evaluation.trees import leaves, size_of
+from onebit.evaluation.trees import leaves, mapped, size_of
 
 BATCH_SIZE = 100
 """Default number of samples of a batch."""
@@ -164,7 +164,8 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
 
     Args:
         data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a Dataset; or
-            inputs alone, an array or a tensor, which then have no targets.
+            inputs alone, an array, a tensor or a dict of them, which then have no targets. Inputs may be a tuple or a
+            dict in a pair.
         name: of the argument, for messages.
         batch_size: of a torch data set without a loader, which training shuffles; a loader has its own.
     """
@@ -179,10 +180,41 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
         return LoaderSamples(data, name)
     if not isinstance(data, (tuple, list)):
         data = data, None
+    if isinstance(data[0], dict) or (isinstance(data[0], tuple) and all(hasattr(x, "shape") for x in data[0])):
+        return LoaderSamples(DataLoader(_Rows(*data), batch_size=batch_size or BATCH_SIZE, collate_fn=_same), name)
     inputs, targets = (_array(part) for part in data)
     if targets is not None and len(inputs) != len(targets):
         raise DataError(f"{name}: {len(inputs):,} inputs but {len(targets):,} targets")
     return ArraySamples(inputs, targets, name)
+
+
+class _Rows(TorchDataset[Any]):
+    """Samples of several inputs, each an array or a tensor, in a tuple or a dict; targets may be None."""
+
+    def __init__(self, inputs: Any, targets: Any) -> None:
+        self.parts = _tensors(inputs), mapped(_as_targets, _tensors(targets))
+        if len({len(part) for part in leaves(self.parts)}) > 1:
+            raise DataError(
+                f"got {', '.join(f'{len(part):,}' for part in leaves(self.parts))} samples, expected as many"
+            )
+
+    def __len__(self) -> int:
+        return size_of(self.parts)
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return mapped(lambda part: part[indices], self.parts)
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _tensors(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: _tensors(one) for name, one in part.items()}
+    if isinstance(part, tuple):
+        return tuple(map(_tensors, part))
+    return None if part is None else _tensor(part)
 
 
 def _array(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -92,10 +92,11 @@ def _labels(net: PackedNet, outputs: dict[str, np.ndarray]) -> np.ndarray | None
 
 
 def run_in_batches(
-    compute: Callable[[np.ndarray], dict[str, np.ndarray]], inputs: np.ndarray, size: int
+    compute: Callable[..., dict[str, np.ndarray]], inputs: Sequence[np.ndarray], size: int
 ) -> dict[str, np.ndarray]:
-    """The outputs of `compute` by name, called with at most `size` inputs at once."""
-    parts = [compute(inputs[start : start + size]) for start in range(0, len(inputs), size)]
+    """The outputs of `compute` by name, called with at most `size` samples of each input at once."""
+    starts = range(0, len(inputs[0]), size)
+    parts = [compute(*(part[start : start + size] for part in inputs)) for start in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

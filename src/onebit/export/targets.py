@@ -23,8 +23,8 @@ class Target:
     * `write(net, path, **options)` writes the file `path`, and perhaps more files beside it, into a temporary folder;
       or it fills the empty folder `path`. The files beside `path`, and every file of a folder, contain "written by
       onebit" in their first 1,000 bytes: a later export replaces such files only.
-    * `run(net, path, inputs, **options)` returns what the files compute: outputs by name, (N, …) float32. It raises
-      `CannotRun` if this machine cannot run them.
+    * `run(net, path, *inputs, **options)` returns what the files compute for (N, …) of each input: outputs by name,
+      (N, …) float32. It raises `CannotRun` if this machine cannot run them.
 
     Args:
         text: one line on what is written.
@@ -33,6 +33,7 @@ class Target:
         options: option -> allowed values; the first one is the default.
         layout_files: for each layout of a folder, one file that no other layout has.
         report: whether the module has `report(net, path, **options)`, a text on what the exported net needs.
+        several_inputs: whether it takes nets with more than one input.
         samples: whether `write` takes `samples`: (N, …) real inputs of the net, or None.
     """
 
@@ -42,6 +43,7 @@ class Target:
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     layout_files: tuple[str, ...] = ()
     report: bool = False
+    several_inputs: bool = True
     samples: bool = False
 
     @property
@@ -73,6 +75,7 @@ EXPORTS: dict[str, Target] = {
         text="one web page that runs the net, without a server",
         module="onebit.export.html.target",
         suffixes=(".html",),
+        several_inputs=False,
         samples=True,
     ),
 }

@@ -17,7 +17,7 @@ from onebit.export.targets import EXPORTS, CannotRun, Target
 from onebit.packed import PackedNet, costs
 from onebit.packed.net import op_name
 from onebit.runtime import run
-from onebit.runtime.input_batch import as_batch
+from onebit.runtime.input_batch import as_batches, as_given
 from onebit.runtime.running import opened
 from onebit.runtime.timing import noise
 
@@ -55,7 +55,7 @@ def export_net(
     to: str,
     path: str | Path,
     *,
-    inputs: np.ndarray | None = None,
+    inputs: Any = None,
     count: int | None = None,
     what: str = "",
     report: bool = False,
@@ -69,8 +69,8 @@ def export_net(
         net: a packed net, the path of its file, or the name of a net that ships.
         to: name of a target in `EXPORTS`.
         path: a file with a suffix of the target, or a folder, which is created. If it is a link, its file is written.
-        inputs: (N, …) inputs of the net to compare with; random ones if None. Some targets store a few of them as
-            samples.
+        inputs: inputs of the net to compare with, as for `onebit.run`; random ones if None. Some targets store a few of
+            them as samples.
         count: number of random inputs; by default 20, fewer for large nets.
         what: description of the inputs, for display.
         report: also measure what the exported net needs, if the target can.
@@ -87,20 +87,25 @@ def export_net(
     net, path = opened(net), Path(os.path.realpath(path) if os.path.islink(path) else path)
     target, settings = check_request(to, path, options, report=report)
     writer, samples = target.writer, {}
+    if len(net.inputs) > 1 and not target.several_inputs:
+        raise UsageError(f"{to} takes nets with one input, this one has {', '.join(net.inputs)}")
     for node in net.nodes:
         if not isinstance(node, tuple(writer.OPERATIONS)):
             raise UsageError(f"{to} has no operation {op_name(node)!r}, needed for {node.output!r}")
     if inputs is None:
         count = count or affordable(net, RANDOM_INPUTS)
-        inputs, what = noise(net.input, count), f"{count} random inputs"
+        given, what = noise(net, count), f"{count} random inputs"
     else:
-        inputs = np.reshape(as_batch(net.input, inputs)[:], (-1, *net.input.shape))
-        samples = {"samples": inputs} if target.samples else {}
+        given = inputs
+    parts = zip(net.inputs.values(), as_batches(net, given), strict=True)
+    arrays = [np.reshape(part[:], (-1, *spec.shape)) for spec, part in parts]
+    if inputs is not None and target.samples:
+        samples = {"samples": arrays[0]}
     folder = path.parent if target.suffixes else path
     with atomic_files(folder) as staging:
         written = staging / path.name if target.suffixes else staging
         writer.write(net, written, **samples, **settings)
-        comparison, reason = _compared(writer, net, written, inputs, what or f"{len(inputs)} inputs", settings)
+        comparison, reason = _compared(writer, net, written, arrays, what or f"{len(arrays[0])} inputs", settings)
         needs = writer.report(net, written, **settings) if report else ""
         files = _publishable(target, path, staging)
         size = sum((staging / name).stat().st_size for name in files)
@@ -108,12 +113,12 @@ def export_net(
 
 
 def _compared(
-    writer: Any, net: PackedNet, written: Path, inputs: np.ndarray, what: str, settings: dict[str, str]
+    writer: Any, net: PackedNet, written: Path, inputs: list[np.ndarray], what: str, settings: dict[str, str]
 ) -> tuple[Comparison | None, str]:
     """The comparison, or None and the reason why this machine cannot run the files."""
-    expected = net.by_name(run(net, inputs))
+    expected = net.by_name(run(net, as_given(inputs)))
     try:
-        found = writer.run(net, written, inputs, **settings)
+        found = writer.run(net, written, *inputs, **settings)
     except CannotRun as error:
         return None, str(error)
     comparison = compare(net, expected, found, what=what, runs_with=writer.RUNS_WITH)

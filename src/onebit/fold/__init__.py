@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -24,16 +24,17 @@ from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold.folder import Folded, Folder, Site
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
-from onebit.fold.trace import refuse_other_branch, trace
+from onebit.fold.trace import Inputs, forward_names, refuse_other_branch, trace
 from onebit.integer.nets import rounded_as_trained
 from onebit.layers import binary_layers, has_other_statistics
 from onebit.layers.base import unwrapped
 from onebit.packed import InputSpec, PackedNet, dumps
+from onebit.packed.net import INPUT
 
 __all__ = ["FOLDS", "Folded", "Site", "eval_copy", "example_of", "fold_model", "pack"]
 
-OTHER_BATCH = 7
-"""Samples of a second trace, which finds models that compute with the size of the batch."""
+COUNT, OTHER_BATCH = 2, 7
+"""Samples of a trace, and of a second trace, which finds models that compute with the size of the batch."""
 LARGE = 100_000
 """Batches with at least so many numbers are traced by shape only, if the model reads no values."""
 
@@ -82,7 +83,7 @@ def fold_model(
     return folded._replace(net=net, real=real)
 
 
-def fold_once(model: nn.Module, example: Tensor) -> Folded:
+def fold_once(model: nn.Module, example: Any) -> Folded:
     """`fold_model` without its checks and without rounding activations to integers."""
     folder, batch = _prepared(model, example)
     return folder.fold(trace(folder.model, batch, is_leaf=folder.is_leaf))
@@ -90,7 +91,7 @@ def fold_once(model: nn.Module, example: Tensor) -> Folded:
 
 def refusals_of(
     model: nn.Module, example: Any = None, *, preprocess: nn.Module | None = None
-) -> tuple[nn.Module, Tensor, dict[str, OnebitError]]:
+) -> tuple[nn.Module, Inputs, dict[str, OnebitError]]:
     """The traced copy of a model, a batch for it, and the errors of all operations that do not pack: path -> error.
 
     Raises the other errors of `pack`.
@@ -102,35 +103,44 @@ def refusals_of(
         output = folder.walk(graph)
         if not refusals:
             _check_other_batch(folder.finish(output).net, batch, folder)
-            if batch.numel() < LARGE:
+            if _numbers(batch) < LARGE:
                 refuse_other_branch(folder.model, graph, batch)
     except OnebitError as error:
         refusals[""] = error
     return folder.model, batch, refusals
 
 
-def _traced(batch: Tensor, folder: Folder) -> torch.fx.Graph:
+def _numbers(batch: Inputs) -> int:
+    return sum(x.numel() for x in batch.values())
+
+
+def _traced(batch: Inputs, folder: Folder) -> torch.fx.Graph:
     """The graph of a model; of a large batch only the shapes are traced, unless forward reads its values."""
-    if batch.numel() >= LARGE:
+    if _numbers(batch) >= LARGE:
         with suppress(FoldError):
             return trace(folder.model, batch, is_leaf=folder.is_leaf, shapes_only=True)
     return trace(folder.model, batch, is_leaf=folder.is_leaf)
 
 
-def _check_other_batch(net: PackedNet, batch: Tensor, folder: Folder) -> None:
+def _check_other_batch(net: PackedNet, batch: Inputs, folder: Folder) -> None:
     """Raise FoldError if the net depends on the number of samples."""
-    larger = torch.zeros((OTHER_BATCH, *batch.shape[1:]), dtype=batch.dtype)
-    folder = Folder(folder.model, folder.first_input, folder.shipped, folder.table)
+    larger = {name: x.new_zeros((OTHER_BATCH, *x.shape[1:])) for name, x in batch.items()}
+    folder = Folder(folder.model, folder.first_inputs, folder.shipped, folder.table)
     if dumps(net) != dumps(folder.fold(_traced(larger, folder)).net):
         raise FoldError(
-            f"the model computes something else for {OTHER_BATCH} samples than for {len(batch)}: its values and "
+            f"the model computes something else for {OTHER_BATCH} samples than for {COUNT}: its values and "
             "branches must not depend on len(x), x.shape[0] or earlier batches"
         )
 
 
-def example_of(spec: InputSpec) -> Tensor:
+def example_of(net: PackedNet) -> Any:
     """Two samples of zeros for a packed net, with which `fold_model` folds its model again."""
-    return torch.zeros((2, *spec.shape), dtype=getattr(torch, spec.dtype))
+    made = {name: _zeros(spec.shape, spec.dtype) for name, spec in net.inputs.items()}
+    return made[INPUT] if [*made] == [INPUT] else made
+
+
+def _zeros(shape: Any, dtype: str) -> Tensor:
+    return torch.zeros((COUNT, *shape), dtype=getattr(torch, dtype))
 
 
 def _prepared(
@@ -140,28 +150,46 @@ def _prepared(
     preprocess: nn.Module | None = None,
     weights: str = "binary",
     seed: int = 0,
-) -> tuple[Folder, Tensor]:
+) -> tuple[Folder, Inputs]:
     """The folder of a copy of a model, and two samples to trace it with."""
     model = eval_copy(model)
     batch = _batch(model, example, input_shape)
     if preprocess is not None:
+        if [*batch] != [INPUT]:
+            raise UsageError("preprocess is for a single input: call it in forward")
         model = eval_copy(nn.Sequential(preprocess, model))
-        batch = batch.to(torch.uint8)
+        batch = {INPUT: batch[INPUT].to(torch.uint8)}
     if not any(True for _ in binary_layers(model)):
         raise NotBinaryError(no_binary_layers(model))
-    spec = InputSpec(shape=tuple(batch.shape[1:]), dtype=str(batch.dtype).removeprefix("torch."), coding="values")
-    return Folder(model, spec, shipped_weights(model, weights, seed), FOLDS), batch
+    specs = {
+        name: InputSpec(shape=tuple(x.shape[1:]), dtype=str(x.dtype).removeprefix("torch."), coding="values")
+        for name, x in batch.items()
+    }
+    return Folder(model, specs, shipped_weights(model, weights, seed), FOLDS), batch
 
 
-def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
-    """Two samples of zeros with the shape and dtype of the input."""
+def _batch(model: nn.Module, example: Any, input_shape: Any) -> Inputs:
+    """Two samples of zeros with the shapes and dtypes of the inputs."""
+    if isinstance(example, (tuple, list)):
+        names = forward_names(model)
+        if len(names) < len(example):  # forward(*inputs)
+            names = [f"input_{index}" for index in range(len(example))]
+        example = dict(zip(names, example, strict=False))
+    if isinstance(example, Mapping) and len(example) == 1:
+        (example,) = example.values()
+    if isinstance(example, Mapping):
+        return {str(name): _of_one(model, one, None)[INPUT] for name, one in example.items()}
+    return _of_one(model, example, input_shape)
+
+
+def _of_one(model: nn.Module, example: Any, input_shape: Any) -> Inputs:
     shape = getattr(model, "input_shape", None) if input_shape is None else input_shape
     if example is None and shape:
-        return torch.zeros((2, *shape), dtype=torch.uint8)
+        return {INPUT: _zeros(shape, "uint8")}
     dtype = str(getattr(example, "dtype", type(example))).removeprefix("torch.")
     if dtype not in ("uint8", "float32"):
         raise UsageError(f"expected a batch (N, …) of uint8 or float32, or input_shape=(C, H, W), got {dtype}")
-    return torch.zeros((2, *example.shape[1:]), dtype=getattr(torch, dtype))
+    return {INPUT: _zeros(example.shape[1:], dtype)}
 
 
 def eval_copy(model: nn.Module) -> nn.Module:

@@ -37,7 +37,6 @@ from onebit.packed import (
     Threshold,
     Value,
 )
-from onebit.packed.net import INPUT
 from onebit.quantizers import BinaryInput, BinaryWeight, Quantizer
 
 _UNKNOWN = "unknown "
@@ -85,7 +84,7 @@ class Folder:
     """Builds the packed net of one model, which is in eval mode on the CPU.
 
     Args:
-        spec: the input, with the coding "values".
+        specs: the inputs by name, with the coding "values".
         shipped: the binary weights of each binary layer.
         table: the operations by layer class, function and method name, as `FOLDS`.
     """
@@ -93,12 +92,12 @@ class Folder:
     def __init__(
         self,
         model: nn.Module,
-        spec: InputSpec,
+        specs: dict[str, InputSpec],
         shipped: Mapping[nn.Module, BinaryWeight],
         table: Mapping[Any, Operation],
     ) -> None:
         self.model = model
-        self.input = self.first_input = spec
+        self.inputs, self.first_inputs = dict(specs), specs
         self.shipped = shipped
         self.table = table
         self.refusals: dict[str, OnebitError] | None = None
@@ -113,13 +112,14 @@ class Folder:
         self._calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
-        self.set_input(spec)
+        for name, spec in specs.items():
+            self.set_input(name, spec)
 
-    def set_input(self, spec: InputSpec) -> None:
-        """Set how the input becomes the first value."""
-        self.input, self.values[INPUT] = spec, spec.value
+    def set_input(self, name: str, spec: InputSpec) -> None:
+        """Set how an input becomes a value."""
+        self.inputs[name], self.values[name] = spec, spec.value
         if spec.value.exact:
-            self.ranges[INPUT] = range(-255, 256, 2 if spec.coding == "integer" else 1)
+            self.ranges[name] = range(-255, 256, 2 if spec.coding == "integer" else 1)
 
     def fold(self, graph: fx.Graph) -> Folded:
         """The packed net of a graph from `trace`."""
@@ -129,14 +129,16 @@ class Folder:
         """The packed net with these outputs, as `walk` returns them."""
         names = {output} if isinstance(output, str) else {*(output.values() if isinstance(output, dict) else output)}
         self._prune(names)
-        net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
+        if unused := [name for name in self.inputs if name not in names]:
+            raise FoldError(f"forward does not use its input {unused[0]!r}")
+        net = PackedNet(inputs=self.inputs, nodes=tuple(self.nodes), output=output)
         return Folded(net, tuple(self._sites), self.affine, {})
 
     def walk(self, graph: fx.Graph) -> Any:
         """Apply the operations of a graph in order; returns the name of the output, or a tuple or dict of names."""
         for node in graph.nodes:
             if node.op == "placeholder":
-                self.pending[node] = Pending(INPUT)
+                self.pending[node] = Pending(str(node.target))
             elif node.op.startswith("call"):
                 operands = [self.pending[x] for x in node.all_input_nodes if x.op != "get_attr"]
                 self.pending[node] = self._step(node, operands)

@@ -22,17 +22,18 @@ from onebit.quantizers import BinaryInput, Quantizer, SteSign, sign
 def input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
     """The coding of the image, which becomes the input specification of the packed net."""
     coding: InputCoding = call.module
-    source, shape = call.node.all_input_nodes[0], folder.input.shape
+    source = call.node.all_input_nodes[0]
     alone = source.op == "placeholder" and all(user.target == call.node.target for user in source.users)
-    if not alone or folder.input.dtype != "uint8":
+    if not alone or folder.inputs[name := str(source.target)].dtype != "uint8":
         raise call.refusal("expected one coding, of the uint8 image itself")
+    shape = folder.inputs[name].shape
     if coding.coding != "standardize":
-        folder.set_input(InputSpec(shape=shape))
+        folder.set_input(name, InputSpec(shape=shape))
         return x
     if len(shape) != 3:
         raise call.refusal(f"got inputs of shape {shape}, expected images (C, H, W); use onebit.Normalize")
     mean, std = (np.broadcast_to(x.reshape(-1).numpy(), shape[:1]) for x in (coding.mean, coding.std))
-    folder.set_input(InputSpec(shape=shape, coding="standardise", mean=mean, std=std))
+    folder.set_input(name, InputSpec(shape=shape, coding="standardise", mean=mean, std=std))
     return x
 
 

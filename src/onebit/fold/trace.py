@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import reduce
 from typing import Any
 
@@ -16,6 +17,8 @@ from onebit.errors import FoldError, OnebitError, first_line
 from onebit.layers.base import is_close
 from onebit.quantizers import sign
 
+Inputs = dict[str, Tensor]
+"""Batches (N, …) by the name of the input."""
 SIGN_CALL = "sign_call"
 """`node.meta` of a call of `onebit.sign`: its number, see `SignCalls`."""
 LAYER_BY_LAYER = "pack layer by layer with onebit.packed_layers_(model)"
@@ -23,7 +26,7 @@ LAYER_BY_LAYER = "pack layer by layer with onebit.packed_layers_(model)"
 
 def trace(
     model: nn.Module,
-    example: Tensor,
+    example: Inputs,
     *,
     is_leaf: Callable[[nn.Module], bool],
     shapes_only: bool = False,
@@ -34,21 +37,22 @@ def trace(
     `node.meta["written"]` lists the nodes that a node changes in place. Other nodes without users are removed.
 
     Args:
-        example: (N, …); the graph is valid for this N only, because `view(N, -1)` stores it.
+        example: (N, …) each; the graph is valid for this N only, because `view(N, -1)` stores it.
         is_leaf: which modules are one node, in addition to torch's layers.
         shapes_only: float values are on the device "meta"; layers that read their values fail.
     """
-    tracer = _Tracer(example.clone(), is_leaf, shapes_only)
+    tracer = _Tracer(_clones(example), is_leaf, shapes_only)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", enabled=False):
             state = torch.get_rng_state()
             with SignCalls(tracer.number_sign, within_layer=lambda: tracer.running):
-                graph = tracer.trace(_FirstArgument(model))
+                graph = tracer.trace(_Called(model, example))
             drawn = not torch.equal(state, torch.get_rng_state())
     except OnebitError:
         raise
     except Exception as error:
-        failed = f"cannot follow {type(model).__name__}.forward on inputs {tuple(example.shape)}: {first_line(error)}"
+        shapes = ", ".join(str(tuple(x.shape)) for x in example.values())
+        failed = f"cannot follow {type(model).__name__}.forward on inputs {shapes}: {first_line(error)}"
         if not isinstance(error, RuntimeError):  # torch's for wrong shapes and dtypes
             failed += f"; it may depend on shapes, not on the contents of tensors; {LAYER_BY_LAYER}"
         raise FoldError(failed) from error
@@ -92,19 +96,19 @@ def _storage(node: fx.Node) -> int | None:
 
 
 @torch.no_grad()
-def refuse_other_branch(model: nn.Module, graph: fx.Graph, example: Tensor) -> None:
+def refuse_other_branch(model: nn.Module, graph: fx.Graph, example: Inputs) -> None:
     """Raise FoldError if forward computes something else than was traced, as after `isinstance(x, Tensor)`.
 
     Random numbers of the shape and dtype of `example` are tried.
     """
-    replay = _Replay(_FirstArgument(model), graph=graph)
+    replay = _Replay(_Called(model, example), graph=graph)
     with torch.autocast("cpu", enabled=False):
-        for inputs in (random_inputs(example, len(example)), example):
+        for inputs in (random_inputs(example), example):
             try:
-                expected = model(inputs.clone())
+                expected = called(model, _clones(inputs))
             except Exception:  # some models do not take all numbers, such as one that looks them up in a table
                 continue
-            if _same(expected, replay.run(inputs.clone())):
+            if _same(expected, replay.run(*_clones(inputs).values())):
                 return
             break
     raise FoldError(
@@ -113,12 +117,34 @@ def refuse_other_branch(model: nn.Module, graph: fx.Graph, example: Tensor) -> N
     )
 
 
-def random_inputs(example: Tensor, count: int) -> Tensor:
-    """`count` samples of random numbers with the shape and dtype of an example."""
-    shape, generator = (count, *example.shape[1:]), torch.Generator().manual_seed(0)
-    if example.dtype == torch.uint8:
-        return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    return torch.randn(shape, generator=generator)
+def random_inputs(example: Inputs, count: int | None = None) -> Inputs:
+    """`count` samples of random numbers, by default as many as an example has, with its shapes and dtypes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(x: Tensor) -> Tensor:
+        shape = (count or len(x), *x.shape[1:])
+        if x.dtype == torch.uint8:
+            return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        return torch.randn(shape, generator=generator)
+
+    return {name: drawn(x) for name, x in example.items()}
+
+
+def called(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    """What a model returns for inputs by name: keyword arguments of forward if it has them all, else positional."""
+    if len(inputs) > 1 and all(name in forward_names(model) for name in inputs):
+        return model(**inputs)
+    return model(*inputs.values())
+
+
+def forward_names(model: nn.Module) -> list[str]:
+    """The arguments of forward that have names."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+
+
+def _clones(inputs: Inputs) -> Inputs:
+    return {name: x.clone() for name, x in inputs.items()}
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -130,7 +156,7 @@ def _same(one: Any, other: Any) -> bool:
 def called_in(node: fx.Node) -> str:
     """The innermost user module whose forward makes this call, with its class; "" for none."""
     for path, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
-        if kind is not _FirstArgument and in_model(path):
+        if kind is not _Called and in_model(path):
             return f"{in_model(path)!r} ({kind.__name__})"
     return ""
 
@@ -140,15 +166,15 @@ def in_model(path: str) -> str:
     return path.removeprefix("model").removeprefix(".")
 
 
-class _FirstArgument(nn.Module):
-    """Calls the model with its first argument, so that others keep their defaults."""
+class _Called(nn.Module):
+    """Calls the model with the named inputs, so that other arguments keep their defaults."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.names = model, [*names]
 
-    def forward(self, inputs: Tensor) -> Any:
-        return self.model(inputs)
+    def forward(self, *inputs: Tensor) -> Any:
+        return called(self.model, dict(zip(self.names, inputs, strict=True)))
 
 
 class _Replay(fx.Interpreter):
@@ -224,9 +250,12 @@ def _version(node: fx.Node) -> int:
 class _Tracer(fx.Tracer):
     """Runs each node on the example when it is created."""
 
-    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool], shapes_only: bool) -> None:
+    def __init__(self, example: Inputs, is_leaf: Callable[[nn.Module], bool], shapes_only: bool) -> None:
         super().__init__()
         self.example, self.is_leaf, self.shapes_only, self.running = example, is_leaf, shapes_only, False
+
+    def create_args_for_root(self, root_fn: Any, *_: Any) -> tuple[Any, list[Any]]:
+        return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self.example)]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
@@ -279,7 +308,7 @@ class _Tracer(fx.Tracer):
 
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            return self.example
+            return self.example[str(node.target)]
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
         # integers keep their values: meta kernels do not check that dtypes match
         on_meta = any(getattr(source.meta["value"], "is_meta", False) for source in node.all_input_nodes)

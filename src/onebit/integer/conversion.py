@@ -13,7 +13,7 @@ import numpy as np
 from onebit.integer.form import Form
 from onebit.integer.multipliers import RealRounding, half_up, multipliers
 from onebit.packed import InputSpec, Node, PackedNet, nodes
-from onebit.packed.net import INPUT, needed, readers
+from onebit.packed.net import needed, readers
 from onebit.packed.nodes import Value, by_class
 from onebit.packed.nodes.node import SUM_LIMIT
 
@@ -81,14 +81,14 @@ class Conversion:
 
     def convert(self) -> PackedNet:
         """The integer net; its outputs keep their names where these are free."""
-        spec = self._input()
+        inputs = {name: self._input(name, spec) for name, spec in self.exact.inputs.items()}
         for node in self.exact.nodes:
             form = by_class(self.table, node)(self, node, *(self.forms[name] for name in node.inputs))
             self.forms[node.output] = self._settled(node.output, form)
         renamed = {name: self.real(name) for name in self.exact.outputs}
         return replace(
             self.exact,
-            input=spec,
+            inputs=inputs,
             nodes=needed(self.nodes, renamed.values()),
             output=self.exact.structured(renamed),
             certificate=None,
@@ -176,18 +176,17 @@ class Conversion:
         return Form.of(value, len(form.shift), step)
 
     # ---------------------------------------------------------------------------------------------- what is rounded
-    def _input(self) -> InputSpec:
-        """The input of the integer net. Pixels with real values become integers where weights multiply them."""
-        spec = self.exact.input
-        self.values[INPUT] = spec.value
-        form = Form.of(INPUT, self.channels(INPUT))
+    def _input(self, name: str, spec: InputSpec) -> InputSpec:
+        """An input of the integer net. Pixels with real values become integers where weights multiply them."""
+        self.values[name] = spec.value
+        form = Form.of(name, self.channels(name))
         if spec.mean is not None and spec.std is not None and self.bits is not None:
             std = spec.std.astype(np.float64)
             pixels = form.scaled(1 / std, -spec.mean / std)
-            if not all(self._takes(reader, pixels) for reader in self.readers[INPUT]):
+            if not all(self._takes(reader, pixels) for reader in self.readers[name]):
                 spec, form = replace(spec, coding="values", mean=None, std=None), pixels
-                self.values[INPUT] = spec.value
-        self.forms[INPUT] = self._settled(INPUT, form)
+                self.values[name] = spec.value
+        self.forms[name] = self._settled(name, form)
         return spec
 
     def _settled(self, name: str, form: Form) -> Form:
@@ -197,11 +196,11 @@ class Conversion:
         stream = isinstance(self.makers.get(name), nodes.Add) and not form.clipped and self._is_long(name, form)
         if not stream and all(self._takes(reader, form) for reader in self.readers[name]):
             return form
-        image = set(form.terms) == {INPUT}
+        image = len(form.terms) == 1 and not self.exact.inputs.keys().isdisjoint(form.terms)
         sums = not form.clipped and not image and name not in self._feeding
         bits = INPUT_BITS if image else STREAM_BITS if sums else self.bits
         least, most = (0, 2**bits - 1) if self._never_negative(form) else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-        if image and self.values[INPUT].exact:
+        if image and all(self.values[value].exact for value in form.terms):
             self.rounds_pixels = True
             return self.rounded(name, form, self._image_step(form, most), least, most)
         rounding = Rounding(name, least, most, sums)
@@ -222,8 +221,8 @@ class Conversion:
 
     def _image_step(self, form: Form, most: int) -> float:
         """The smallest step with which every pixel fits."""
-        least, largest = self.values[INPUT].limits
-        [scale] = form.terms.values()
+        [(value, scale)] = form.terms.items()
+        least, largest = self.values[value].limits
         reach = max(float(np.abs(scale * pixel + form.shift).max()) for pixel in (least, largest))
         return reach / most
 

@@ -12,9 +12,9 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.integer.conversion import Rounding
 from onebit.packed import PackedNet
-from onebit.packed.net import INPUT, MOST_OUTPUTS, needed
+from onebit.packed.net import MOST_OUTPUTS, needed
 from onebit.runtime import run
-from onebit.runtime.input_batch import as_batch
+from onebit.runtime.input_batch import as_batches
 
 LEAST_IMAGES = 32
 _SAMPLE = 1 << 16
@@ -36,35 +36,39 @@ class Range(NamedTuple):
 
 def find_ranges(net: PackedNet, images: Any, roundings: Sequence[Rounding]) -> dict[str, Range]:
     """The range of each value to be rounded, by name: it minimizes the mean squared rounding error on the images."""
-    images = as_batch(net.input, images)
-    count = images.shape[0]
+    inputs = as_batches(net, images)
+    count = inputs[0].shape[0]
     if count < LEAST_IMAGES:
         raise UsageError(f"expected at least {LEAST_IMAGES} images to calibrate ranges, got {count}")
     found = {}
     for start in range(0, len(roundings), MOST_OUTPUTS):
         part = roundings[start : start + MOST_OUTPUTS]
-        samples = _samples(net, images, [rounding.name for rounding in part])
+        samples = _samples(net, inputs, [rounding.name for rounding in part])
         for rounding in part:
             numbers, largest = samples[rounding.name]
             found[rounding.name] = _range_of(rounding, numbers, largest, count)
     return found
 
 
-def _samples(net: PackedNet, images: Any, names: list[str]) -> dict[str, tuple[np.ndarray, float]]:
+def _samples(net: PackedNet, inputs: list[Any], names: list[str]) -> dict[str, tuple[np.ndarray, float]]:
     """Numbers of each value drawn with a fixed seed, and the largest magnitude of all."""
-    rng, count = np.random.default_rng(0), images.shape[0]
+    rng, count = np.random.default_rng(0), inputs[0].shape[0]
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in names}
     largest = dict.fromkeys(names, 0.0)
     size = max(1, _AT_ONCE // sum(prod(net.values[name].shape) for name in names))
     # inner values become outputs, so that the native library computes them
-    inside = [name for name in names if name != INPUT]
+    given = [*net.inputs]
+    inside = [name for name in names if name not in given]
     if inside:
         made = needed(net.nodes, inside)
-        net = replace(net, nodes=made, output=tuple(inside), classes=None, certificate=None, card=None)
+        read = {name for node in made for name in node.inputs}
+        specs = {name: spec for name, spec in net.inputs.items() if name in read}
+        net = replace(net, inputs=specs, nodes=made, output=tuple(inside), classes=None, certificate=None, card=None)
     for start in range(0, count, size):
-        batch = np.asarray(images[start : start + size])
-        values = {INPUT: batch, **(dict(zip(inside, run(net, batch), strict=True)) if inside else {})}
-        share = -(-_SAMPLE * len(batch) // count)
+        values = {name: np.asarray(part[start : start + size]) for name, part in zip(given, inputs, strict=True)}
+        if inside:
+            values |= zip(inside, run(net, {name: values[name] for name in net.inputs}), strict=True)
+        share = -(-_SAMPLE * min(size, count - start) // count)
         for name in names:
             numbers = values[name].reshape(-1)
             largest[name] = max(largest[name], float(np.abs(numbers).max(initial=0)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "5093c8905ad3c476caf1f52d52cd2077a0b21eddfad42221fa80712482033b6b"
+HASH = "e20db557e1c4cf2b4c0f407d44930c70eb905b91991dba67768f33e49ad0bfb6"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -100,6 +100,14 @@ class CallStruct(ctypes.Structure):
     ]
 
 
+class InputStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Long, "place size"),
+        *_of(Int, "channels height width coding"),
+        *_of(Pointer, "mean std"),
+    ]
+
+
 class OutputStruct(ctypes.Structure):
     _fields_ = [
         *_of(Long, "place size"),
@@ -110,9 +118,9 @@ class PlanStruct(ctypes.Structure):
     _fields_ = [
         ("calls", Pointer),
         ("call_count", Long),
-        *_of(Int, "channels height width coding output_count"),
-        *_of(Pointer, "mean std outputs"),
-        *_of(Long, "input input_size arena_units batch scratch_units"),
+        *_of(Int, "input_count output_count"),
+        *_of(Pointer, "inputs outputs"),
+        *_of(Long, "arena_units batch scratch_units"),
     ]
 
 

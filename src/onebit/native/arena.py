@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
@@ -58,23 +59,24 @@ class NativePlan:
     kept: tuple[Any, ...] = field(repr=False)
     work: int
 
-    def run(self, batch: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
-        """The outputs for a contiguous batch (N, …) in the dtype and shape of the net's input.
+    def run(self, *inputs: np.ndarray, parts: int = 1) -> tuple[np.ndarray, bool]:
+        """The outputs for a contiguous batch (N, …) of each input of the net, in its dtype and shape.
 
         Returns:
             float32 (N, …) of a single output, or all outputs in sequence, for `separate`; and the result of `run_at`.
         """
-        single = len(self.shapes) == 1
-        sizes = (len(batch), *self.shapes[0]) if single else len(batch) * sum(map(prod, self.shapes))
+        single, count = len(self.shapes) == 1, len(inputs[0])
+        sizes = (count, *self.shapes[0]) if single else count * sum(map(prod, self.shapes))
         answers = np.empty(sizes, np.float32)
-        where = batch.ctypes.data, len(batch), answers.ctypes.data
+        batch = inputs[0] if len(inputs) == 1 else _in_sequence(inputs)
+        where = batch.ctypes.data, count, answers.ctypes.data
         return answers, self.run_at(*where, parts=parts, keep=(batch, answers))
 
     def run_at(self, batch: int, count: int, answers: int, *, parts: int = 1, keep: object) -> bool:
         """Write the outputs for `count` samples; returns whether the net took the sign of a NaN.
 
         Args:
-            batch, answers: addresses of contiguous arrays.
+            batch, answers: addresses of contiguous arrays; several inputs are in sequence, see csrc/onebit.h.
             parts: threads that share each kernel call.
             keep: owns the memory at the addresses. Threads may outlive an interrupted call.
         """
@@ -108,9 +110,14 @@ class NativePlan:
         return tuple(_KERNELS[call.kernel] for call in self.kept[0])
 
 
+def _in_sequence(inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The bytes of several inputs, each padded to units."""
+    return np.concatenate([np.pad(part.reshape(-1).view(np.uint8), (0, -part.nbytes % 4)) for part in inputs])
+
+
 def lay_out(made: Values, answers: list[Slot], isa: library.InstructionSet) -> NativePlan:
     """The plan, with an offset for each buffer; `answers` are the outputs of the net."""
-    net, calls, image = made.net, made.calls, made.image.buffer
+    net, calls = made.net, made.calls
     of_answers = [answer.buffer for answer in answers]
     for row in (call.inputs[0] for call in calls if isa.byte_tiles and _is_dense(call)):
         # rows of bytes are aligned, but not all in one set of a cache; short ones may be finished as one block
@@ -120,7 +127,8 @@ def lay_out(made: Values, answers: list[Slot], isa: library.InstructionSet) -> N
         more = (slot.buffer for operation in call.epilogue for slot in operation.more)
         for buffer in (call.out, *call.inputs, *more):
             buffer.first, buffer.last = at if buffer.first < 0 else buffer.first, at
-    image.first = -1  # the input is there before the first call
+    for image in made.images.values():
+        image.buffer.first = -1  # the input is there before the first call
     for buffer in of_answers:
         buffer.last = len(calls)
     batch = most_batch(max(buffer.units for buffer in made.buffers))
@@ -131,27 +139,26 @@ def lay_out(made: Values, answers: list[Slot], isa: library.InstructionSet) -> N
     structs = (abi.CallStruct * len(calls))()
     for call, struct in zip(calls, structs, strict=True):
         _fill_struct(call, struct, end, isa, kept)
-    channels, height, width = made.image.shape
+    inputs = (abi.InputStruct * len(made.images))()
+    for spec, image, struct in zip(net.inputs.values(), made.images.values(), inputs, strict=True):
+        struct.place, struct.size = image.buffer.offset, image.buffer.units
+        struct.channels, struct.height, struct.width = image.shape
+        struct.coding = abi.CODING[_CODINGS[spec.coding if spec.dtype == "uint8" else spec.dtype]]
+        struct.mean, struct.std = _pointer(spec.mean, kept), _pointer(spec.std, kept)
     outputs = np.array([(buffer.offset, buffer.units) for buffer in of_answers], np.int64)
     plan = abi.PlanStruct(
         calls=ctypes.addressof(structs),
         call_count=len(calls),
-        channels=channels,
-        height=height,
-        width=width,
-        coding=abi.CODING[_CODINGS[net.input.coding if net.input.dtype == "uint8" else net.input.dtype]],
+        input_count=len(inputs),
         output_count=len(answers),
-        mean=_pointer(net.input.mean, kept),
-        std=_pointer(net.input.std, kept),
+        inputs=ctypes.addressof(inputs),
         outputs=_pointer(outputs, kept),
-        input=image.offset,
-        input_size=image.units,
         arena_units=end + scratch,
         batch=batch,
         scratch_units=scratch,
     )
     work = sum(_work(call, isa) for call in calls)
-    return NativePlan(plan, isa, tuple(made.known[name].shape for name in net.outputs), (structs, *kept), work)
+    return NativePlan(plan, isa, tuple(made.known[name].shape for name in net.outputs), (structs, inputs, *kept), work)
 
 
 def _is_dense(call: KernelCall) -> bool:

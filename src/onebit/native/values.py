@@ -11,15 +11,14 @@ import numpy as np
 
 from onebit.native.kernel_calls import BITS, BYTES, CENTERED, INTEGER, REAL, UNSIGNED, KernelCalls, Slot
 from onebit.native.layout import Axis, image_of, permuted, repeated, reshaped, strides
-from onebit.packed import Node, PackedNet, Value, nodes
-from onebit.packed.net import INPUT
+from onebit.packed import InputSpec, Node, PackedNet, Value, nodes
 
 
 class Values(KernelCalls):
     """The values so far, in `slots`.
 
-    known: shape and kind of every value of the net. uses: number of nodes and outputs that read it. image: the coded
-    input.
+    known: shape and kind of every value of the net. uses: number of nodes and outputs that read it. images: the coded
+    inputs.
     """
 
     def __init__(self, net: PackedNet) -> None:
@@ -27,11 +26,14 @@ class Values(KernelCalls):
         self.net = net
         self.known = net.values
         self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
-        coding = {"integer": CENTERED, "values": UNSIGNED}[net.input.coding] if net.input.value.exact else None
-        kind = REAL if coding is None else BYTES
-        self.image = Slot(image_of(net.input.shape), kind, self.buffer(), coding=coding)
-        self.image.buffer.units = self.image.units
-        self.slots = {INPUT: self.image}
+        self.images = {name: self._coded(spec) for name, spec in net.inputs.items()}
+        self.slots = {**self.images}
+
+    def _coded(self, spec: InputSpec) -> Slot:
+        coding = {"integer": CENTERED, "values": UNSIGNED}[spec.coding] if spec.value.exact else None
+        image = Slot(image_of(spec.shape), REAL if coding is None else BYTES, self.buffer(), coding=coding)
+        image.buffer.units = image.units
+        return image
 
     def value(self, name: str, *, flat: bool = False) -> Slot:
         """The value of a name; a flattened one is reordered first, unless `flat`."""

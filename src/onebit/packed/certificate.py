@@ -102,6 +102,7 @@ class Certificate(Record):
         trained_correct: labels that the pipeline predicts correctly; None without it or without labels.
         activations: bits of the activations if they were rounded after the training; else None.
         calibration: number of training images, evenly spaced in the split, that set their ranges.
+        inputs: names of the inputs, if there are several.
         model_correct: labels that torch predicts correctly, in an integer net with real activations; None without any.
         faults: what breaks the promise; empty for a certified net. Not stored.
     """
@@ -126,6 +127,7 @@ class Certificate(Record):
     activations: Annotated[int, one_of(8, 4, 2)] | None = None
     calibration: Whole | None = None
     model_correct: Whole | None = None
+    inputs: tuple[Text, ...] = ()
     faults: tuple[str, ...] = ()
 
     KIND = "certificate"
@@ -151,6 +153,7 @@ class Certificate(Record):
         if self.model_correct not in (None, self.correct):
             weights += f" ({self.model_correct:,} in torch)"
         calibrated = "" if self.calibration is None else f"; ranges of {self.calibration:,} training images"
+        unit = f"{unit} ({', '.join(self.inputs)})" if self.inputs else unit
         what = f"{self.dataset} {self.split} {unit}" if self.split else f"{unit} of {self.dataset}"
         differing = number_differing(self.label_mismatches, COMPARED[self.compared])
         return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,9 @@ class Difference(NamedTuple):
 
 def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
     """The first difference apart from arrays, certificates and cards, in words; None if there is none."""
-    spec = [item.name for item in fields(net.input)]
-    parts = [(f"input {name}", getattr(net.input, name), getattr(other.input, name)) for name in spec]
+    parts: list[tuple[str, Any, Any]] = [("inputs", [*net.inputs], [*other.inputs])]
+    for spec, twin in zip(net.inputs.values(), other.inputs.values(), strict=False):
+        parts += [(f"input {item.name}", getattr(spec, item.name), getattr(twin, item.name)) for item in fields(spec)]
     parts += [("node", *lines) for lines in zip_longest(to_lines(net.nodes), to_lines(other.nodes))]
     parts += [(name, getattr(net, name), getattr(other, name)) for name in ("output", "classes", "name")]
     for what, here, there in parts:

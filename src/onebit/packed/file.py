@@ -86,17 +86,21 @@ def dumps(net: PackedNet) -> bytes:
     from safetensors.numpy import save as save_tensors
 
     net.check_values()
-    moments = {f"{INPUT}.{name}": getattr(net.input, name) for name in ("mean", "std")}
-    parts = {name: [array] for name, array in moments.items() if array is not None}
+    parts: dict[str, list[np.ndarray]] = {}
+    for spec in net.inputs.values():
+        for name, array in (("mean", spec.mean), ("std", spec.std)):
+            if array is not None:
+                parts.setdefault(f"{INPUT}.{name}", []).append(array)
     for node in net.nodes:
         for name, array in node.stored.items():
             rows = words_to_bytes(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
             parts.setdefault(name, []).append(rows.reshape(-1))
+    specs = {name: spec.to_json() for name, spec in net.inputs.items()}
     graph = {
         "digest": _NO_DIGEST,  # first, so that these are the first 64 zeros of the file
         "format": FORMAT,
         "name": net.name,
-        "input": net.input.to_json(),
+        **({"input": specs[INPUT]} if [*specs] == [INPUT] else {"inputs": specs}),
         "nodes": to_lines(net.nodes),
         **net.to_json(),
     }
@@ -122,12 +126,13 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str]:
 
     header, tensors, graph_text = _read_header(stream, size)
     graph = parse_object("the graph", graph_text)
-    digest, version, spec, lines = (graph.pop(name, None) for name in ("digest", "format", "input", "nodes"))
+    digest, version, lines = (graph.pop(name, None) for name in ("digest", "format", "nodes"))
+    specs = {INPUT: graph.pop("input")} if "input" in graph else graph.pop("inputs", None)
     if type(version) is not int or version != FORMAT:
         raise FormatError(f"the graph has format {short(version)}, expected {FORMAT}")
     # first the whole graph, with arrays of the right shape that take no memory
     shapes = {name: np.broadcast_to(np.zeros((), dtype), count) for name, (dtype, count) in tensors.items()}
-    net = PackedNet.from_json(graph, **_parts(spec, lines, shapes, _shape_of_words))
+    net = PackedNet.from_json(graph, **_parts(specs, lines, shapes, _shape_of_words))
 
     data = header + stream.read()
     blank = data.replace(str(digest).encode(errors="replace"), _NO_DIGEST.encode(), 1)
@@ -137,7 +142,7 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str]:
         arrays = load_tensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"is not a valid safetensors file: {error}") from None
-    net = replace(net, **_parts(spec, lines, arrays, bytes_to_words))
+    net = replace(net, **_parts(specs, lines, arrays, bytes_to_words))
     net.check_values()
     return net, digest
 
@@ -185,13 +190,14 @@ def _shape_of_words(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _parts(
-    spec: object, lines: object, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
+    specs: object, lines: object, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
 ) -> dict[str, Any]:
-    """The input and the nodes of a graph; they must use every value of the tensors."""
+    """The inputs and the nodes of a graph; they must use every value of the tensors."""
     if not isinstance(lines, list):
         raise FormatError(f"nodes is {short(lines)}, expected a list")
-    moments: dict[str, Any] = {name: tensors.get(f"{INPUT}.{name}") for name in ("mean", "std")}
-    used = Counter({f"{INPUT}.{name}": len(array) for name, array in moments.items() if array is not None})
+    if not isinstance(specs, dict):
+        raise FormatError(f"the inputs are {short(specs)}, expected an object")
+    used = Counter[str]()
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
         stored = (shape[0], byte_count(shape[1])) if name == "signs" else shape
@@ -203,10 +209,18 @@ def _parts(
         array = tensors[name][start:stop].reshape(stored)
         return to_words(array, shape[1]) if name == "signs" else array
 
+    inputs = {}
+    for name, spec in specs.items():
+        moments: dict[str, Any] = {}
+        if isinstance(spec, dict) and spec.get("coding") == "standardise":
+            shape = spec.get("shape")
+            channels = shape[0] if isinstance(shape, list) and shape and type(shape[0]) is int else 0
+            moments = {field: take(f"{INPUT}.{field}", (max(0, channels),)) for field in ("mean", "std")}
+        inputs[name] = InputSpec.from_json(spec, **moments)
     nodes: list[Node] = []
     for line in lines[: MOST_NODES + 1]:  # `infer` refuses a net with one more
         nodes.append(from_line(line, nodes[-1].output if nodes else INPUT, take))
     for name, array in tensors.items():
         if used[name] != len(array):
             raise FormatError(f"tensor {name!r} has {len(array)} values, but the nodes use {used[name]}")
-    return {"input": InputSpec.from_json(spec, **moments), "nodes": tuple(nodes)}
+    return {"inputs": inputs, "nodes": tuple(nodes)}

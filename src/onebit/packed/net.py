@@ -18,9 +18,9 @@ from onebit.packed.certificate import NOT_CERTIFIED, Certificate
 from onebit.packed.nodes import OPS, Affine, Node, Quantize, Requantize, Sign, Value
 from onebit.packed.nodes.node import MOST_VALUES, Numbers, check_finite, check_size, read_only
 
-INPUT = "input"  # the name of the coded input
+INPUT = "input"  # the name of the only input of a net
 MOST_NODES = 10_000
-MOST_OUTPUTS = 100
+MOST_INPUTS = MOST_OUTPUTS = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _Name = Annotated[str, Bound("a name of 1 to 100 letters, digits, '_', '-' and '.'", lambda text: is_name(text))]
 _OUTPUT_NAMES = Bound(f"1 to {MOST_OUTPUTS} names", lambda names: 1 <= len(names) <= MOST_OUTPUTS)
@@ -29,7 +29,7 @@ _CODINGS = {"uint8": ("integer", "standardise", "values"), "float32": ("values",
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InputSpec(Record):
-    """The input of a net, and how it becomes the first value.
+    """An input of a net, and how it becomes a value.
 
     Args:
         shape: of one sample: (C, H, W) of an image, (C, L) of a signal, (F,) of features, or any other.
@@ -86,7 +86,7 @@ class PackedNet(Record):
     Two nets are equal if `onebit.packed.dumps` gives the same bytes.
 
     Args:
-        input: the input, whose coded form is the value "input".
+        inputs: the inputs by name; the coded form of each is the value of this name. A single input is named "input".
         nodes: the operations in topological order.
         output: name of the output value (the logits); for several outputs a tuple of names, or a dict from the key of
             each output to its name.
@@ -102,7 +102,7 @@ class PackedNet(Record):
     """
 
     name: Text = ""
-    input: InputSpec
+    inputs: dict[str, InputSpec]
     nodes: tuple[Node, ...]
     output: _Name | Annotated[tuple[_Name, ...], _OUTPUT_NAMES] | Annotated[dict[Text, _Name], _OUTPUT_NAMES]
     classes: tuple[Text, ...] | None = None
@@ -112,7 +112,7 @@ class PackedNet(Record):
 
     KIND = "the graph"
     WRITTEN = ("name", "classes", "certificate")
-    APART = ("input", "nodes")
+    APART = ("inputs", "nodes")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,16 +125,23 @@ class PackedNet(Record):
 
     def __repr__(self) -> str:
         """One line: shapes of input and output, number of nodes per operation, binary weights, bytes of arrays."""
-        shape, rows = "×".join(map(str, self.input.shape)), costs(self)
+        rows = costs(self)
         nodes = ", ".join(f"{count} {op}" for op, count in Counter(node.op for node in rows).items())
         bits, size = sum(node.binary_weights for node in rows), sum(node.bytes for node in rows)
         made = self.values
         given = ", ".join("×".join(map(str, made[name].shape)) or "1" for name in self.outputs)
-        coding = self.input.coding if self.input.dtype == "uint8" else self.input.dtype
-        return (
-            f"PackedNet({short(self.name)}, {shape} {coding} -> {given}: {nodes}; "
-            f"{bits:,} binary weights, {size:,} bytes)"
+        taken = ", ".join(
+            f"{'×'.join(map(str, spec.shape))} {spec.coding if spec.dtype == 'uint8' else spec.dtype}"
+            for spec in self.inputs.values()
         )
+        return f"PackedNet({short(self.name)}, {taken} -> {given}: {nodes}; {bits:,} binary weights, {size:,} bytes)"
+
+    @property
+    def input(self) -> InputSpec:
+        """The only input; UsageError if the net has several."""
+        if len(self.inputs) > 1:
+            raise UsageError(f"the net {self.name!r} has the inputs {', '.join(self.inputs)}, expected one")
+        return next(iter(self.inputs.values()))
 
     @property
     def keyed(self) -> dict[str, str]:
@@ -190,7 +197,8 @@ class PackedNet(Record):
             return NOT_CERTIFIED
         shapes = [value.shape for name, value in self.values.items() if name in self.outputs]
         pixels = len(shapes) == 1 and len(shapes[0]) == 3 and made.compared == "labels"
-        unit = "pixels" if pixels else "images" if len(self.input.shape) == 3 else "samples"
+        images = all(len(spec.shape) == 3 for spec in self.inputs.values())
+        unit = "pixels" if pixels else "images" if images else "samples"
         if made.compared == "multi-label":
             unit = "labels (1 for an output above 0)"
         # a recipe has no preprocessing outside of its model
@@ -216,7 +224,8 @@ class PackedNet(Record):
 
     def check_values(self) -> None:
         """Raise FormatError for invalid contents of an array; it names node and array and counts the values."""
-        self.input.check_values()
+        for spec in self.inputs.values():
+            spec.check_values()
         known = self.values
         for node in self.nodes:
             try:
@@ -234,7 +243,9 @@ def infer(net: PackedNet) -> dict[str, Value]:
     """
     if len(net.nodes) > MOST_NODES:
         raise FormatError(f"the net has more than {MOST_NODES:,} nodes")
-    values = {INPUT: net.input.value}
+    if not 1 <= len(net.inputs) <= MOST_INPUTS or not all(map(is_name, net.inputs)):
+        raise FormatError(f"the inputs are {short(list(net.inputs))}, expected 1 to {MOST_INPUTS} names")
+    values = {name: spec.value for name, spec in net.inputs.items()}
     used = set(net.outputs)
     for node in net.nodes:
         try:
@@ -249,7 +260,7 @@ def infer(net: PackedNet) -> dict[str, Value]:
             values[node.output] = made
         except FormatError as error:  # noqa: PERF203
             raise _of_node(node, error) from None
-    missing = [name for name in net.outputs if name not in values or name == INPUT]
+    missing = [name for name in net.outputs if name not in values or name in net.inputs]
     if wrong := missing + [name for name in values if name not in used]:
         raise FormatError(f"no node computes the value {short(wrong[0])}, or none reads it")
     return values
@@ -257,7 +268,7 @@ def infer(net: PackedNet) -> dict[str, Value]:
 
 def readers(net: PackedNet) -> dict[str, list[Node]]:
     """The nodes that read each value; a node that reads a value twice is listed twice."""
-    found: dict[str, list[Node]] = {name: [] for name in (INPUT, *(node.output for node in net.nodes))}
+    found: dict[str, list[Node]] = {name: [] for name in net.values}
     for node in net.nodes:
         for name in node.inputs:
             found[name].append(node)

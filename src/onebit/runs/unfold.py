@@ -55,7 +55,7 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
     """
     if any(isinstance(node, (Quantize, Requantize)) for node in net.nodes):
         raise CheckpointError(f"{source}: integer activations do not determine BatchNorm; use a net with signs")
-    folded = fold_once(model, example_of(net.input))
+    folded = fold_once(model, example_of(net))
     theirs, ours = ([f"input {n.input.coding} {n.input.shape}", *to_lines(n.nodes)] for n in (net, folded.net))
     last = max(i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights)))
     same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(theirs))
@@ -126,7 +126,7 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
 
     Folds the model again, with its new weights.
     """
-    folded = fold_once(model, example_of(net.input))
+    folded = fold_once(model, example_of(net))
     chains = {site.value: site.chain for site in folded.sites}
     lines: dict[nn.Module, Line] = {}
     modules: dict[str, Any] = dict(model.named_modules())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from onebit.errors import UsageError
-from onebit.packed import InputSpec
+from onebit.packed import InputSpec, PackedNet
 
 DTYPES = {name: np.dtype(name) for name in ("uint8", "float32")}
 
@@ -29,6 +30,33 @@ def as_batch(spec: InputSpec, images: Any) -> Any:
             return images
     got, sizes = getattr(images, "dtype", ""), ", ".join(map(str, spec.shape))
     raise UsageError(f"got inputs {got} {tuple(shape)}, expected {spec.dtype} (N, {sizes})")
+
+
+def as_batches(net: PackedNet, inputs: Any) -> list[Any]:
+    """The samples of each input of a net, as `as_batch` returns them.
+
+    Args:
+        inputs: of several inputs a tuple, in their order, or a dict by name.
+
+    Raises:
+        UsageError: also other names or numbers of inputs or of samples.
+    """
+    if len(specs := net.inputs) == 1 and not isinstance(inputs, Mapping):
+        return [as_batch(net.input, inputs)]
+    if not isinstance(inputs, Mapping):
+        fits = isinstance(inputs, (tuple, list)) and len(inputs) == len(specs)
+        inputs = dict(zip(specs, inputs, strict=True)) if fits else {}
+    if inputs.keys() != specs.keys():
+        raise UsageError(f"expected the inputs {', '.join(specs)}, as a tuple or by name")
+    parts = [as_batch(spec, inputs[name]) for name, spec in specs.items()]
+    if len(counts := {part.shape[0] for part in parts}) > 1:
+        raise UsageError(f"got {' and '.join(map(str, counts))} samples, expected as many of each input")
+    return parts
+
+
+def as_given(parts: Sequence[Any]) -> Any:
+    """What `onebit.run` takes as the inputs with these samples: a tuple of several."""
+    return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def all_finite(array: np.ndarray) -> bool:

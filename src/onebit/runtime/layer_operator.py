@@ -179,7 +179,7 @@ def _net(tensors: LayerTensors, window: PackedWindow | None, shape: tuple[int, .
         if bias is not None:
             nodes.append(Affine(inputs=("sums",), output="outputs", shift=bias))
         spec = InputSpec(shape=shape, dtype="float32", coding="values")
-        return PackedNet(input=spec, nodes=tuple(nodes), output=nodes[-1].output)
+        return PackedNet(inputs={INPUT: spec}, nodes=tuple(nodes), output=nodes[-1].output)
     except FormatError as error:
         raise UsageError(str(error)) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from functools import cache, partial
 from math import prod
 from typing import Any, Literal
@@ -17,10 +17,9 @@ from onebit.common.fields import read
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
 from onebit.packed import InputSpec, Node, PackedNet, load
-from onebit.packed.net import INPUT
 from onebit.packed.nodes.node import per_channel
 from onebit.runtime.executors import executor_of
-from onebit.runtime.input_batch import all_finite, as_batch
+from onebit.runtime.input_batch import all_finite, as_batch, as_batches, as_given
 from onebit.runtime.reference_matmul import Executor
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
@@ -47,7 +46,7 @@ def run(
         net: a packed net, the path of its file, or the name of a net that comes with onebit. Paths and names are read
             in every call: for many calls, `load` the net once.
         batch: (N, …) in the shape and dtype (uint8 or float32) of the net's input, an array or a tensor on the CPU;
-            gray images may be (N, H, W).
+            gray images may be (N, H, W). For several inputs a tuple, or a dict by name.
         batch_size: samples per batch, which changes memory use but no result; chosen automatically if None.
         threads: most threads of the native executor; ONEBIT_THREADS or one per core if None. They share the samples, or
             the work on a single one. Fewer are used if each would have less than a third of a millisecond of work.
@@ -83,19 +82,19 @@ def run_planned(
     on_images: Callable[[int, int], None] | None = None,
 ) -> Any:
     """`run` with a plan of the native library; None for the reference executor."""
-    batch = as_batch(net.input, batch)
+    inputs = as_batches(net, batch)
     parts: Iterator[list[np.ndarray]]
     if plan is None:
-        every = batches(net, batch, net.outputs, batch_size=batch_size)
+        every = batches(net, as_given(inputs), net.outputs, batch_size=batch_size)
         parts = ([values[name].astype(np.float32) for name in net.outputs] for _, values in every)
     else:
-        parts = _native_parts(net, plan, batch, max(1, batch_size or _NATIVE_BATCH), threads)
+        parts = _native_parts(net, plan, inputs, max(1, batch_size or _NATIVE_BATCH), threads)
     found, done = [], 0
     for part in parts:
         found.append(part)
         done += len(part[0])
         if on_images is not None:
-            on_images(done, batch.shape[0])
+            on_images(done, inputs[0].shape[0])
     if not found:
         found.append([np.empty((0, *net.values[name].shape), np.float32) for name in net.outputs])
     arrays = found[0] if len(found) == 1 else [np.concatenate(one) for one in zip(*found, strict=True)]
@@ -158,25 +157,31 @@ def _notice() -> None:
 
 
 def _native_parts(
-    net: PackedNet, plan: NativePlan, inputs: Any, batch_size: int, threads: int | None
+    net: PackedNet, plan: NativePlan, inputs: list[Any], batch_size: int, threads: int | None
 ) -> Iterator[list[np.ndarray]]:
     """Each output, batch by batch. Threads share its samples; more threads than samples share kernel calls."""
-    for start in range(0, inputs.shape[0], batch_size):
-        batch = _part(net.input, inputs, start, batch_size)
-        workers = threads_for(plan, len(batch), threads)
-        if workers == 1 or len(batch) < workers:
+    for start in range(0, inputs[0].shape[0], batch_size):
+        batch = _parts(net, inputs, start, batch_size)
+        count = len(batch[0])
+        workers = threads_for(plan, count, threads)
+        if workers == 1 or count < workers:
             yield _native_part(net, plan, workers, batch)
         else:
-            yield from run_shares(partial(_native_part, net, plan, 1), np.array_split(batch, workers))
+            shares = zip(*(np.array_split(part, workers) for part in batch), strict=True)
+            yield from run_shares(partial(_native_part, net, plan, 1), list(shares))
 
 
-def _native_part(net: PackedNet, plan: NativePlan, parts: int, part: np.ndarray) -> list[np.ndarray]:
+def _native_part(net: PackedNet, plan: NativePlan, parts: int, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Each output of a call of the library, in which `parts` threads share the kernel calls."""
-    answers, nan = plan.run(part, parts=parts)
+    answers, nan = plan.run(*batch, parts=parts)
     if nan:  # the reference executor raises the error, with details
-        for _ in batches(net, part, net.outputs):
+        for _ in batches(net, as_given(batch), net.outputs):
             pass
-    return plan.separate(answers, len(part))
+    return plan.separate(answers, len(batch[0]))
+
+
+def _parts(net: PackedNet, inputs: list[Any], start: int, size: int) -> list[np.ndarray]:
+    return [_part(spec, part, start, size) for spec, part in zip(net.inputs.values(), inputs, strict=True)]
 
 
 def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
@@ -200,7 +205,7 @@ def check_logits(net: PackedNet, logits: np.ndarray) -> None:
 
 def batches(
     net: PackedNet, images: Any, names: Collection[str], *, batch_size: int | None = None, step: Step | None = None
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
     """Batches of (inputs (n, …), dict of values inside a net (n, …)), by the reference executor.
 
     Args:
@@ -212,14 +217,14 @@ def batches(
     Raises:
         UsageError, NotBinaryError: as `run`.
     """
-    inputs = as_batch(net.input, images)
+    inputs = as_batches(net, images)
     known = net.values
     size = max(1, min(batch_size or sys.maxsize, _BATCH_VALUES // max(prod(value.shape) for value in known.values())))
     executors = [executor_of(node, *(known[name] for name in node.inputs)) for node in net.nodes]
     last_use = {name: index for index, node in enumerate(net.nodes) for name in node.inputs}
-    for start in range(0, inputs.shape[0], size):
-        batch = _part(net.input, inputs, start, size)
-        values = {INPUT: _code(net.input, batch)}
+    for start in range(0, inputs[0].shape[0], size):
+        batch = _parts(net, inputs, start, size)
+        values = {name: _code(spec, part) for (name, spec), part in zip(net.inputs.items(), batch, strict=True)}
         for index, (node, execute) in enumerate(zip(net.nodes, executors, strict=True)):
             with np.errstate(over="ignore", invalid="ignore"):  # `check_logits` finds an overflow
                 given = [values[name] for name in node.inputs]
@@ -227,7 +232,7 @@ def batches(
             for name in node.inputs:
                 if last_use[name] == index and name not in names:
                     values.pop(name, None)
-        yield batch, {name: values[name] for name in names}
+        yield as_given(batch), {name: values[name] for name in names}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -238,7 +243,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _code(spec: InputSpec, batch: np.ndarray) -> np.ndarray:
-    """The value "input" of a batch: int32 or float32, (N, …)."""
+    """The value of a batch of an input: int32 or float32, (N, …)."""
     if spec.coding == "values":
         return batch.astype(np.int32 if spec.value.exact else np.float32)
     if spec.mean is None or spec.std is None:

@@ -15,7 +15,8 @@ import numpy as np
 from onebit.common.fields import Positive, read
 from onebit.errors import OnebitError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan
-from onebit.packed import InputSpec, PackedNet
+from onebit.packed import PackedNet
+from onebit.runtime.input_batch import as_batches, as_given
 from onebit.runtime.running import run, run_planned
 
 CHECKED = 4
@@ -53,13 +54,14 @@ def speedups(of: Timed, to: Timed, name: str) -> dict[str, float]:
     }
 
 
-def against_reference(net: PackedNet, batch: np.ndarray) -> Callable[[str, Any], None]:
+def against_reference(net: PackedNet, batch: Any) -> Callable[[str, Any], None]:
     """A function of a name and the outputs of `run` that raises OnebitError unless the reference executor agrees.
 
     It compares some samples, bit for bit.
     """
-    some = np.unique(np.linspace(0, len(batch) - 1, CHECKED).astype(np.int64))
-    expected = net.by_name(run(net, batch[some], executor="reference"))
+    parts = as_batches(net, batch)
+    some = np.unique(np.linspace(0, len(parts[0]) - 1, CHECKED).astype(np.int64))
+    expected = net.by_name(run(net, as_given([part[some] for part in parts]), executor="reference"))
 
     def check(name: str, answer: Any) -> None:
         for output, found in net.by_name(answer).items():
@@ -69,12 +71,17 @@ def against_reference(net: PackedNet, batch: np.ndarray) -> Callable[[str, Any],
     return check
 
 
-def noise(spec: InputSpec, count: int) -> np.ndarray:
-    """A batch of noise: uniform uint8, or float32 of variance 1."""
-    rng, size = np.random.default_rng(0), (count, *spec.shape)
-    if spec.dtype == "float32":
-        return rng.standard_normal(size, np.float32)
-    return rng.integers(0, 256, size, dtype=np.uint8)
+def noise(net: PackedNet, count: int) -> Any:
+    """Noise as inputs of a net: uniform uint8, or float32 of variance 1."""
+    rng = np.random.default_rng(0)
+    return as_given(
+        [
+            rng.standard_normal((count, *spec.shape), np.float32)
+            if spec.dtype == "float32"
+            else rng.integers(0, 256, (count, *spec.shape), dtype=np.uint8)
+            for spec in net.inputs.values()
+        ]
+    )
 
 
 def take_turns(
@@ -110,7 +117,7 @@ def time_packed(
     Returns:
         rows of batch, variant, µs per call (median, fastest) and speedup over numpy.
     """
-    images, plans = noise(net.input, batch), dict[str, NativePlan | None](numpy=None)
+    images, plans = noise(net, batch), dict[str, NativePlan | None](numpy=None)
     for isa, found in instruction_sets().items() if instruction_set() else ():
         with suppress(NotPlanned):
             plans[isa] = make_plan(net, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from onebit.errors import OnebitError, UsageError
 from onebit.native import NativePlan
 from onebit.packed import PackedNet, dumps, loads
 from onebit.runtime import native_plan
+from onebit.runtime.input_batch import as_given
 from onebit.runtime.layer_operator import refuse_tangent
 from onebit.runtime.running import opened, run_planned, thread_count
 
@@ -24,34 +25,34 @@ _COMPARED = 160  # bytes of a file that every call compares; they include its di
 _Shapes = tuple[tuple[int, ...], ...]
 
 
-def _outputs(images: Tensor, file: Tensor, shapes: _Shapes) -> list[Tensor]:
+def _outputs(inputs: Sequence[Tensor], file: Tensor, shapes: _Shapes) -> list[Tensor]:
     """The outputs of a net with these shapes of a sample; ONEBIT_THREADS or torch's threads share a batch."""
     net, found, plan = _read(file)[:3]
     if found != shapes:
         raise UsageError(f"got a packed net with outputs of shapes {found}, expected {shapes}")
-    batch, threads = images.numpy(), 1
-    if batch.shape[:1] != (1,):
+    batch, threads = as_given([x.numpy() for x in inputs]), 1
+    if inputs[0].shape[:1] != (1,):
         threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
     outputs = net.by_name(run_planned(net, plan, batch, threads=threads))
     return [torch.from_numpy(array) for array in outputs.values()]
 
 
-def _run_packed_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
-    """The operator: all outputs, float32 (N, …), of a batch (N, …) uint8 or float32.
+def _run_packed_outputs(inputs: list[Tensor], net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
+    """The operator: all outputs, float32 (N, …), of a batch (N, …) uint8 or float32 of each input.
 
     Args:
         net: (B,) uint8, the bytes of a `.1bit` file; parsed again only if they have changed since the last call.
         shapes, ranks: of each output of one sample, concatenated shapes; for tracing, where the bytes are unknown.
     """
-    outputs = _outputs(images.detach(), net, _shapes_of(shapes, ranks))
+    outputs = _outputs([x.detach() for x in inputs], net, _shapes_of(shapes, ranks))
     # outputs of a native plan share memory, which those of an operator must not
     return [output.clone() for output in outputs] if len(outputs) > 1 else outputs
 
 
-def _trace_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
+def _trace_outputs(inputs: list[Tensor], net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
     """The fake version, for tracing."""
     sizes = _shapes_of(shapes, ranks)
-    return [images.new_empty((images.shape[0], *shape), dtype=torch.float32) for shape in sizes]
+    return [inputs[0].new_empty((inputs[0].shape[0], *shape), dtype=torch.float32) for shape in sizes]
 
 
 def _shapes_of(sizes: list[int], ranks: list[int]) -> _Shapes:
@@ -59,8 +60,8 @@ def _shapes_of(sizes: list[int], ranks: list[int]) -> _Shapes:
 
 
 def _only(outputs: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
-    """The same operator for a net with one output of a `shape`."""
-    return lambda images, net, shape: outputs(images, net, shape, [len(shape)])[0]
+    """The same operator for a net with one input and one output of a `shape`."""
+    return lambda images, net, shape: outputs([images], net, shape, [len(shape)])[0]
 
 
 # `torch.library.custom_op` would add 5 µs per call
@@ -68,7 +69,7 @@ _LIBRARY = torch.library.Library("onebit", "FRAGMENT")
 for _schema, _function, _traced in (
     ("run_packed(Tensor images, Tensor net, int[] shape) -> Tensor", _only(_run_packed_outputs), _only(_trace_outputs)),
     (
-        "run_packed_outputs(Tensor images, Tensor net, int[] shapes, int[] ranks) -> Tensor[]",
+        "run_packed_outputs(Tensor[] inputs, Tensor net, int[] shapes, int[] ranks) -> Tensor[]",
         _run_packed_outputs,
         _trace_outputs,
     ),
@@ -117,8 +118,10 @@ class PackedModule(nn.Module):
         """
         return _read(self.file).net
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor | None = None, *more: Tensor, **named: Tensor) -> Any:
         """The outputs (N, …) float32 of a batch (N, …) of images or other inputs; gray images also (N, H, W).
+
+        Several inputs are arguments, in their order or by name.
 
         Returns:
             one tensor, such as logits; a tuple or dict for a net with several outputs.
@@ -127,26 +130,31 @@ class PackedModule(nn.Module):
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU or
                 have a forward-mode tangent.
         """
-        _, _, shapes, order = self.signature
-        refuse_tangent(images, "packed nets")
-        if images.requires_grad:  # the outputs must not seem to have a gradient
-            images = images.detach()
+        names, shapes, order = self.signature
+        inputs = [x for x in (images, *more) if x is not None]
+        if len(inputs) + len(named) != len(names) or not named.keys() <= {*[*names][len(inputs) :]}:
+            raise UsageError(f"expected the inputs {', '.join(names)}")
+        inputs += [named[name] for name in [*names][len(inputs) :]]
+        for index, x in enumerate(inputs):
+            refuse_tangent(x, "packed nets")
+            if x.requires_grad:  # the outputs must not seem to have a gradient
+                inputs[index] = x.detach()
         file = self._buffers["file"]  # `self.file` takes a µs
         assert file is not None
-        plain = type(images) is Tensor and images.is_cpu and file.is_cpu
+        plain = file.is_cpu and all(type(x) is Tensor and x.is_cpu for x in inputs)
         if plain and not torch.compiler.is_compiling() and not is_watched():
-            outputs = _outputs(images, file, shapes)  # torch would take 5 µs to call the operator
-        elif isinstance(order, int):
-            outputs = [_call(images, file, shapes[0])]
+            outputs = _outputs(inputs, file, shapes)  # torch would take 5 µs to call the operator
+        elif isinstance(order, int) and len(inputs) == 1:
+            outputs = [_call(inputs[0], file, shapes[0])]
         else:
-            outputs = _call_outputs(images, file, [size for shape in shapes for size in shape], [*map(len, shapes)])
+            outputs = _call_outputs(inputs, file, [size for shape in shapes for size in shape], [*map(len, shapes)])
         if isinstance(order, dict):
             return {key: outputs[index] for key, index in order.items()}
         return outputs[order] if isinstance(order, int) else tuple(outputs[index] for index in order)
 
     def extra_repr(self) -> str:
-        dtype, shape, shapes, _ = self.signature
-        return f"{dtype} {shape} -> {shapes}, {self.file.numel():,} bytes"
+        taken = ", ".join(f"{dtype} {shape}" for dtype, shape in self.signature.inputs.values())
+        return f"{taken} -> {self.signature.shapes}, {self.file.numel():,} bytes"
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Check that the net can replace this one, then copy as torch does."""
@@ -167,12 +175,11 @@ class PackedModule(nn.Module):
 class Signature(NamedTuple):
     """The inputs and outputs of a packed net.
 
-    dtype, shape: of an input sample. shapes: of each value that is an output, for one sample.
+    inputs: dtype and shape of a sample of each input, by name. shapes: of each value that is an output, for one sample.
     order: the index of the output in `shapes`; for several outputs a tuple of indices, or a dict by key.
     """
 
-    dtype: str
-    shape: tuple[int, ...]
+    inputs: dict[str, tuple[str, tuple[int, ...]]]
     shapes: _Shapes
     order: int | tuple[int, ...] | dict[str, int]
 
@@ -180,7 +187,7 @@ class Signature(NamedTuple):
     def of(cls, net: PackedNet) -> Signature:
         shapes = tuple(net.values[name].shape for name in net.outputs)
         order = net.structured({name: index for index, name in enumerate(net.outputs)})
-        return cls(net.input.dtype, net.input.shape, shapes, order)
+        return cls({name: (spec.dtype, spec.shape) for name, spec in net.inputs.items()}, shapes, order)
 
 
 class _Read(NamedTuple):

@@ -13,7 +13,7 @@ from onebit.errors import OnebitError, first_line, shortened
 from onebit.evaluation.health import constant_inputs
 from onebit.fold import refusals_of
 from onebit.fold.shipped import no_binary_layers
-from onebit.fold.trace import random_inputs
+from onebit.fold.trace import Inputs, random_inputs
 from onebit.layers import BinarizeReport, BinaryLayer, binary_layers, input_quantizers
 from onebit.layers.base import unwrapped
 from onebit.layers.description import LEFT_REAL, NOT_CHOSEN, describe_layers, weight_counts
@@ -74,8 +74,7 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
     A model that cannot be checked is no error: the report has the reason. Only shapes and dtypes of the example matter.
 
     Args:
-        example: a batch of inputs, (N, …), or (inputs, targets); optional if the model has the attribute
-            `input_shape`.
+        example: a batch of inputs, as for `onebit.pack`; optional if the model has the attribute `input_shape`.
         preprocess: a module that is applied outside of the model, as in `onebit.pack`.
 
     Example:
@@ -84,15 +83,18 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
         'check: 1 of 2 layers binary (97.0 % of weights); packs whole'
     """
     layers = describe_layers(unwrapped(model))  # the graph has the names without a wrapper
-    if isinstance(example, (tuple, list)) and example:
-        example = example[0]
     try:
         copy, batch, refusals = refusals_of(model, example, preprocess=preprocess)
     except (OnebitError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         return CheckReport(layers, False, {"": first_line(error)})
     reasons = {path: first_line(error) for path, error in refusals.items()}
-    warnings = tuple(mistakes(copy, lambda: random_inputs(batch, TRIED)))
+    warnings = tuple(mistakes(copy, lambda: _drawn(batch)))
     return CheckReport(layers, not reasons, reasons, warnings)
+
+
+def _drawn(batch: Inputs) -> Any:
+    drawn = random_inputs(batch, TRIED)
+    return drawn if len(drawn) > 1 else next(iter(drawn.values()))
 
 
 def mistakes(model: nn.Module, inputs: Callable[[], Any]) -> Iterator[str]:

@@ -33,7 +33,7 @@ def packing_lines(model: nn.Module, inputs: Any) -> list[str]:
         return []
     with unchanged(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first step repeats them
-        return [check(model, None if ours else (inputs,)).line]
+        return [check(model, None if ours else inputs).line]
 
 
 @dataclass

@@ -17,7 +17,7 @@ from onebit.packed import InputSpec, RealWeights, costs
 from onebit.packed.bits import unpack_signs
 from onebit.packed.certificate import PROMISES
 from onebit.packed.file import load_with_digest
-from onebit.packed.net import copied_weights
+from onebit.packed.net import INPUT, copied_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -232,6 +232,7 @@ def _inspect_packed(path: str | Path) -> Inspection:
         elif isinstance(node, RealWeights):
             layers.append(inspect_weight(node.output, node.weight, dtype="float32"))
     rows = costs(net)
+    inputs = {name: _input_facts(spec) for name, spec in net.inputs.items()}
     binary, real = sum(r.binary_weights for r in rows), sum(r.real_parameters for r in rows)
     copied = copied_weights(net)
     return Inspection(
@@ -247,7 +248,7 @@ def _inspect_packed(path: str | Path) -> Inspection:
             "macs": sum(r.macs for r in rows),
         },
         facts={
-            "input": _input_facts(net.input),
+            **({"input": inputs[INPUT]} if [*inputs] == [INPUT] else {"inputs": inputs}),
             "outputs": [
                 {"key": key, "name": name, "shape": list(net.values[name].shape)} for key, name in net.keyed.items()
             ],

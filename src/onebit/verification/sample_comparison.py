@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onebit import runtime
 from onebit.common import __version__
@@ -18,9 +18,11 @@ from onebit.errors import FoldError, OnebitError, UsageError
 from onebit.evaluation.modes import fixed_weights
 from onebit.evaluation.packed_nets import fitted_to
 from onebit.evaluation.sources import as_samples, fitting_batch
+from onebit.evaluation.trees import mapped, size_of
 from onebit.fold import eval_copy, example_of, fold_model
+from onebit.fold.trace import called
 from onebit.packed import Certificate, LayerProof, PackedNet
-from onebit.runtime.input_batch import as_batch
+from onebit.runtime.input_batch import as_batches, as_given
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.outputs import OutputCounts
 from onebit.verification.sample_feeds import (
@@ -38,6 +40,8 @@ REFERENCE_IMAGES = 1000
 MOST_CHANGED = 1 / 200
 """Fraction of labels, or of samples, that rounding in the preprocessing of the training may change."""
 
+Arrays = list[np.ndarray]
+"""The inputs of a packed net, in their order."""
 Outputs = dict[str, np.ndarray]
 """Outputs of some samples by the keys of `PackedNet.keyed`."""
 
@@ -85,21 +89,23 @@ class Comparison:
             torch.autocast("cpu", enabled=False),
             recorded(behind, counts.sites.sites) as at_sites,
         ):
-            for inputs, targets in samples.batches(max(1, self.batch_size or fitting_batch(packed.input.shape))):
-                as_batch(packed.input, inputs)
-                inputs = inputs.reshape(len(inputs), *packed.input.shape)
-                count, theirs, as_trained = len(inputs), None, None
+            sizes = (fitting_batch(spec.shape) for spec in packed.inputs.values())
+            for inputs, targets in samples.batches(max(1, self.batch_size or min(sizes))):
+                arrays, count = as_batches(packed, mapped(Tensor.numpy, inputs)), size_of(inputs)
+                arrays = [x.reshape(count, *s.shape) for x, s in zip(arrays, packed.inputs.values(), strict=True)]
+                named = {name: torch.from_numpy(x) for name, x in zip(packed.inputs, arrays, strict=True)}
+                theirs = as_trained = None
                 if feed is not None:
-                    trained_outputs, trained_targets = feed.outputs(model, inputs)
+                    trained_outputs, trained_targets = feed.outputs(model, as_given([*named.values()]), count)
                     targets = trained_targets if targets is None else targets
                     theirs = as_trained = outputs_by_key(packed, trained_outputs, count, who="the model as trained")
                 if proof:
-                    theirs = outputs_by_key(packed, behind(inputs.clone()), count, who="the model")
+                    theirs = outputs_by_key(packed, called(behind, mapped(Tensor.clone, named)), count, who="the model")
                     if not all(np.isfinite(output).all() for output in theirs.values()):
                         raise FoldError("the outputs of the model are not finite on these images")
                 assert theirs is not None
                 truth = targets_by_key(packed, targets if labels is None else labels.take(count))
-                counts.add(inputs.numpy(), theirs, as_trained, truth, at_sites)
+                counts.add(arrays, theirs, as_trained, truth, at_sites)
                 if self.on_images is not None:
                     self.on_images(counts.done, samples.count or counts.done)
         for each in (feed, labels):
@@ -111,7 +117,7 @@ class Comparison:
         # without the packed preprocessing, a model with a pipeline may not take what the packed net takes
         other_inputs = self.preprocess is None and feed is not None and feed.feeds_model
         with suppress(OnebitError) if other_inputs else nullcontext():
-            example, seed = example_of(self.packed.input), self.seed or 0
+            example, seed = example_of(self.packed), self.seed or 0
             folded = fold_model(self.model, example, preprocess=self.preprocess, weights=self.weights, seed=seed)
             return Proof.of(folded, self.packed, self.activations)
         return None
@@ -131,6 +137,7 @@ class Comparison:
             seed=None if self.weights == "binary" else self.seed or 0,
             max_logit_difference=max(output.difference for output in outputs.values()),
             bit_exact=all(output.bit_exact for output in outputs.values()),
+            inputs=tuple(self.packed.inputs) if len(self.packed.inputs) > 1 else (),
             layers=counts.layers(),
             faults=tuple(faults),
             **fields,
@@ -152,11 +159,11 @@ class _Counts:
         """Samples in which any output differs from the model, and from the model as trained."""
 
     def add(
-        self, inputs: np.ndarray, theirs: Outputs, as_trained: Outputs | None, truth: Outputs, at_sites: Outputs
+        self, inputs: Arrays, theirs: Outputs, as_trained: Outputs | None, truth: Outputs, at_sites: Outputs
     ) -> None:
         """Count a batch: outputs of the model and of the model as trained, targets, and what torch has at sites."""
-        packed, proof, count = self.packed, self.proof, len(inputs)
-        ours = outputs_by_key(packed, runtime.run(packed, inputs), count, who="the packed net")
+        packed, proof, count = self.packed, self.proof, len(inputs[0])
+        ours = outputs_by_key(packed, runtime.run(packed, as_given(inputs)), count, who="the packed net")
         if not self.done:
             for key, name in packed.keyed.items():
                 self.outputs[key] = OutputCounts(packed, name, ours[key], truth.get(key))
@@ -176,22 +183,23 @@ class _Counts:
         self.differing += differing.sum(axis=1)
         self.done += count
 
-    def _reference(self, inputs: np.ndarray, chosen: np.ndarray, ours: Outputs, at_sites: Outputs) -> Outputs:
+    def _reference(self, inputs: Arrays, chosen: np.ndarray, ours: Outputs, at_sites: Outputs) -> Outputs:
         """Numpy's outputs of the chosen samples, each layer fed as in torch; FoldError if the native ones differ."""
-        images, packed = inputs[chosen], self.packed
-        if not len(images):
+        images, packed = [part[chosen] for part in inputs], self.packed
+        count = len(images[0])
+        if not count:
             return {key: output[:0] for key, output in ours.items()}
         outputs, replaced = self.sites.outputs(images, {name: values[chosen] for name, values in at_sites.items()})
         fed_torch = {key: outputs[name] for key, name in packed.keyed.items()}
         numpy = {key: output.copy() for key, output in fed_torch.items()}
         if replaced.any():
-            again = runtime.run(packed, images[replaced], executor="reference")
-            for key, output in outputs_by_key(packed, again, len(again), who="numpy").items():
+            again = runtime.run(packed, as_given([part[replaced] for part in images]), executor="reference")
+            for key, output in outputs_by_key(packed, again, int(replaced.sum()), who="numpy").items():
                 numpy[key][replaced] = output
-        wrong = [(ours[key][chosen] != output).reshape(len(images), -1).any(axis=1) for key, output in numpy.items()]
-        if count := int(np.count_nonzero(np.any(wrong, axis=0))):
+        wrong = [(ours[key][chosen] != output).reshape(count, -1).any(axis=1) for key, output in numpy.items()]
+        if differing := int(np.count_nonzero(np.any(wrong, axis=0))):
             raise FoldError(
-                f"the native library gives other logits than numpy for {count} of {len(images)} images: this is a bug "
+                f"the native library gives other logits than numpy for {differing} of {count} images: this is a bug "
                 "in onebit; set ONEBIT_NATIVE=0 to run without the library"
             )
         return fed_torch

@@ -57,12 +57,16 @@ class TrainedFeed(InOrder):
             batches = [(tensors(trained), None)]
         super().__init__(batches, name="samples of the model as trained")
 
-    def outputs(self, model: nn.Module, inputs: Tensor) -> tuple[Any, Any]:
+    def outputs(self, model: nn.Module, inputs: Any, count: int) -> tuple[Any, Any]:
         """Outputs for the next inputs, and their targets or None."""
         if self._function is not None:
-            return self._function(inputs.clone()), None
-        given, targets = self.take(len(inputs))
-        return model(given) if self.feeds_model else given, targets
+            return self._function(mapped(Tensor.clone, inputs)), None
+        given, targets = self.take(count)
+        if not self.feeds_model:
+            return given, targets
+        if isinstance(given, (tuple, list)):
+            return model(*given), targets
+        return model(**given) if isinstance(given, dict) else model(given), targets
 
 
 def tensors(value: Any) -> Any:

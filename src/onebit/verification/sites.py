@@ -20,6 +20,7 @@ from onebit.packed import Affine, Flatten, MaxPool, Node, PackedNet, Permute, Re
 from onebit.packed.certificate import ROUNDING
 from onebit.packed.nodes.node import per_channel
 from onebit.quantizers import Quantizer
+from onebit.runtime.input_batch import as_given
 from onebit.runtime.reference_matmul import Executor
 
 _MOVES = Flatten, MaxPool, Reshape, Permute, Repeat
@@ -87,13 +88,15 @@ class SiteCounts:
         self.shifts = last_shifts(packed)
         self.counts, self.differing, self.beyond = Counter[str](), Counter[str](), Counter[str]()
 
-    def outputs(self, inputs: np.ndarray, theirs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def outputs(
+        self, inputs: list[np.ndarray], theirs: dict[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Outputs of a batch by name, and the samples, bool (n,), in which torch has another result at a site.
 
         Args:
             theirs: torch's results for the batch, from `recorded`.
         """
-        replaced = np.zeros(len(inputs), np.bool_)
+        replaced = np.zeros(len(inputs[0]), np.bool_)
         limits: dict[str, Callable[[], Sequence[np.ndarray]]] = {}
 
         def step(start: int, node: Node, execute: Executor, given: list[np.ndarray]) -> np.ndarray:
@@ -117,7 +120,7 @@ class SiteCounts:
             return other
 
         names = self.packed.outputs
-        parts = [values for _, values in runtime.batches(self.packed, inputs, names, step=step)]
+        parts = [values for _, values in runtime.batches(self.packed, as_given(inputs), names, step=step)]
         return {name: np.concatenate([values[name] for values in parts]) for name in names}, replaced
 
     def faults(self) -> list[str]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from importlib.resources import files
-from math import prod
 from pathlib import Path
 
 from onebit.common import __version__
@@ -35,7 +34,7 @@ def write(net: PackedNet, path: Path, *, layout: str = "make") -> None:
         written["examples/run/run.ino"] = template("run.ino")
     else:
         written |= {name: template(name) for name in ("main.c", "Makefile")}
-    written["README.md"] = readme(net, facts, layout)
+    written["README.md"] = readme(plan, facts, layout)
     for file, text in written.items():
         (path / file).parent.mkdir(parents=True, exist_ok=True)
         (path / file).write_text(text, encoding="ascii", newline="\n")
@@ -50,10 +49,11 @@ def about(plan: Planner, code: source.Code) -> list[str]:
     net = plan.net
     weights = sum(row.binary_weights for row in costs(net))
     name = f"{net.name}: " if net.name else ""
+    taken = " and ".join(f"{source.dimensions(spec.shape)} {spec.dtype}" for spec in net.inputs.values())
     given = " and ".join(source.dimensions(plan.values[name].shape) for name in net.outputs)
     return [
         f"written by onebit {__version__}, {net.statement}",
-        f"{name}{source.dimensions(net.input.shape)} {net.input.dtype} -> {given}",
+        f"{name}{taken} -> {given}",
         f"{weights:,} one-bit weights, {plan.constant_bytes:,} bytes of constants, "
         f"{code.static_bytes:,} bytes of memory",
     ]
@@ -68,7 +68,12 @@ def header(plan: Planner, facts: list[str]) -> str:
         "    net_run(input, output);",
     ]
     once = "The memory between the layers is static: one call at a time."
-    outputs = classes = ""
+    inputs = outputs = classes = ""
+    if len(net.inputs) > 1:
+        inputs = "\n\n/* Where each input begins. */"
+        for k, (name, spec) in enumerate(net.inputs.items()):
+            what = source.comment(f"{name}: {source.dimensions(spec.shape)}")
+            inputs += f"\n#define NET_INPUT_{k} {plan.input_offsets[name]} {what}"
     if not isinstance(net.output, str):
         outputs = "\n\n/* Where each output begins. */"
         pairs = net.output.items() if isinstance(net.output, dict) else enumerate(net.output)
@@ -92,10 +97,10 @@ extern const char *const net_classes[NET_CLASS_COUNT];
 
 #include <stdint.h>
 
-#define NET_INPUT_SIZE {prod(net.input.shape)}
+#define NET_INPUT_SIZE {plan.input_size}
 #define NET_OUTPUT_SIZE {plan.output_size}
 #define NET_INPUT_IS_FLOAT {int(kind == "float")}
-#define NET_OUTPUT_IS_FLOAT {int(made == "float")}{outputs}
+#define NET_OUTPUT_IS_FLOAT {int(made == "float")}{inputs}{outputs}
 
 typedef {kind} net_input_t;
 typedef {made} net_output_t;
@@ -116,13 +121,15 @@ void net_run(const {kind} *input, {made} *output);
 
 
 def _input_in_words(net: PackedNet) -> list[str]:
-    axes = {1: "", 2: " (channels, places)", 3: " (channels, rows, columns)"}.get(len(net.input.shape), "")
-    lines = [f"input: {source.dimensions(net.input.shape)}{axes}, the last axis fastest."]
-    if net.input.meaning:
-        lines.append(f"A sample is: {net.input.meaning}")
-    if pixels := pixels_in_words(net):
-        lines.append(f"Numbers are {pixels}.")
-    if net.input.dtype == "float32":
+    lines = []
+    for name, spec in net.inputs.items():
+        axes = {1: "", 2: " (channels, places)", 3: " (channels, rows, columns)"}.get(len(spec.shape), "")
+        lines.append(f"{name}: {source.dimensions(spec.shape)}{axes}, the last axis fastest.")
+        if spec.meaning:
+            lines.append(f"A sample is: {spec.meaning}")
+        if pixels := pixels_in_words(net, spec):
+            lines.append(f"Numbers are {pixels}.")
+    if any(spec.dtype == "float32" for spec in net.inputs.values()):
         lines.append("Numbers that are not finite make NaN of what depends on them; the sign of NaN is -1.")
         if any(isinstance(node, nodes.Quantize) for node in net.nodes):
             lines.append("NaN that is rounded to an integer becomes the least integer of the range.")
@@ -213,11 +220,12 @@ def library_json(name: str) -> str:
     return json.dumps({**fields, "build": {"flags": "-ffp-contract=off"}}, indent=2) + "\n"
 
 
-def readme(net: PackedNet, facts: list[str], layout: str) -> str:
-    kind = "float32 in little-endian order" if net.input.dtype == "float32" else "one byte each"
+def readme(plan: Planner, facts: list[str], layout: str) -> str:
+    net = plan.net
+    kind = "float32 in little-endian order" if plan.input_type == "float" else "one byte each"
     build = (
         "    make\n    ./net < inputs.bin\n\n"
-        f"`inputs.bin` holds inputs one after the other, {prod(net.input.shape):,} numbers each ({kind}).\n"
+        f"`inputs.bin` holds inputs one after the other, {plan.input_size:,} numbers each ({kind}).\n"
         "`net` prints one line of outputs for each."
     )
     if layout == "arduino":
@@ -225,7 +233,7 @@ def readme(net: PackedNet, facts: list[str], layout: str) -> str:
             "A library for the Arduino IDE (copy this folder into `libraries`) and for PlatformIO (into `lib`).\n"
             "`examples/run` shows how to call it."
         )
-    if pixels := pixels_in_words(net):
+    if pixels := next(filter(None, (pixels_in_words(net, spec) for spec in net.inputs.values())), ""):
         build += f"\nThe numbers are {pixels}."
     text = "\n".join(source.plain_text(line).replace("`", "'") for line in facts)
     where = "src/" if layout == "arduino" else ""

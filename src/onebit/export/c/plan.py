@@ -13,8 +13,8 @@ from onebit.export.c.pools import Pools, signs_before_pools
 from onebit.export.c.products import Products, sums_last
 from onebit.export.c.values import Stored
 from onebit.native.arena import assign_offsets
-from onebit.packed import Node, PackedNet, Value, nodes
-from onebit.packed.net import INPUT, op_name
+from onebit.packed import InputSpec, Node, PackedNet, Value, nodes
+from onebit.packed.net import op_name
 
 
 class Planner(Products, Pools):
@@ -25,7 +25,8 @@ class Planner(Products, Pools):
 
     def __init__(self, net: PackedNet) -> None:
         super().__init__(sums_last(signs_before_pools(net)))
-        self.code_input()
+        for name, spec in self.net.inputs.items():
+            self.code_input(name, spec)
         for node in self.net.nodes:
             self.planned = node.output
             nodes.by_class(MAKERS, node)(self, node)
@@ -46,16 +47,16 @@ class Planner(Products, Pools):
         self.to_output(name)
         stage.head.insert(0, f"value_t *x = {x};")
 
-    def code_input(self) -> None:
-        spec = self.net.input
+    def code_input(self, name: str, spec: InputSpec) -> None:
+        self.planned = name
         axes = tuple(((size, prod(spec.shape[axis:])),) for axis, size in enumerate(spec.shape, 1))
         form = "floats" if spec.dtype == "float32" else "centered" if spec.coding == "integer" else "bytes"
         limits = {"floats": None, "centered": (-255, 255), "bytes": (0, 255)}[form]
-        source = Stored(None, form, 0, axes, limits)
+        source = Stored(None, form, self.input_offsets[name], axes, limits)
         if spec.mean is None or spec.std is None:
-            self.stored[INPUT] = source
+            self.stored[name] = source
             return
-        stage = self.begin_pixels(INPUT, source, "the input, standardized")
+        stage = self.begin_pixels(name, source, f"{name}, standardized")
         mean, std = self.array("mean", spec.mean), self.array("deviation", spec.std)
         self.line(f"standardize(x, {stage.channels}, {mean}, {std});")
         stage.current = Value(spec.shape, "real")

@@ -81,7 +81,7 @@ def signs_before_pools(net: PackedNet) -> PackedNet:
         if not isinstance(pool, nodes.MaxPool) or len(only) != 1 or pool.output in net.outputs:
             continue
         (sign,) = only
-        numbers = net.input.dtype != "float32" or known[pool.output].exact
+        numbers = all(spec.dtype != "float32" for spec in net.inputs.values()) or known[pool.output].exact
         rising = isinstance(sign, nodes.Threshold) and (sign.direction > 0).all()
         if rising or (isinstance(sign, nodes.Sign) and numbers):
             changed[pool.output] = replace(sign, inputs=pool.inputs, output=pool.output)

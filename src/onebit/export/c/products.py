@@ -247,7 +247,7 @@ class Products(Pointwise):
 
     def size_of(self, source: Stored) -> int:
         """The number of elements in the memory of a value."""
-        return source.memory.count if source.memory is not None else prod(self.net.input.shape)
+        return source.memory.count if source.memory is not None else self.input_size
 
     def rows_of(self, node: Any) -> np.ndarray:
         """(O, K): weights as ±1, or as integers on their grids."""

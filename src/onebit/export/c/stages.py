@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from onebit.errors import UsageError
 from onebit.export.c.values import BITS, LOADS, Axis, Memory, Stored, plain
 from onebit.packed import Node, PackedNet, Value
-from onebit.packed.net import INPUT, op_name, readers
+from onebit.packed.net import op_name, readers
 
 
 @dataclass
@@ -73,12 +74,17 @@ class Stages:
         self.stored: dict[str, Stored] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.levels: dict[str, tuple[np.float32, np.float32]] = {}  # of real values that are in memory as signs
-        self.open, self.planned = "", INPUT
+        self.open, self.planned = "", ""
         self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
         sizes = [prod(self.values[name].shape) for name in net.outputs]
         self.output_offsets = dict(zip(net.outputs, accumulate(sizes, initial=0), strict=False))
         self.output_size = sum(sizes)
-        self.input_type = "float" if net.input.dtype == "float32" else "uint8_t"
+        sizes = [prod(spec.shape) for spec in net.inputs.values()]
+        self.input_offsets = dict(zip(net.inputs, accumulate(sizes, initial=0), strict=False))
+        self.input_size = sum(sizes)
+        if len(dtypes := {spec.dtype for spec in net.inputs.values()}) > 1:
+            raise UsageError("c takes several inputs of one dtype, got uint8 and float32")
+        self.input_type = "float" if dtypes == {"float32"} else "uint8_t"
         integers = all(self.values[name].exact for name in net.outputs)
         self.output_type = "int32_t" if integers else "float"
 

@@ -25,7 +25,7 @@ _SHELL_VARIABLES = ("CC", "CFLAGS", "LDFLAGS", "MAKEFLAGS", "MFLAGS", "GNUMAKEFL
 _EMPTY_PROGRAM = b"#include <stdint.h>\n#include <stdio.h>\nint main(void) { return 0; }\n"
 
 
-def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make") -> dict[str, np.ndarray]:
+def run(net: PackedNet, path: Path, *inputs: np.ndarray, layout: str = "make") -> dict[str, np.ndarray]:
     """What the program computes that `make` builds in a copy of the folder."""
     require("make", "cc")
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +37,8 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make")
                 (Path(folder) / name).write_text(template(name), encoding="ascii")
         environment = {name: value for name, value in os.environ.items() if name not in _SHELL_VARIABLES}
         output_of(["make", "-s", "-C", folder], env=environment)
-        data = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<")).tobytes()
+        rows = np.concatenate([part.reshape(len(part), -1) for part in inputs], axis=1)
+        data = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<")).tobytes()
         numbers = output_of([f"{folder}/net"], data).split()
     # float64 holds integers of 32 bits and every float32 exactly; the latter have 9 digits
-    return split_outputs(net, np.array(numbers, np.float64).astype(np.float32).reshape(len(inputs), -1))
+    return split_outputs(net, np.array(numbers, np.float64).astype(np.float32).reshape(len(rows), -1))

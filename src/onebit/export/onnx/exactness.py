@@ -11,7 +11,7 @@ from math import prod
 
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.net import INPUT, readers
+from onebit.packed.net import readers
 
 MOVES = (nodes.Move, nodes.MaxPool)
 """Operations of one input that work on codes of ±1 as on the numbers."""
@@ -51,7 +51,7 @@ class Uses:
         self.net = net
         self.values = net.values
         self.readers = readers(net)
-        self.exact = {INPUT}
+        self.exact = {*net.inputs}
         for node in net.nodes:
             if self._keeps_bits(node):
                 self.exact.add(node.output)

@@ -25,9 +25,9 @@ import numpy as np
 
 from onebit.errors import UsageError
 from onebit.export.onnx.exactness import Uses, sum_bound, zero_point
-from onebit.packed import Node, PackedNet, Value
+from onebit.packed import InputSpec, Node, PackedNet, Value
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.net import INPUT, op_name
+from onebit.packed.net import op_name
 
 OPSET = 13
 IR_VERSION = 9  # that of onnxruntime 1.16; the default of the onnx package may be newer than onnxruntime loads
@@ -60,8 +60,10 @@ class Graph:
         self._taken: set[str] = set()
         self._layers: dict[Any, list[tuple[str, np.ndarray]]] = {}
         self._tensors: dict[str, dict[str, str]] = {}
-        self.current = INPUT
-        self._code_input()
+        self._taken.update(net.inputs)
+        for name, spec in net.inputs.items():
+            self.current = name
+            self._code_input(name, spec)
 
     # nodes
 
@@ -75,7 +77,7 @@ class Graph:
         """Register the last node's output as the value in this form; a float32 tensor has the name of the value."""
         of, output = of or self.current, self.nodes[-1].output
         self._taken.remove(output[0])
-        output[0] = name = self.name(of if form == "float" and of != INPUT else f"{of}/{form}")
+        output[0] = name = self.name(of if form == "float" and of not in self.net.inputs else f"{of}/{form}")
         self._tensors.setdefault(of, {})[form] = name
         return name
 
@@ -200,14 +202,13 @@ class Graph:
                 f"{FLOAT32_EXACT:,}, the limit of float32; use another target"
             )
 
-    def _code_input(self) -> None:
-        spec = self.net.input
+    def _code_input(self, name: str, spec: InputSpec) -> None:
         if spec.mean is None or spec.std is None:
             form = "float" if spec.dtype == "float32" else "raw" if spec.coding == "integer" else "code"
-            self._tensors[INPUT] = {form: INPUT}
+            self._tensors[name] = {form: name}
             return
         mean, std = self.per_channel(spec.mean, "mean"), self.per_channel(spec.std, "std")
-        tensor = self.add("Sub", self.cast(INPUT, np.float32), mean)
+        tensor = self.add("Sub", self.cast(name, np.float32), mean)
         self.real("Div", tensor, std)  # in float32, onnxruntime may multiply by the reciprocal
         self.make("float")
 
@@ -224,9 +225,12 @@ class Graph:
                 helper.make_tensor_value_info(
                     name, self._kind(dtype), [1 if self.marks else "N", *self.values[name].shape]
                 )
-                for name in names
+                for name, dtype in each.items()
             ]
-            for names, dtype in (((INPUT,), net.input.dtype), (net.outputs, np.float32))
+            for each in (
+                {name: spec.dtype for name, spec in net.inputs.items()},
+                dict.fromkeys(net.outputs, "float32"),
+            )
         )
         graph = helper.make_graph([*self.nodes, *written], net.name or "net", *ends, list(self.constants.values()))
         opsets = [helper.make_opsetid("", OPSET)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -82,12 +82,15 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
 
 def card(net: PackedNet) -> dict[str, str]:
     """The metadata of the file: field -> text, which is JSON if the field has parts."""
-    spec = net.input
-    values = {"values": pixels} if (pixels := pixels_in_words(net)) else {}
+    inputs = {
+        name: {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning}
+        | ({"values": pixels} if (pixels := pixels_in_words(net, spec)) else {})
+        for name, spec in net.inputs.items()
+    }
     fields: dict[str, Any] = {
         "name": net.name,
         "statement": net.statement,
-        "input": {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning, **values},
+        **({"input": inputs[INPUT]} if [*inputs] == [INPUT] else {"inputs": inputs}),
         "output": net.output,
         "classes": net.classes,
         "onebit": __version__,
@@ -96,10 +99,10 @@ def card(net: PackedNet) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items() if value}
 
 
-def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standard") -> dict[str, np.ndarray]:
+def run(net: PackedNet, path: Path, *inputs: np.ndarray, flavor: str = "standard") -> dict[str, np.ndarray]:
     """Run the file in onnxruntime, or in the executor of qonnx for that flavor."""
     if flavor == "qonnx":
-        return _run_qonnx(path, inputs)
+        return _run_qonnx(net, path, inputs)
     require("onnxruntime", find=find_spec, hint=": pip install 'onebit[export]'")
     import onnxruntime
 
@@ -108,13 +111,14 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standa
     size = max(1, _BATCH_VALUES // max(prod(value.shape) for value in net.values.values()))
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
-    def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(net.outputs, session.run(net.outputs, {INPUT: batch}), strict=True))
+    def compute(*batch: np.ndarray) -> dict[str, np.ndarray]:
+        given = dict(zip(net.inputs, batch, strict=True))
+        return dict(zip(net.outputs, session.run(net.outputs, given), strict=True))
 
     return run_in_batches(compute, inputs, size)
 
 
-def _run_qonnx(path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
+def _run_qonnx(net: PackedNet, path: Path, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Run the file in the executor of qonnx, sample by sample."""
     require("qonnx", find=find_spec, hint="; qonnx 1.0.0 needs onnx 1.19, best in a separate environment")
     from qonnx.core.modelwrapper import ModelWrapper
@@ -122,4 +126,4 @@ def _run_qonnx(path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
     from qonnx.transformation.infer_shapes import InferShapes
 
     model = ModelWrapper(str(path)).transform(InferShapes())
-    return run_in_batches(lambda sample: execute_onnx(model, {INPUT: sample}), inputs, 1)
+    return run_in_batches(lambda *sample: execute_onnx(model, dict(zip(net.inputs, sample, strict=True))), inputs, 1)

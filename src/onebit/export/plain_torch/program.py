@@ -8,16 +8,24 @@ from collections import Counter
 from onebit.export.pixels import pixels_in_words
 from onebit.export.plain_torch.body import INDENT, PROGRAM_NAMES, Body, all_parts, listing, new_name, plain
 from onebit.export.plain_torch.layers import LAYERS
-from onebit.packed import PackedNet
+from onebit.packed import InputSpec, PackedNet
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.net import INPUT
 from onebit.packed.nodes import by_class
 
 ANSWERS = {
-    "classes": 'print(*(CLASSES[label] for label in net(inputs).argmax(dim=1).tolist()), sep="\\n")',
-    "labels": 'print(*net(inputs).argmax(dim=1).tolist(), sep="\\n")',
-    "outputs": "print(net(inputs))",
+    "classes": 'print(*(CLASSES[label] for label in net({}).argmax(dim=1).tolist()), sep="\\n")',
+    "labels": 'print(*net({}).argmax(dim=1).tolist(), sep="\\n")',
+    "outputs": "print(net({}))",
 }
+
+
+CHECK = """\
+        if {x}.dtype != torch.{dtype}:
+            raise TypeError(f"expected torch.{dtype}, got {{{x}.dtype}}")
+        if {x}.shape[1:] != {shape}:
+            raise ValueError(f"expected {sized}, got {{tuple({x}.shape)}}")
+"""
+"""Lines of forward that check an input."""
 
 
 class Program(Body):
@@ -31,7 +39,10 @@ class Program(Body):
         self._readers = Counter([*net.outputs, *(name for node in net.nodes for name in set(node.inputs))])
         wide = any((value.bound or 0) > FLOAT32_EXACT for value in self.values.values())
         self._real = "double" if wide else "float"  # holds every integer of the net
-        self._assign(INPUT, self._coded(), 0)
+        several = len(net.inputs) > 1
+        self._taken = {name: new_name(name, self._locals) if several else "x" for name in net.inputs}
+        for name, spec in net.inputs.items():
+            self._assign(name, self._coded(name, spec), 0)
         for index, node in enumerate(net.nodes, start=1):
             arguments = [self._variables[name] for name in node.inputs]
             self._assign(node.output, by_class(LAYERS, node)(self, node, *arguments), index)
@@ -40,27 +51,33 @@ class Program(Body):
     def _assign(self, name: str, expression: str, index: int) -> None:
         """Write the line of a value, in `x` if only the next node, of this index, reads it."""
         following = self.net.nodes[index].inputs if index < len(self.net.nodes) else self.net.outputs
-        read_next = self._readers[name] == 1 and name in following
-        variable = "x" if read_next else new_name("coded" if name == INPUT else name, self._locals)
+        read_next = self._readers[name] == 1 and name in following and len(self._taken) == 1
+        variable = "x" if read_next else new_name("coded" if name in self._taken else name, self._locals)
         self._variables[name] = self.step(expression, into=variable)
 
-    def _coded(self) -> str:
-        spec = self.net.input
+    def _coded(self, name: str, spec: InputSpec) -> str:
+        x = f"{self._taken[name]}.{self._real}()"
         if spec.coding == "integer":
-            return f"2 * x.{self._real}() - 255"
+            return f"2 * {x} - 255"
         if spec.mean is None or spec.std is None:
-            return f"x.{self._real}()"
+            return x
         ones = [1] * (len(spec.shape) - 1)
-        mean = self.parameter("input_mean", spec.mean.reshape(-1, *ones))
-        std = self.parameter("input_std", spec.std.reshape(-1, *ones))
-        return f"(x.{self._real}() - {mean}) / {std}"
+        mean = self.parameter(f"{name}_mean", spec.mean.reshape(-1, *ones))
+        std = self.parameter(f"{name}_std", spec.std.reshape(-1, *ones))
+        return f"({x} - {mean}) / {std}"
 
     # ------------------------------------------------------------------------------------------------------- whole text
     def text(self) -> str:
         """The program."""
         net, classes = self.net, ""
         shape = self.values[net.outputs[0]].shape
-        answer, what = "outputs", "the outputs"
+        answer, what, several = "outputs", "the outputs", len(net.inputs) > 1
+        names = "*inputs" if several else "inputs"
+        read_inputs = "torch.from_numpy(np.load(sys.argv[1])).split(100)"
+        held = "a .npy file holds as `Net` takes them"
+        if several:
+            read_inputs = "zip(*(torch.from_numpy(np.load(path)).split(100) for path in sys.argv[1:]), strict=True)"
+            held = "a .npy file for each holds as `Net` takes them"
         if isinstance(net.output, str) and len(shape) == 1 and shape[0] > 1 and net.compared == "labels":
             answer, what = "classes" if net.classes else "labels", "the class"
         if net.classes:
@@ -92,15 +109,15 @@ def load(path: str | Path) -> Net:
 
 
 def main() -> None:
-    """Print the weights; or {what} of inputs, which a .npy file holds as `Net` takes them."""
+    """Print the weights; or {what} of inputs, which {held}."""
     net = load(Path(__file__).with_suffix("{self.suffix}"))
     if len(sys.argv) == 1:
         for name, weight in net.state_dict().items():
             print(f"{{name}}: {{tuple(weight.shape)}}, {{len(weight.unique())}} values")
         return
     with torch.inference_mode():
-        for inputs in torch.from_numpy(np.load(sys.argv[1])).split(100):
-            {ANSWERS[answer]}
+        for inputs in {read_inputs}:
+            {ANSWERS[answer].format(names)}
 
 
 if __name__ == "__main__":
@@ -111,7 +128,7 @@ if __name__ == "__main__":
 '''
 
     def _net_text(self) -> str:
-        spec, output, double = self.net.input, self.net.output, self._real == "double"
+        output, double = self.net.output, self._real == "double"
         values = {name: self._variables[name] + ".float()" * double for name in self.net.outputs}
         if isinstance(output, str):
             kind, given, answer = "Tensor", sized(self.values[output].shape), f"{INDENT}return {values[output]}"
@@ -122,24 +139,29 @@ if __name__ == "__main__":
         else:
             kind, given = "tuple[Tensor, ...]", f"{len(output)} outputs"
             answer = listing("return tuple([", [values[name] for name in output], "])", indent=INDENT)
-        meaning = f", {text}," if (text := plain(spec.meaning)) else ""
-        pixels = f"\n\n    Inputs are {text}.\n    " if (text := pixels_in_words(self.net)) else ""
+        taken, checks, described = [], "", list[str]()
+        for name, spec in self.net.inputs.items():
+            variable = self._taken[name]
+            label = f"{variable}: " if len(self._taken) > 1 else ""
+            meaning = f", {text}," if (text := plain(spec.meaning)) else ""
+            taken.append(f"{label}{spec.dtype} {sized(spec.shape)}{meaning}")
+            if text := pixels_in_words(self.net, spec):
+                described.append(f"{variable if label else 'Inputs'} {'is' if label else 'are'} {text}.")
+            checks += CHECK.format(x=variable, dtype=spec.dtype, shape=spec.shape, sized=sized(spec.shape))
+        pixels = "".join(f"\n\n    {text}" for text in described) + "\n    " * bool(described)
+        arguments = ", ".join(f"{variable}: Tensor" for variable in self._taken.values())
         if double:
             self.layers.append(f"{INDENT}self.double()  # float32 does not have all integers of this net")
         layers, steps = "\n".join(["", *self.layers]), "\n".join([*self.steps, answer])
         return f'''\
 class Net(nn.Module):
-    """{spec.dtype} {sized(spec.shape)}{meaning} -> {given}.{pixels}"""
+    """{", ".join(taken)} -> {given}.{pixels}"""
 
     def __init__(self) -> None:
         super().__init__(){layers}
 
-    def forward(self, x: Tensor) -> {kind}:
-        if x.dtype != torch.{spec.dtype}:
-            raise TypeError(f"expected torch.{spec.dtype}, got {{x.dtype}}")
-        if x.shape[1:] != {spec.shape}:
-            raise ValueError(f"expected {sized(spec.shape)}, got {{tuple(x.shape)}}")
-{steps}'''
+    def forward(self, {arguments}) -> {kind}:
+{checks}{steps}'''
 
 
 def sized(shape: tuple[int, ...]) -> str:

@@ -41,7 +41,7 @@ def write(net: PackedNet, path: Path) -> None:
         path.write_bytes(stream.getvalue())
 
 
-def run(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
+def run(net: PackedNet, path: Path, *inputs: np.ndarray) -> dict[str, np.ndarray]:
     """Run the program on `inputs`, in batches."""
     require("torch", find=find_spec)
     import torch
@@ -49,8 +49,8 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]
     with torch.random.fork_rng(devices=[]):  # new layers draw random weights
         model: Any = runpy.run_path(str(path.with_suffix(".py")))["load"](path)
 
-    def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
-        outputs = model(torch.from_numpy(np.ascontiguousarray(batch)))
+    def compute(*batch: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = model(*(torch.from_numpy(np.ascontiguousarray(part)) for part in batch))
         return {name: value.numpy() for name, value in net.by_name(outputs).items()}
 
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):

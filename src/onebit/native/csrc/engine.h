@@ -36,25 +36,36 @@
 #define LOOKING_UP(run) NULL
 #endif
 
-/* The input as the first value, pixels in NHWC order. */
-static void code_images(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena) {
-    const int64_t pixels = (int64_t)plan->height * plan->width, channels = plan->channels, size = pixels * channels;
-    const int reals = plan->coding == OB_CODING_REALS;
-    if (plan->input < 0) return;
+/* An input as a value, pixels in NHWC order. */
+static void code_input(const ob_input *input, const uint8_t *images, int64_t count, uint32_t *arena) {
+    const int64_t pixels = (int64_t)input->height * input->width, channels = input->channels, size = pixels * channels;
+    const int reals = input->coding == OB_CODING_REALS;
     for (int64_t n = 0; n < count; n++) {
-        uint32_t *out = arena + plan->input + n * plan->input_size;
-        const uint8_t *x = (const uint8_t *)images + n * size * (reals ? 4 : 1);
-        if (plan->coding != OB_CODING_MOMENTS && (channels == 1 || pixels == 1))
+        uint32_t *out = arena + input->place + n * input->size;
+        const uint8_t *x = images + n * size * (reals ? 4 : 1);
+        if (input->coding != OB_CODING_MOMENTS && (channels == 1 || pixels == 1))
             memcpy(out, x, (size_t)size * (reals ? 4 : 1));
         else if (reals)
             turn_units((const uint32_t *)x, pixels, channels, pixels, out, channels);
         else
             for (int c = 0; c < channels; c++, x += pixels)
-                if (plan->coding == OB_CODING_BYTES)
+                if (input->coding == OB_CODING_BYTES)
                     copy_bytes(x, 1, (uint8_t *)out + c, channels, pixels);
                 else
                     for (int64_t k = 0; k < pixels; k++)
-                        out[k * channels + c] = bits_of_float(((float)x[k] - plan->mean[c]) / plan->std[c]);
+                        out[k * channels + c] = bits_of_float(((float)x[k] - input->mean[c]) / input->std[c]);
+    }
+}
+
+/* `batch` of the inputs of `count` images as values, from image number `done` on. */
+static void code_inputs(const ob_plan *plan, const uint8_t *images, int64_t count, int64_t done, int64_t batch,
+                        uint32_t *arena) {
+    for (int32_t k = 0; k < plan->input_count; k++) {
+        const ob_input *input = &plan->inputs[k];
+        const int64_t numbers = (int64_t)input->channels * input->height * input->width;
+        const int64_t bytes = numbers * (input->coding == OB_CODING_REALS ? 4 : 1);
+        code_input(input, images + done * bytes, batch, arena);
+        images += (count * bytes + 3) / 4 * 4;
     }
 }
 
@@ -64,11 +75,10 @@ static int (*const kernels[])(const ob_call *, const share_t *, int64_t, uint32_
 static int64_t run_batches(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers,
                            int32_t part, int32_t parts, ob_barrier *barrier) {
     const share_t share = {.part = part, .parts = parts, .scratch = part * plan->scratch_units};
-    int64_t bytes = (int64_t)plan->channels * plan->height * plan->width * (plan->coding == OB_CODING_REALS ? 4 : 1);
     int saw_nan = 0;
     for (int64_t done = 0; done < count; done += plan->batch) {
         int64_t batch = count - done < plan->batch ? count - done : plan->batch;
-        if (part == 0) code_images(plan, (const char *)images + done * bytes, batch, arena);
+        if (part == 0) code_inputs(plan, images, count, done, batch, arena);
         if (!barrier_wait(barrier, &share)) return 0;
         for (int64_t k = 0; k < plan->call_count; k++) {
             saw_nan |= kernels[plan->calls[k].kernel](&plan->calls[k], &share, batch, arena);

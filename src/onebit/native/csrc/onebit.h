@@ -143,17 +143,22 @@ enum {
 };
 
 typedef struct {
-    int64_t place, size; /* offset as in ob_call, and units per image */
+    int64_t place, size;             /* offset as in ob_call, and units per image */
+    int32_t channels, height, width; /* of an image */
+    int32_t coding;
+    const float *mean, *std;
+} ob_input;
+
+typedef struct {
+    int64_t place, size; /* as in ob_input */
 } ob_output;
 
 typedef struct {
     const ob_call *calls;
     int64_t call_count;
-    int32_t channels, height, width; /* of the image */
-    int32_t coding, output_count;
-    const float *mean, *std;
+    int32_t input_count, output_count;
+    const ob_input *inputs;
     const ob_output *outputs;
-    int64_t input, input_size;  /* offset as in ob_call (-1: leaves it as it is), and units per image */
     int64_t arena_units, batch; /* the arena has arena_units * 4 bytes, for `batch` images */
     int64_t scratch_units;      /* of these, scratch memory of one thread */
 } ob_plan;
@@ -318,8 +323,9 @@ typedef struct {
     int32_t byte_tiles; /* 0, or with registers that hold tiles of bytes, the smallest batch for which a dense layer of int32 is
                            faster byte by byte than with lookups */
     /* Runs part number `part` of `parts`, one thread each, on the same images and arena. Each thread after the first
-     * adds scratch_units to the arena. `barrier` is NULL for a single thread. `answers` is filled with the first output
-     * of all images, then the second, … */
+     * adds scratch_units to the arena. `barrier` is NULL for a single thread. `images` has the first input
+     * of all images, then the second at the next multiple of 4 bytes, …; `answers` is filled with the first output of all
+     * images, then the second, … */
     int64_t (*run)(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers, int32_t part,
                    int32_t parts, ob_barrier *barrier);
     /* Part number `part` of `parts` of a stage; returns the size of the scratch memory of all parts, in numbers. If `scratch` is
