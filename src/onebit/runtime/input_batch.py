@@ -41,8 +41,9 @@ def as_batches(net: PackedNet, inputs: Any) -> list[Any]:
     Raises:
         UsageError: also other names or numbers of inputs or of samples.
     """
-    if len(specs := net.inputs) == 1 and not isinstance(inputs, Mapping):
-        return [as_batch(net.input, inputs)]
+    if len(specs := net.inputs) == 1 and not isinstance(inputs, dict):
+        (spec,) = specs.values()
+        return [as_batch(spec, inputs)]
     if not isinstance(inputs, Mapping):
         fits = isinstance(inputs, (tuple, list)) and len(inputs) == len(specs)
         inputs = dict(zip(specs, inputs, strict=True)) if fits else {}

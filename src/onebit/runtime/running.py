@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from functools import cache, partial
+from itertools import repeat
 from math import prod
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -181,7 +182,7 @@ def _native_part(net: PackedNet, plan: NativePlan, parts: int, batch: Sequence[n
 
 
 def _parts(net: PackedNet, inputs: list[Any], start: int, size: int) -> list[np.ndarray]:
-    return [_part(spec, part, start, size) for spec, part in zip(net.inputs.values(), inputs, strict=True)]
+    return list(map(_part, net.inputs.values(), inputs, repeat(start), repeat(size)))
 
 
 def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:

@@ -131,17 +131,22 @@ class PackedModule(nn.Module):
                 have a forward-mode tangent.
         """
         names, shapes, order = self.signature
-        inputs = [x for x in (images, *more) if x is not None]
-        if len(inputs) + len(named) != len(names) or not named.keys() <= {*[*names][len(inputs) :]}:
-            raise UsageError(f"expected the inputs {', '.join(names)}")
-        inputs += [named[name] for name in [*names][len(inputs) :]]
+        if images is not None and len(names) == 1 and not (more or named):
+            inputs = [images]
+        else:
+            given = [x for x in (images, *more) if x is not None]
+            left = [*names][len(given) :]
+            if len(given) > len(names) or named.keys() != {*left}:
+                raise UsageError(f"expected the inputs {', '.join(names)}")
+            inputs = [*given, *(named[name] for name in left)]
+        file = self._buffers["file"]  # `self.file` takes a µs
+        assert file is not None
+        plain = file.is_cpu
         for index, x in enumerate(inputs):
             refuse_tangent(x, "packed nets")
             if x.requires_grad:  # the outputs must not seem to have a gradient
-                inputs[index] = x.detach()
-        file = self._buffers["file"]  # `self.file` takes a µs
-        assert file is not None
-        plain = file.is_cpu and all(type(x) is Tensor and x.is_cpu for x in inputs)
+                inputs[index] = x = x.detach()
+            plain = plain and type(x) is Tensor and x.is_cpu
         if plain and not torch.compiler.is_compiling() and not is_watched():
             outputs = _outputs(inputs, file, shapes)  # torch would take 5 µs to call the operator
         elif isinstance(order, int) and len(inputs) == 1:

@@ -50,8 +50,8 @@ def verify(
         model: the trained net; runs on the CPU in float32 and eval mode.
         packed: the result of `onebit.pack` or `onebit.integer_net`.
         data: inputs of the packed net, such as raw pixels: inputs (N, …), a pair (inputs, targets), a torch data set, a
-            DataLoader, a `Split` or a `Dataset` (its test split). A shuffling loader is read in order. Several inputs are
-            a dict, or in a pair a dict or a tuple: a pair is never two inputs.
+            DataLoader, a `Split` or a `Dataset` (its test split). A shuffling loader is read in order. Several inputs are a
+            dict, or in a pair a dict or a tuple: a pair is never two inputs.
         labels: integers (N,), masks (N, H, W), or float targets of the shape of the outputs; None: those of the data.
             For several outputs a tuple or dict.
         trained: the same samples as in training, in the same order: inputs of the model, in any of these forms; a
@@ -162,8 +162,8 @@ def pack(
 
     Args:
         model: any torch model in float32; is not changed.
-        example: a batch of inputs of the model, (N, …), float32 or uint8. Several inputs are a tuple, which forward takes
-            as arguments, or a dict, as keyword arguments.
+        example: a batch of inputs of the model, (N, …), float32 or uint8; several inputs as a tuple, the arguments of
+            forward, or as a dict, its keyword arguments.
         input_shape: (C, H, W) of uint8 images, instead of an example; optional if the model has this attribute.
         preprocess: a module that was applied outside of the model, such as `onebit.Normalize(mean, std)`; the packed
             net then takes its inputs: uint8 pixels.
