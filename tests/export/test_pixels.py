@@ -34,14 +34,15 @@ DIGITS = "bytes 0 to 255, gray, white strokes on black, no normalization before"
 )
 def test_only_what_is_known_is_described(dataset: str | None, shape: tuple[int, int, int], words: str) -> None:
     net = make_packed_mlp(shape=shape)
-    assert pixels_in_words(replace(net, card=Card(dataset=dataset))) == words
+    assert pixels_in_words(replace(net, card=Card(dataset=dataset)), net.input) == words
 
 
 def test_a_certificate_names_the_data_of_bytes(certificate: Certificate) -> None:
     net = make_packed_mlp(shape=(1, 3, 4))
-    assert pixels_in_words(replace(net, certificate=certificate)) == DIGITS
-    assert pixels_in_words(replace(net, certificate=replace(certificate, split=""))) == UNKNOWN
-    assert pixels_in_words(NETS_OF_OTHER_INPUTS["features"]()) == ""
+    assert pixels_in_words(replace(net, certificate=certificate), net.input) == DIGITS
+    assert pixels_in_words(replace(net, certificate=replace(certificate, split="")), net.input) == UNKNOWN
+    floats = NETS_OF_OTHER_INPUTS["features"]()
+    assert pixels_in_words(floats, floats.input) == ""
 
 
 def test_the_data_are_in_the_table_of_data_sets() -> None:

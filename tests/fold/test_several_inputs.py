@@ -152,6 +152,26 @@ class Ignores(nn.Module):
         return self.fc(used)
 
 
+def test_a_single_input_by_name() -> None:
+    x = vector(0, 20, 5)
+    for example in (x, (x,), [x], {"input": x}):
+        packed = onebit.pack(nn.Sequential(BinaryLinear(5, 2)), example)
+        assert [*packed.inputs] == ["input"]
+    chosen = onebit.pack(Chooses(), {"second": x}, data={"second": x})
+    assert [*chosen.inputs] == ["second"]
+    assert np.array_equal(onebit.run(chosen, x), onebit.run(chosen, {"second": x}))
+    assert chosen.certificate is not None
+
+
+class Chooses(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = BinaryLinear(5, 2)
+
+    def forward(self, first: Tensor | None = None, second: Tensor | None = None) -> Tensor:
+        return self.fc(second) if first is None else -self.fc(first)
+
+
 def test_what_does_not_pack_with_several_inputs() -> None:
     x = vector(0, 2, 5)
     with pytest.raises(FoldError, match="unused"):
@@ -160,6 +180,8 @@ def test_what_does_not_pack_with_several_inputs() -> None:
         onebit.pack(Ignores(), (x, x, x))
     with pytest.raises(UsageError, match="float64"):
         onebit.pack(Ignores(), (x, x.double()))
+    with pytest.raises(UsageError, match="other"):
+        onebit.pack(Ignores(), {"used": x, "other": x})
     with pytest.raises(UsageError, match="preprocess"):
         onebit.pack(Siamese(), (image(0, 2), image(1, 2)), preprocess=Normalize(0.5, 0.5))
     assert onebit.check(Siamese(), (image(0, 2), image(1, 2))).whole

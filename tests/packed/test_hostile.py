@@ -135,7 +135,7 @@ FEATURES_GRAPHS: list[tuple[str, Any, str | None]] = [
     ("input", {"dtype": "uint8", "coding": "integer"}, None),
     ("input", {"dtype": "float16"}, "coding"),
     ("input", {"dtype": None}, "dtype"),
-    ("input", {"coding": "standardise"}, "coding"),
+    ("input", {"coding": "standardise"}, "mean"),
     ("input", {"meaning": "x" * 201}, "meaning"),
     ("input", {"meaning": "a\x1b[2J"}, "meaning"),
     ("input", {"more": 1}, "'more'"),

@@ -82,7 +82,7 @@ def test_signs_of_what_is_never_negative_are_a_warning() -> None:
         (nn.Linear(4, 4), torch.zeros(2, 4), "binary layer"),
         (dense(), None, "input_shape"),
         (dense(), "abc", "str"),
-        (dense(), {"ids": torch.zeros(2, 4)}, "dict"),
+        (dense(), {"ids": torch.zeros(2, 4)}, "'ids'"),
         (dense(), torch.zeros(2, 4, dtype=torch.int64), "int64"),
         (binarize_(nn.Sequential(nn.LSTM(4, 4)), weight_quantizer="sign").model, torch.zeros(2, 3, 4), "returns"),
     ],

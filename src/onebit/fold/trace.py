@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from onebit.common.torch_private import storage_address
 from onebit.errors import FoldError, OnebitError, first_line
 from onebit.layers.base import is_close
+from onebit.packed.net import INPUT
 from onebit.quantizers import sign
 
 Inputs = dict[str, Tensor]
@@ -132,14 +133,16 @@ def random_inputs(example: Inputs, count: int | None = None) -> Inputs:
 
 def called(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
     """What a model returns for inputs by name: keyword arguments of forward if it has them all, else positional."""
-    if len(inputs) > 1 and all(name in forward_names(model) for name in inputs):
+    if [*inputs] != [INPUT] and all(name in forward_names(model) for name in inputs):
         return model(**inputs)
     return model(*inputs.values())
 
 
 def forward_names(model: nn.Module) -> list[str]:
-    """The arguments of forward that have names."""
+    """The arguments of forward that have names; none for forward(*inputs)."""
     parameters = inspect.signature(model.forward).parameters.values()
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return []
     return [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 

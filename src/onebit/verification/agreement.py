@@ -50,8 +50,8 @@ def verify(
         model: the trained net; runs on the CPU in float32 and eval mode.
         packed: the result of `onebit.pack` or `onebit.integer_net`.
         data: inputs of the packed net, such as raw pixels: inputs (N, …), a pair (inputs, targets), a torch data set, a
-            DataLoader, a `Split` or a `Dataset` (its test split). A shuffling loader is read in order. Several inputs are a
-            dict, or in a pair a dict or a tuple: a pair is never two inputs.
+            DataLoader, a `Split` or a `Dataset` (its test split). A shuffling loader is read in order. Several inputs
+            are a dict, or in a pair a dict or a tuple; a pair is never two inputs.
         labels: integers (N,), masks (N, H, W), or float targets of the shape of the outputs; None: those of the data.
             For several outputs a tuple or dict.
         trained: the same samples as in training, in the same order: inputs of the model, in any of these forms; a
