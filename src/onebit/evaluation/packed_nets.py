@@ -22,7 +22,6 @@ from onebit.data import (
 from onebit.errors import FormatError, UsageError
 from onebit.evaluation.scores import score_logits
 from onebit.packed import PackedNet
-from onebit.packed.net import INPUT
 from onebit.runtime import run
 
 
@@ -86,7 +85,8 @@ def mask_shape(net: PackedNet) -> tuple[int, int, int]:
     _, height, width = net.input.shape
     classes, *sides = net.values[net.only_output].shape
     try:
-        larger = replace(net, inputs={INPUT: replace(net.input, shape=(net.input.shape[0], 2 * height, 2 * width))})
+        spec = replace(net.input, shape=(net.input.shape[0], 2 * height, 2 * width))
+        larger = replace(net, inputs=dict.fromkeys(net.inputs, spec))
         _, *grown = larger.values[net.only_output].shape
     except FormatError:  # a size that such a net does not take
         grown = [sides[0] + height, sides[1] + width]

@@ -181,7 +181,8 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     if not isinstance(data, (tuple, list)):
         data = data, None
     if isinstance(data[0], dict) or (isinstance(data[0], tuple) and all(hasattr(x, "shape") for x in data[0])):
-        return LoaderSamples(DataLoader(_Rows(*data), batch_size=batch_size or BATCH_SIZE, collate_fn=_same), name)
+        data = _Rows(*data)
+        return LoaderSamples(DataLoader(data, batch_size or BATCH_SIZE, shuffle=True, collate_fn=_same), name)
     inputs, targets = (_array(part) for part in data)
     if targets is not None and len(inputs) != len(targets):
         raise DataError(f"{name}: {len(inputs):,} inputs but {len(targets):,} targets")

@@ -170,17 +170,16 @@ def _prepared(
 
 def _batch(model: nn.Module, example: Any, input_shape: Any) -> Inputs:
     """Two samples of zeros with the shapes and dtypes of the inputs."""
+    if not isinstance(example, (tuple, list, Mapping)):
+        return _of_one(model, example, input_shape)
     names = forward_names(model)
-    if isinstance(example, (tuple, list)):
+    if not isinstance(example, Mapping):
         several = names if len(names) >= len(example) else [f"input_{index}" for index in range(len(example))]
         example = dict(zip(several, example, strict=False))
-    elif isinstance(example, Mapping) and names and (unknown := [name for name in example if name not in names]):
+    elif names and (unknown := [name for name in example if name not in names]):
         raise UsageError(f"forward has the arguments {', '.join(names)}, got a dict with {unknown[0]!r}")
-    if isinstance(example, Mapping) and len(example) == 1 and [*example] in (names[:1], ["input_0"]):
-        (example,) = example.values()
-    if isinstance(example, Mapping):
-        return {str(name): _of_one(model, one, None)[INPUT] for name, one in example.items()}
-    return _of_one(model, example, input_shape)
+    made = {str(name): _of_one(model, one, None)[INPUT] for name, one in example.items()}
+    return {INPUT: made.popitem()[1]} if [*made] in (names[:1], ["input_0"]) else made
 
 
 def _of_one(model: nn.Module, example: Any, input_shape: Any) -> Inputs:
