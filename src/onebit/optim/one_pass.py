@@ -34,11 +34,9 @@ def update_latents(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tenso
         if group.get("latent") and not any(map(group.get, _BY_TORCH)):
             for latent in group["params"]:
                 gradient = latent.grad
-                if (
-                    gradient is not None
-                    and latent.numel() >= LEAST_WEIGHTS
-                    and rule(isa, latent, group, optimizer.state)
-                ):
+                if gradient is None or latent.numel() < LEAST_WEIGHTS:
+                    continue
+                if rule(isa, latent, group, optimizer.state):
                     updated.append((latent, gradient))
                     latent.grad = None
     return updated
