@@ -122,8 +122,10 @@ def assert_unpacked_once(net: PackedNet, path: Path) -> None:
     assert not operators(onnx.load(str(path)).graph).keys() & SLOW_OR_WRONG
     graph = optimized(path)
     found = operators(graph)
-    own = {type(node).__name__ for node in net.nodes} & {"Reshape", "Repeat", "AveragePool"}
-    assert not found.keys() & (SLOW_OR_WRONG | UNPACKING - ({"Reshape"} if own else set()))
+    kinds = {type(node).__name__ for node in net.nodes}
+    own = {"Reshape"} if kinds & {"Reshape", "Repeat", "AveragePool"} else set()
+    own |= {"Gather"} if "Take" in kinds else set()
+    assert not found.keys() & (SLOW_OR_WRONG | UNPACKING - own)
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "MatMulInteger":

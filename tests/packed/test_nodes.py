@@ -47,6 +47,8 @@ def make(kind: type[Node], *, outputs: int = 6, terms: int = 36, **fields: Any) 
         (make(op.AdaptiveAveragePool, size=(4, 2)), SIGNS, Value((4, 4, 2), "real")),
         (make(op.Slice, stop=(4, 6, 5), step=(1, 2, 2)), SIGNS, Value((4, 3, 3), "sign", 1)),
         (make(op.Slice, start=(1, 2, 3), stop=(3, 6, 4)), PIXELS, Value((2, 4, 1), "integer", 255)),
+        (make(op.Take, axis=1, indices=np.int32([2, 0, 0])), SIGNS, Value((4, 3, 5), "sign", 1)),
+        (make(op.AdaptiveAveragePool, size=(7, 1)), SIGNS, Value((4, 7, 1), "real")),
         (make(op.Pad, channels=(1, 2), padding=(0, 1, 2, 3)), SIGNS, Value((7, 7, 10), "integer", 1)),
         (make(op.Pad, channels=(1, 2), value=-1), SIGNS, Value((7, 6, 5), "sign", 1)),
         (make(op.Pad, value=1), REALS, REALS),
@@ -86,7 +88,8 @@ def test_the_kind_of_a_sum_and_of_a_concatenation(x: Value, y: Value, added: Any
         (make(op.AveragePool, kernel=(2, 2), padding=(0, 0, 0, 2)), SIGNS, "windows"),
         (make(op.MaxPool, kernel=(2, 2), dilation=(7, 1), padding=(6, 0, 0, 0)), SIGNS, "windows"),
         (make(op.AveragePool, kernel=(6, 5), sums=1), Value((4, 6, 5), "integer", 2**27), "sums"),
-        (make(op.AdaptiveAveragePool, size=(7, 1)), SIGNS, "image"),
+        (make(op.AdaptiveAveragePool, size=(2**13, 2**13)), SIGNS, "shape"),
+        (make(op.Take, axis=0, indices=np.zeros(2**23, np.int32)), SIGNS, "shape"),
         (make(op.Slice, stop=(4, 6, 6)), SIGNS, "shape"),
         (make(op.Slice, start=(2, 0, 0), stop=(2, 6, 5)), SIGNS, "shape"),
         (make(op.Pad), Value((4,), "sign", 1), "image"),
@@ -126,11 +129,18 @@ def test_two_values_that_do_not_fit_are_refused() -> None:
         (op.RealConv, {"weight": np.ones((6, 4, 3, 3), np.float32)}, "weight"),
         (op.AveragePool, {"kernel": (1, 1), "sums": 2}, "sums"),
         (op.Slice, {"stop": (1, 0, 1)}, "stop"),
+        (op.Take, {"axis": 3, "indices": np.zeros(2, np.int32)}, "axis"),
     ],
 )
 def test_invalid_attributes_are_refused(kind: type[Node], fields: dict[str, Any], noun: str) -> None:
     with pytest.raises(FormatError, match=noun):
         make(kind, **fields)
+
+
+@pytest.mark.parametrize("indices", [[0, 6], [-1]])
+def test_indices_beyond_an_axis_are_refused(indices: list[int]) -> None:
+    with pytest.raises(FormatError, match="indices"):
+        make(op.Take, axis=1, indices=np.int32(indices)).check_values(SIGNS)
 
 
 def test_costs_count_every_position_of_a_kernel() -> None:

@@ -91,6 +91,8 @@ def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarra
     if isinstance(node, op.Slice):
         first, second, third = (slice(*axis) for axis in zip(node.start, node.stop, node.step, strict=True))
         return x[first, second, third]
+    if isinstance(node, op.Take):
+        return np.moveaxis(np.array([np.moveaxis(x, node.axis, 0)[at] for at in node.indices]), 0, node.axis)
     if isinstance(node, op.Pad):
         return _bordered(x, node.channels, node.padding, node.value)
     if isinstance(node, op.Clamp):

@@ -136,7 +136,7 @@ def _image(b: Builder, draw: Draw, *, integers: bool) -> None:
 
     kernel = tuple(min(size, most) for size, most in zip((height, width), numbers(1, 3, 2), strict=True))
     window: dict[str, Any] = {"kernel": kernel, "stride": numbers(1, 2, 2)}
-    kinds = ["conv", "conv", "depthwise", "grouped", "transposed", "max", "average", "slice", "pad"]
+    kinds = ["conv", "conv", "depthwise", "grouped", "transposed", "max", "average", "slice", "take", "pad"]
     kind = draw(st.sampled_from([*kinds, *([] if integers else ["adaptive"])]))
     if kind in ("conv", "depthwise", "grouped", "transposed"):
         groups = channels
@@ -162,6 +162,10 @@ def _image(b: Builder, draw: Draw, *, integers: bool) -> None:
         b.add(op.AveragePool, **window, padding=padding, sums=1 if integers else draw(st.integers(0, 1)))
     elif kind == "adaptive":
         b.add(op.AdaptiveAveragePool, size=(min(2, height), 1))
+    elif kind == "take":
+        axis = draw(st.integers(0, 2))
+        places = st.integers(0, (channels, height, width)[axis] - 1)
+        b.add(op.Take, axis=axis, indices=np.int32(draw(st.lists(places, min_size=1, max_size=9))))
     elif kind == "slice":
         b.add(op.Slice, stop=(channels, height, width), step=(draw(st.integers(1, channels)), 1, 2))
     else:

@@ -1,4 +1,4 @@
-"""Operations that move elements: reshape, permute, expand, upsampling, slices, concatenation, padding."""
+"""Operations that move elements: reshape, permute, expand, shuffles, upsampling, slices, concatenation, padding."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from math import prod
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -14,7 +15,7 @@ from onebit.fold.call import Call, Shape, any_dtype, shown
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 from onebit.fold.trace import LAYER_BY_LAYER
-from onebit.packed import Concat, Pad, Slice
+from onebit.packed import Concat, Pad, Slice, Take
 from onebit.packed.nodes.node import MOST_SIZE
 
 _PROBE = (2, 3, 5, 7, 11, 13, 17, 19)
@@ -58,20 +59,80 @@ def expand(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
 
 
 @any_dtype
+def take(folder: Folder, call: Call, x: Pending) -> Pending:
+    """Elements chosen axis by axis, such as a border that reflects: the indices are read off a probe."""
+    before = call.before
+    sample, size = before[1:], prod(before[1:])
+    probe = torch.arange(before[0] * size, dtype=torch.float64).view(before)
+    made = (call.on if call.module is None else call.module)(probe).numpy()
+    refusal = call.refusal(f"it turns {shown(before)} into {shown(made.shape)}, expected a choice along each axis")
+    if made.ndim != len(before) or len(made) != before[0] or not made.size:
+        raise refusal
+    at = np.unravel_index(made[0].astype(np.int64) % size, sample)
+    chosen = [np.moveaxis(where, axis, 0).reshape(where.shape[axis], -1)[:, 0] for axis, where in enumerate(at)]
+    expected = np.arange(before[0] * size).reshape(before)
+    for axis, indices in enumerate(chosen, 1):
+        expected = expected.take(indices, axis)
+    if not np.array_equal(made, expected):
+        raise refusal
+    for axis, indices in enumerate(chosen):
+        x, sample = taken(folder, call, x, sample, axis, indices)
+    return x
+
+
+def taken(
+    folder: Folder, call: Call, x: Pending, sample: Shape, axis: int, indices: np.ndarray
+) -> tuple[Pending, Shape]:
+    """The value at these indices of an axis, and its shape."""
+    if np.array_equal(indices, np.arange(sample[axis])):
+        return x, sample
+    made = (*sample[:axis], len(indices), *sample[axis + 1 :])
+    image, at = sample, axis
+    if len(sample) != 3:
+        image, at = (prod(sample[:axis]), sample[axis], prod(sample[axis + 1 :])), 1
+    x = folder.reshaped(call, x, sample, image)
+    x = folder.moved(call, x, Take, mixes=at == 0, axis=at, indices=indices.astype(np.int32))
+    return folder.reshaped(call, x, (*image[:at], len(indices), *image[at + 1 :]), made), made
+
+
+@any_dtype
+def channel_shuffle(folder: Folder, call: Call, x: Pending) -> Pending:
+    groups = call.argument(1, "groups", None)
+    channels, *rest = call.before[1:]
+    return _reordered(folder, call, x, (groups, channels // groups, *rest), (1, 0, *range(2, len(rest) + 2)))
+
+
+@any_dtype
+def pixel_shuffle(folder: Folder, call: Call, x: Pending) -> Pending:
+    by, (channels, height, width) = call.argument(1, "upscale_factor", None), call.before[1:]
+    return _reordered(folder, call, x, (channels // by**2, by, by, height, width), (0, 3, 1, 4, 2))
+
+
+@any_dtype
+def pixel_unshuffle(folder: Folder, call: Call, x: Pending) -> Pending:
+    by, (channels, height, width) = call.argument(1, "downscale_factor", None), call.before[1:]
+    return _reordered(folder, call, x, (channels, height // by, by, width // by, by), (0, 2, 4, 1, 3))
+
+
+def _reordered(folder: Folder, call: Call, x: Pending, split: Shape, axes: Shape) -> Pending:
+    """A reshape to `split`, a permutation of the axes, and a reshape to the shape of the result."""
+    before, after = call.shapes
+    x = folder.permuted(call, folder.reshaped(call, x, before[1:], split), axes)
+    return folder.reshaped(call, x, tuple(split[axis] for axis in axes), after[1:])
+
+
+@any_dtype
 def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
     before, after = call.shapes
     mode = call.argument(3, "mode", "nearest")
+    if mode not in ("nearest", "nearest-exact"):
+        raise call.refusal(f"got mode {mode!r}, expected 'nearest'; or {LAYER_BY_LAYER}")
     # torch rounds its indices, so that some whole factors do not repeat each value
     expected = probe = torch.arange(prod(before[2:]), dtype=torch.float64).view(1, 1, *before[2:])
     for axis, (old, new) in enumerate(zip(before, after, strict=True)):
         expected = expected.repeat_interleave(new // old, axis)
     made = call.on(probe) if call.module is None else call.module(probe)
-    if mode not in ("nearest", "nearest-exact") or not torch.equal(made, expected):
-        raise call.refusal(
-            f"got mode {mode!r}, {shown(before)} to {shown(after)}, expected mode 'nearest' and whole factors "
-            f"that repeat each value; or {LAYER_BY_LAYER}"
-        )
-    return folder.repeated(call, x, before, after)
+    return folder.repeated(call, x, before, after) if torch.equal(made, expected) else take(folder, call, x)
 
 
 @any_dtype
@@ -104,6 +165,8 @@ def pad(folder: Folder, call: Call, x: Pending) -> Pending:
     sizes = call.argument(1, "pad" if call.module is None else "padding", ())
     ends = [*zip(sizes[-2::-2], sizes[::-2], strict=True)]  # torch names the last axis first
     batch, *ends = ([(0, 0)] * 4 + ends)[-len(before) :]
+    if mode in ("reflect", "replicate", "circular"):
+        return take(folder, call, x)
     if mode != "constant" or value not in (-1, 0, 1) or len(before) not in (3, 4) or batch != (0, 0):
         raise call.refusal(
             f"got mode {mode!r} and value {value}, expected an image padded with the constant 0, 1 or -1"
@@ -129,7 +192,7 @@ def select(folder: Folder, call: Call, x: Pending) -> Pending:
         made = call.on(probe.view(*[size if k == axis else 1 for k in range(len(before))]).expand(before))
         steps = [pair for pair in zip(made.shape, made.stride(), strict=True) if pair[0] > 1 and pair[1]] or [(1, 1)]
         if len(steps) > 1 or storage_address(made) != storage_address(probe):
-            raise call.refusal("expected slices, as in x[:, :, ::2, ::2], or integers, as in x[:, 0]")
+            return take(folder, call, x)  # a list of indices
         first, (count, step) = made.storage_offset(), steps[0]
         ranges.append(range(first, min(size, first + count * step), step) if made.numel() else range(0))
     if len(ranges[0]) != before[0] or after[:1] != before[:1]:

@@ -12,7 +12,20 @@ from torch import Tensor
 
 from onebit.errors import NotBinaryError
 from onebit.integer.conversion import Affines
-from onebit.packed import AveragePool, Clamp, Flatten, Hardtanh, MaxPool, Node, Permute, Prelu, Relu, Repeat, Reshape
+from onebit.packed import (
+    AveragePool,
+    Clamp,
+    Flatten,
+    Hardtanh,
+    MaxPool,
+    Node,
+    Permute,
+    Prelu,
+    Relu,
+    Repeat,
+    Reshape,
+    Take,
+)
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.node import INT32
 from onebit.quantizers import Quantizer
@@ -58,7 +71,7 @@ class FoldedOp:
     @property
     def moves(self) -> bool:
         """Whether it only selects and moves elements, so that it commutes with sign."""
-        return self.kind in (Flatten, MaxPool, Reshape, Permute, Repeat)
+        return self.kind in (Flatten, MaxPool, Reshape, Permute, Repeat, Take)
 
     @property
     def monotonic(self) -> bool:

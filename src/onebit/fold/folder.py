@@ -34,6 +34,7 @@ from onebit.packed import (
     Repeat,
     Reshape,
     Sign,
+    Take,
     Threshold,
     Value,
 )
@@ -380,7 +381,7 @@ class Folder:
     def _flat_first(self, x: Pending) -> Pending:
         """`x` with its Flatten first, so that the base has its channels; written if that is impossible."""
         shape, kinds = self.values[x.base].shape, [op.kind for op in x.ops]
-        if not {MaxPool, AveragePool, Reshape, Permute, Repeat}.isdisjoint(kinds):
+        if not {MaxPool, AveragePool, Reshape, Permute, Repeat, Take}.isdisjoint(kinds):
             return Pending(self.write(x))
         at = kinds.index(Flatten)
         base = self.emit(Flatten, x.ops[at].name, x.base)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.fold.arrange import picked
+from onebit.fold.arrange import picked, taken
 from onebit.fold.call import Call, Shape, any_dtype, shown
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
@@ -84,11 +84,13 @@ def _averaged(folder: Folder, call: Call, x: Pending, before: Shape, after: Shap
 
 @on_images
 def adaptive_max_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
-    sizes = list(zip(before[2:], after[2:], strict=True))
-    if any(old % new for old, new in sizes):
-        raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected windows of one size")
-    kernel = tuple(old // new for old, new in sizes)
-    return folder.moved(call, x, MaxPool, kernel=kernel, stride=kernel)
+    kernel, image = [], before[1:]
+    for axis, (old, new) in enumerate(zip(before[2:], after[2:], strict=True), 1):
+        windows = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
+        kernel.append(max(end - start for start, end in windows))  # smaller windows repeat their last pixel
+        indices = [min(start + k, end - 1) for start, end in windows for k in range(kernel[-1])]
+        x, image = taken(folder, call, x, image, axis, np.array(indices))
+    return folder.moved(call, x, MaxPool, kernel=tuple(kernel), stride=tuple(kernel))
 
 
 def mean(folder: Folder, call: Call, x: Pending) -> Pending:

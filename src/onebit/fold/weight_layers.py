@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onebit.fold.arrange import taken
 from onebit.fold.call import Call
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
@@ -52,10 +53,14 @@ def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor 
 def conv(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     layer = _layer(call, "stride", "padding", "dilation", "groups")
     x = _quantized(folder, call, x)
-    if layer.padding_mode != "zeros":
-        raise call.refusal(f"got padding_mode {layer.padding_mode!r}, expected 'zeros'")
-    x, _, _ = as_image(folder, call, x)
     fields = window_of(layer)
+    x, (_, *image), _ = as_image(folder, call, x)
+    if layer.padding_mode != "zeros":
+        mode = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[layer.padding_mode]
+        for axis, ends in enumerate((fields["padding"][:2], fields["padding"][2:]), 1):
+            indices = np.pad(np.arange(image[axis]), ends, mode=mode)  # type: ignore[call-overload]
+            x, image = taken(folder, call, x, image, axis, indices)
+        fields["padding"] = (0, 0, 0, 0)
     y = _matmul(folder, call, _unpadded(folder, x, fields), Conv, RealConv, layer.weight, layer.bias, **fields)
     return from_image(folder, call, y)
 

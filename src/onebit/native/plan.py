@@ -233,6 +233,7 @@ _MAKERS: dict[type, Any] = {
     nodes.Multiply: _Planner.add,
     nodes.Concat: _Planner.concat,
     nodes.Slice: _Planner.slice,
+    nodes.Take: _Planner.take,
     nodes.Pad: _Planner.pad,
     nodes.Reshape: _Planner.reshape,
     nodes.Permute: _Planner.permute,

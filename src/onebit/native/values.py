@@ -109,6 +109,23 @@ class Values(KernelCalls):
         axes = list(map(Axis, shape, steps, strides(shape)))
         return self.copy(slot, shape, axes, from_=sum(map(mul, node.start, source)))
 
+    def take(self, node: nodes.Take) -> Slot:
+        """One copy for each run of indices; bits stay in words if the channels stay the same."""
+        slot, shape = self.value(node.inputs[0]), image_of(self.known[node.output].shape)
+        slot = slot if node.axis else self.unpacked(slot)
+        sizes = [slot.pixel, *slot.shape[1:]]
+        source = strides(sizes)
+        target = strides([sizes[0] if node.axis else shape[0], *shape[1:]])
+        made: Any = None
+        before = 0
+        for first, step, count in node.runs():
+            sizes[node.axis] = count
+            steps = [stride * (step if axis == node.axis else 1) for axis, stride in enumerate(source)]
+            place = {"from_": first * source[node.axis], "to": before * target[node.axis]}
+            made = self.copy(slot, shape, list(map(Axis, sizes, steps, target)), **place, into=made)
+            before += count
+        return made
+
     def pad(self, node: nodes.Pad) -> Slot:
         made = self.known[node.output]
         shape = image_of(made.shape)

@@ -35,6 +35,7 @@ from onebit.packed.nodes import (
     Reshape,
     Sign,
     Slice,
+    Take,
     Threshold,
     Value,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "Reshape",
     "Sign",
     "Slice",
+    "Take",
     "Threshold",
     "Value",
     "costs",

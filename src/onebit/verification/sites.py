@@ -16,14 +16,15 @@ from onebit import runtime
 from onebit.fold import Site
 from onebit.fold.trace import SignCalls
 from onebit.layers.base import BinaryLayer
-from onebit.packed import Affine, Flatten, MaxPool, Node, PackedNet, Permute, Repeat, Requantize, Reshape, Threshold
+from onebit.packed import Affine, MaxPool, Node, PackedNet, Requantize, Threshold
 from onebit.packed.certificate import ROUNDING
+from onebit.packed.nodes import Move
 from onebit.packed.nodes.node import per_channel
 from onebit.quantizers import Quantizer
 from onebit.runtime.input_batch import as_given
 from onebit.runtime.reference_matmul import Executor
 
-_MOVES = Flatten, MaxPool, Reshape, Permute, Repeat
+_MOVES = Move, MaxPool
 """Nodes that may follow a threshold before torch takes the signs."""
 
 

@@ -98,6 +98,21 @@ class Planner(Products, Pools):
             first += source.shape[0] * steps[0]
         self.stored[node.output] = target
 
+    def take(self, node: nodes.Take) -> None:
+        """Add a stage that copies runs of indices."""
+        source, axis = self.even(node.inputs[0], axes=True), node.axis
+        target = self.begin_whole(self.values[node.output], f"{node.output}: take")
+        near, far = source.steps(), target.steps()
+        assert near is not None
+        assert far is not None
+        before = 0
+        for first, step, count in node.runs():
+            axes = (*source.axes[:axis], ((count, step * near[axis]),), *source.axes[axis + 1 :])
+            part = replace(source, first=source.first + first * near[axis], axes=axes)
+            self.copy(part, target, target.axes, before * far[axis])
+            before += count
+        self.stored[node.output] = target
+
 
 MAKERS: dict[type, Any] = {
     nodes.Weights: Planner.matmul,
@@ -115,6 +130,7 @@ MAKERS: dict[type, Any] = {
     nodes.Multiply: Planner.combine,
     nodes.Concat: Planner.joined,
     nodes.Pad: Planner.joined,
+    nodes.Take: Planner.take,
     nodes.Move: Planner.view,
 }
 """Operation, or base class of operations -> the method that plans it."""

@@ -173,6 +173,11 @@ def write_slice(graph: Graph, node: nodes.Slice) -> str:
     return move(graph, node, "Slice", *(graph.shape(*sizes) for sizes in (node.start, node.stop, (1, 2, 3), node.step)))
 
 
+def write_take(graph: Graph, node: nodes.Take) -> str:
+    indices = graph.constant(node.indices, f"{graph.current}/indices", np.int64)
+    return move(graph, node, "Gather", indices, axis=node.axis + 1)
+
+
 def write_repeat(graph: Graph, node: nodes.Repeat) -> str:
     """Insert an axis of 1 after each axis, expand it, and merge it with the axis before it."""
     (source,) = node.inputs

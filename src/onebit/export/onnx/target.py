@@ -44,6 +44,7 @@ WRITERS: dict[type, Callable[[Graph, Any], str]] = {
     nodes.Add: pointwise.write_add,
     nodes.Concat: pointwise.write_concat,
     nodes.Slice: pointwise.write_slice,
+    nodes.Take: pointwise.write_take,
     nodes.Pad: pointwise.write_pad,
     nodes.Reshape: lambda graph, node: pointwise.move(graph, node, "Reshape", graph.shape(-1, *node.shape)),
     nodes.Permute: lambda graph, node: pointwise.move(

@@ -176,6 +176,10 @@ def slice_(body: Body, node: nodes.Slice, x: str) -> str:
     return f"{x}[:, {', '.join(parts)}]"
 
 
+def take(body: Body, node: nodes.Take, x: str) -> str:
+    return f"{x}[{':, ' * (node.axis + 1)}{node.indices.tolist()}]"
+
+
 def pad(body: Body, node: nodes.Pad, x: str) -> str:
     top, bottom, left, right = node.padding
     sizes = (left, right, top, bottom, *(node.channels if any(node.channels) else ()))
@@ -228,6 +232,7 @@ LAYERS: dict[type, Callable[..., str]] = {
     nodes.Add: lambda body, node, a, b: f"{a} + {b}",
     nodes.Concat: concat,
     nodes.Slice: slice_,
+    nodes.Take: take,
     nodes.Pad: pad,
     nodes.Reshape: reshape,
     nodes.Permute: permute,

@@ -17,7 +17,7 @@ A new operation is a class whose `compute` defines it and an entry in `OPS`; a n
 from __future__ import annotations
 
 from onebit.packed.nodes.activation import Activation, Gelu, GeluTanh, Hardswish, Sigmoid, Silu, Tanh
-from onebit.packed.nodes.arrange import Concat, Flatten, Move, Pad, Permute, Repeat, Reshape, Slice
+from onebit.packed.nodes.arrange import Concat, Flatten, Move, Pad, Permute, Repeat, Reshape, Slice, Take
 from onebit.packed.nodes.conv import (
     Conv,
     Convolution,
@@ -71,6 +71,7 @@ OPS: dict[str, type[Node]] = {
     "add": Add,
     "concat": Concat,
     "slice": Slice,
+    "take": Take,
     "pad": Pad,
     "reshape": Reshape,
     "permute": Permute,
@@ -125,6 +126,7 @@ __all__ = [
     "Sign",
     "Silu",
     "Slice",
+    "Take",
     "Tanh",
     "Threshold",
     "Transposed",

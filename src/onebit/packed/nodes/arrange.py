@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -125,6 +125,53 @@ class Slice(Move):
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         index = slice(None), *map(slice, self.start, self.stop, self.step)
         return v[index]
+
+
+class Run(NamedTuple):
+    """Indices in even steps: first, first + step, …"""
+
+    first: int
+    step: int
+    count: int
+
+
+@operation
+class Take(Move):
+    """An image with chosen indices of one axis, as by `numpy.take`: reflected or repeated borders, flips, any resizing.
+
+    Args:
+        axis: 0, 1 or 2 of (C, H, W).
+        indices: (n,) int32, from 0 to the size of the axis - 1, in any order and number.
+    """
+
+    axis: int
+    indices: np.ndarray
+
+    def infer(self, x: Value) -> Value:
+        shape = list(require_image(x))
+        shape[self.axis] = len(self.indices)
+        check_size("its value", tuple(shape))
+        return same_kind(x, shape)
+
+    def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
+        return v.take(self.indices, axis=self.axis + 1)
+
+    def check_values(self, *inputs: Value) -> None:
+        super().check_values(*inputs)
+        size = inputs[0].shape[self.axis]
+        if count := int(np.count_nonzero((self.indices < 0) | (self.indices >= size))):
+            raise FormatError(f"{count} of {self.indices.size} indices are not below {size}")
+
+    def runs(self) -> list[Run]:
+        """The indices in order, as few runs as greedily found."""
+        runs: list[Run] = []
+        for index in self.indices.tolist():
+            first, step, count = runs[-1] if runs else Run(0, 0, 0)
+            if count == 1 or (count and index == first + step * count):
+                runs[-1] = Run(first, index - first if count == 1 else step, count + 1)
+            else:
+                runs.append(Run(index, 0, 1))
+        return runs
 
 
 @operation

@@ -38,6 +38,7 @@ ARRAYS = {
     "signs": ("uint64", 2),
     "multiplier": ("int32", 2),
     "offset": ("int64", 1),
+    "indices": ("int32", 1),
     "threshold": ("int32", 1),
     "direction": ("int8", 1),
 }
@@ -93,6 +94,7 @@ ATTRIBUTES = {
     **dict.fromkeys(("shape", "times"), Numbers(None)),
     **dict.fromkeys(("stop", "step"), Numbers(3)),
     "groups": Numbers(1),
+    "axis": Numbers(1, 0, 2),
     "padding": Numbers(4, 0),
     "axes": Numbers(None, 0),
     "start": Numbers(3, 0),

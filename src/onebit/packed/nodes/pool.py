@@ -8,7 +8,7 @@ import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.nodes.conv import Kernel
-from onebit.packed.nodes.node import Node, Value, integer, operation, require_image, same_kind
+from onebit.packed.nodes.node import Node, Value, check_size, integer, operation, require_image, same_kind
 
 
 @operation
@@ -70,15 +70,14 @@ class AdaptiveAveragePool(Node):
     """Averages of H' × W' windows that cover the image: window i of n spans floor(i·H/n) to ceil((i + 1)·H/n).
 
     Args:
-        size: (H', W'); (1, 1) averages the whole image.
+        size: (H', W'), of any size; (1, 1) averages the whole image.
     """
 
     size: tuple[int, int]
 
     def infer(self, x: Value) -> Value:
-        channels, height, width = require_image(x)
-        if self.size[0] > height or self.size[1] > width:
-            raise FormatError(f"got an image of ({height}, {width}), expected at least {self.size}")
+        channels, _, _ = require_image(x)
+        check_size("its value", (channels, *self.size))
         return Value((channels, *self.size), "real")
 
     def windows(self, x: Value) -> list[list[tuple[int, int]]]:

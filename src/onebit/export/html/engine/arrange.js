@@ -59,6 +59,15 @@ OPS.slice = ({ start = [0, 0, 0], stop, step = [1, 1, 1] }, x) => {
   return pick(same(x, shape), placesOf(shape, steps.map((length, axis) => length * step[axis]), first));
 };
 
+OPS.take = ({ axis, indices }, x) => {
+  const steps = strides(x.shape);
+  const shape = x.shape.map((length, k) => (k === axis ? indices.length : length));
+  const places = placesOf(shape, steps.map((step, k) => (k === axis ? 0 : step)));
+  const inner = size(shape.slice(axis + 1));
+  for (let i = 0; i < places.length; i++) places[i] += indices[((i / inner) | 0) % indices.length] * steps[axis];
+  return pick(same(x, shape), places);
+};
+
 OPS.pad = ({ channels = [0, 0], padding = [0, 0, 0, 0], value = 0 }, x) => {
   const [top, bottom, left, right] = padding;
   const shape = [x.shape[0] + channels[0] + channels[1], x.shape[1] + top + bottom, x.shape[2] + left + right];

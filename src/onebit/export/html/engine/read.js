@@ -3,7 +3,7 @@
 const TYPES = { U8: Uint8Array, I8: Int8Array, I32: Int32Array, I64: BigInt64Array, F32: Float32Array };
 // integers of a field that has more than one, if all are equal they are written as one
 const LENGTHS = { kernel: 2, stride: 2, dilation: 2, padding: 4, extra: 2, size: 2, start: 3, stop: 3, step: 3, channels: 2 };
-const ONE = ["groups", "padding_value", "value", "count_padding", "sums", "least", "most", "right_shift"];
+const ONE = ["axis", "groups", "padding_value", "value", "count_padding", "sums", "least", "most", "right_shift"];
 
 // bytes -> {graph, nodes, mean, std}; a node has its fields as numbers and typed arrays
 function readFile(file) {
