@@ -36,9 +36,13 @@ test-gpu: setup
 	$(BIN)/python -m pytest -m gpu -rs tests/gpu
 
 # the tests for a GPU run on a device that stands in for one
-nightly: setup
+nightly: setup build/timm
 	$(BIN)/python -m pytest -m nightly $(PARALLEL)
 	ONEBIT_TEST_DEVICE=stand-in $(BIN)/python -m pytest -m gpu $(PARALLEL) tests/gpu
+
+# nets for the nightly tests and `python -m benchmarks zoo`; ONEBIT_TIMM names another folder
+build/timm:
+	$(PIP_INSTALL) --quiet --no-deps --target $@ timm==1.0.31 torchvision==0.29.1
 
 # takes hours; finished runs are not trained again
 results-methods: setup

@@ -8,5 +8,5 @@ from __future__ import annotations
 
 import onebit  # noqa: F401  before torch, whose idle threads then sleep, as on the command line
 
-BENCHMARKS = ("cortex-m4", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-step")
+BENCHMARKS = ("cortex-m4", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-step", "zoo")
 """The names; each module is imported when its benchmark runs."""

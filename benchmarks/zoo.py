@@ -1,0 +1,133 @@
+"""Nets of timm with binary weights against the same nets in torch and float32: one image, one thread.
+
+`onebit.binarize_` makes each net binary as it is, with random weights and BatchNorm calibrated on noise. It is packed
+whole; if `onebit.pack` refuses an operation, which the row names, layer by layer (`onebit.packed_layers_`). Before
+anything is timed, outputs are compared with those of the binary net in torch. timm is installed by `make build/timm`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import sqrt
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import onebit
+from benchmarks.shared import ROOT, add_timing, set_up_process, words
+
+timing = onebit.runtime.timing
+
+FOLDER = Path(os.environ.get("ONEBIT_TIMM", ROOT / "build" / "timm"))
+"""Where `make build/timm` installs timm and torchvision."""
+NETS = (
+    *("resnet10t", "mobilenetv3_small_050", "tf_efficientnet_lite0", "mobileone_s0", "repvgg_a0", "ghostnet_050"),
+    *("regnetx_002", "densenet121", "hardcorenas_a", "lcnet_050", "tinynet_e", "vgg11_bn", "darknet17"),
+    *("res2net50_26w_4s", "nf_resnet50", "convnext_atto", "deit_tiny_patch16_224", "mixer_s32_224"),
+    *("efficientvit_b0", "levit_128s"),
+)
+CLASSES, BATCHES, BATCH = 10, 2, 8
+COLUMNS = {"net": "", "packs": "", "packed_ms": ".1f", "torch_ms": ".1f", "torch_speedup": ".2f", "kilobytes": ",.0f"}
+COLUMNS |= {"difference": ".1e"}
+
+
+class Packed(NamedTuple):
+    """A packed net as a function of images, its bytes, and the refused operation if it is packed layer by layer."""
+
+    call: Callable[[Tensor], Tensor]
+    bytes: int
+    refused: str = ""
+
+
+def load_timm() -> Any:
+    """The module timm, which imports torchvision.
+
+    torchvision's operators are compiled for another torch: where they do not load, stubs have their names.
+    """
+    sys.path.append(str(FOLDER))
+    try:
+        import torchvision  # type: ignore[import-not-found]  # noqa: F401
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import timm  # type: ignore[import-not-found]
+
+    return timm
+
+
+def build(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A net of timm in float32, the same with binary weights and a calibrated BatchNorm, and a batch of noise."""
+    torch.manual_seed(0)
+    net = load_timm().create_model(name, num_classes=CLASSES).eval()
+    images = torch.randn(BATCHES * BATCH, *net.default_cfg["input_size"])
+    binary = copy.deepcopy(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # subclasses of convolutions, which stay real
+        onebit.binarize_(binary, weight_quantizer="xnor")
+    onebit.evaluation.reestimate_batch_norm_(binary, list(images.split(BATCH)))
+    return net, binary.eval(), images[:2]
+
+
+def pack_whole(model: nn.Module, images: Tensor) -> Packed:
+    """The packed net; FoldError if it cannot be packed whole."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # BatchNorm was calibrated, not trained
+        packed = onebit.pack(model, images)
+    size = len(onebit.packed.dumps(packed))
+    return Packed(lambda images: torch.from_numpy(onebit.run(packed, images.numpy())), size)
+
+
+def pack_layers(model: nn.Module, refused: str = "") -> Packed:
+    """The net packed layer by layer."""
+    model = copy.deepcopy(model)
+    report = onebit.packed_layers_(model)
+    return Packed(model, sum(row.packed_bytes for row in report.packed) + report.real_bytes, refused)
+
+
+def difference(packed: Packed, model: nn.Module, images: Tensor) -> float:
+    """The largest difference of an output as a share of the largest; OnebitError if rounding does not explain it."""
+    with torch.no_grad():
+        ours, theirs = packed.call(images), model(images)
+    share = float((ours - theirs).abs().max() / theirs.abs().max())
+    layers = sum(isinstance(module, (nn.Linear, nn.Conv2d)) for module in model.modules())
+    if not share <= 1e-5 * sqrt(layers):  # the bound of `onebit.verify`
+        raise onebit.errors.OnebitError(f"outputs differ by {share:.1e} of the largest")
+    return share
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The keyword arguments of `measure` as flags."""
+    parser.add_argument("--nets", type=words, default=list(NETS), help=f"names of timm ({','.join(NETS)})")
+    add_timing(parser, rounds=11, seconds=0.05)
+
+
+def measure(*, nets: Sequence[str], threads: int, **turns: Any) -> dict[str, Any]:
+    """Rows of net, what refuses to pack whole, ms of one image, speed-up, kilobytes, and the largest difference."""
+    set_up_process(threads)
+    rows = []
+    for name in nets:
+        net, model, images = build(name)
+        try:
+            packed = pack_whole(model, images)
+        except onebit.errors.FoldError as error:
+            packed = pack_layers(model, str(error).removeprefix("cannot pack ").split(" ")[0])
+        share = difference(packed, model, images)
+        timed = [
+            timing.Timed("torch", partial(net, images[:1])),
+            timing.Timed("packed", partial(packed.call, images[:1])),
+        ]
+        with torch.inference_mode():
+            timing.take_turns(timed, **turns)
+        float_one, one = timed
+        row = {"net": name, "packs": f"layers: {packed.refused}" if packed.refused else "whole", "difference": share}
+        row |= {"packed_ms": 1e3 * one.median, "torch_ms": 1e3 * float_one.median, "kilobytes": packed.bytes / 1e3}
+        rows.append(row | timing.speedups(one, float_one, "torch"))
+    return {"rows": rows}
