@@ -13,7 +13,6 @@ pytestmark = [
 ]
 
 REFUSED = {
-    "tinynet_e": "SiLU",
     "convnext_atto": "layer_norm",
     "deit_tiny_patch16_224": "cat",
     "mixer_s32_224": "LayerNorm",

@@ -54,9 +54,10 @@ def conv(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     layer = _layer(call, "stride", "padding", "dilation", "groups")
     x = _quantized(folder, call, x)
     fields = window_of(layer)
-    x, (_, *image), _ = as_image(folder, call, x)
+    x, before, _ = as_image(folder, call, x)
     if layer.padding_mode != "zeros":
         mode = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[layer.padding_mode]
+        image = before[1:]
         for axis, ends in enumerate((fields["padding"][:2], fields["padding"][2:]), 1):
             indices = np.pad(np.arange(image[axis]), ends, mode=mode)  # type: ignore[call-overload]
             x, image = taken(folder, call, x, image, axis, indices)

@@ -128,11 +128,11 @@ class Slice(Move):
 
 
 class Run(NamedTuple):
-    """Indices in even steps: first, first + step, …"""
+    """`size` indices in even steps: first, first + step, …"""
 
     first: int
     step: int
-    count: int
+    size: int
 
 
 @operation
