@@ -65,12 +65,16 @@ def ignored_label(loss: Any) -> int | None:
     return getattr(loss, "keywords", {}).get("ignore_index")
 
 
-def _margins(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | float]:
-    """max(0, 1 − t·y) with t = ±1 one-hot, (M, classes), and the weight of each sample, (M, 1)."""
+def _margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """max(0, 1 − t·y) with t = ±1 one-hot, (M, classes)."""
     if labels.is_floating_point():
         raise UsageError("a hinge loss takes labels, not probabilities of classes")
     targets = torch.full_like(logits, -1.0).scatter_(1, labels.unsqueeze(1), 1.0)
-    return F.relu(1 - targets * logits), 1.0 if weights is None else weights[labels].unsqueeze(1)
+    return F.relu(1 - targets * logits)
+
+
+def _weighted(costs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    return costs if weights is None else costs * weights[labels].unsqueeze(1)
 
 
 @_of_known
@@ -80,15 +84,13 @@ def squared_hinge(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Ten
     Args:
         logits: (N, classes); labels: (N,) integers.
     """
-    margins, weight = _margins(logits, labels, weights)
-    return margins.square() * weight
+    return _weighted(_margins(logits, labels).square(), labels, weights)
 
 
 @_of_known
 def hinge(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """mean(max(0, 1 − t·y)), otherwise as `squared_hinge`."""
-    margins, weight = _margins(logits, labels, weights)
-    return margins * weight
+    return _weighted(_margins(logits, labels), labels, weights)
 
 
 @_of_known
@@ -99,7 +101,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, *, lab
         logits: (N, classes); labels: (N,) integers, or probabilities of the classes (N, classes).
         label_smoothing: share of the target that is divided evenly among the classes.
     """
-    return F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=label_smoothing)
+    how = "mean" if weights is None else "none"  # torch would divide by the sum of weights
+    return F.cross_entropy(logits, labels, weights, reduction=how, label_smoothing=label_smoothing)
 
 
 @_of_known
