@@ -34,6 +34,21 @@ def test_evaluate_agrees_with_the_result_of_training(onebit: Onebit, run_folder:
         assert done.json["weights"] == mode
 
 
+def test_evaluate_shows_each_class(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:
+    stored = json.loads((run_folder / "result.json").read_text())
+    for source in (run_folder, packed_file):
+        found = onebit("evaluate", source, "--json").json
+        assert found["class_f1"] == stored["test"]["binary"]["class_f1"]
+        assert found["confusion"] == stored["test"]["binary"]["confusion"]
+        assert found["classes"] == stored["classes"]
+        first, head, *rows, _ = onebit("evaluate", source, "--classes").out.splitlines()
+        assert f"macro F1 {found['f1']:.4f}" in first
+        assert head.split()[:3] == ["class", "accuracy", "F1"]
+        assert [row.split()[0] for row in rows] == stored["classes"]
+        assert sum(int(cell) for row in rows for cell in row.split()[3:]) == found["count"]
+    assert len(onebit("evaluate", run_folder).out.splitlines()) == 1
+
+
 def test_a_training_reports_the_loss_of_evaluate(onebit: Onebit, tmp_path: Path) -> None:
     """Label smoothing is of the training alone; the mean of several draws has no margins, so no hinge loss."""
     for loss, smoothing, names in (("cross_entropy", "0.2", ["cross_entropy"] * 2), ("squared_hinge", "0", [])):

@@ -140,12 +140,13 @@ def test_class_weights_multiply_what_each_sample_costs(name: str) -> None:
 @pytest.mark.parametrize("name", OF_CLASSES)
 def test_samples_with_the_ignored_label_do_not_count(name: str) -> None:
     logits, labels = example()
+    torch.manual_seed(0)
     masks = torch.randint(0, 5, (2, 4, 4), dtype=torch.uint8)
-    masks[0, 0, 0] = VOID
+    masks[0, 0, 0], masks[0, 0, 1], labels[0], (sequences := torch.randint(0, 5, (4, 6)))[0, 0] = VOID, 2, 2, 2
     for outputs, targets, ignored in (
         (logits, labels, 2),
         (logits, torch.where(labels == 2, -100, labels), -100),
-        (torch.randn(4, 5, 6), torch.randint(0, 5, (4, 6)), 2),
+        (torch.randn(4, 5, 6), sequences, 2),
         (torch.randn(2, 5, 4, 4), masks, 2),
     ):
         kept = per_sample(outputs, targets, ignored)
@@ -189,6 +190,38 @@ def test_a_score_leaves_the_ignored_label_out() -> None:
     assert score.metrics["accuracy"] == score.accuracy
     model = torch.nn.Identity()
     assert evaluate(model, (logits, labels), loss="hinge", ignore_index=2).count == score.count
+
+
+def test_a_classification_has_the_scores_of_each_class() -> None:
+    logits, labels = example(60, 5)
+    logits[:, 4] -= 99  # a class that is never predicted
+    about: dict[str, Any] = {"loss": "cross_entropy", "metrics": {}, "weights": "real", "bn": "trained"}
+    score = score_outputs(logits, labels, **about)
+    truth, found = labels.numpy(), logits.argmax(1).numpy()
+    assert np.array_equal(score.classes["confusion"], sklearn.metrics.confusion_matrix(truth, found))
+    f1 = sklearn.metrics.f1_score(truth, found, average=None, zero_division=0)
+    recall = sklearn.metrics.recall_score(truth, found, average=None, zero_division=0)
+    assert score.classes["class_f1"] == pytest.approx(f1)
+    assert score.classes["class_accuracy"] == pytest.approx(recall)
+    assert score.classes["f1"] == pytest.approx(f1.mean())
+    assert score.classes["accuracy"] == score.accuracy
+    assert score.as_dict().items() >= score.classes.items()
+    assert score.mean_iou is None
+    parts = [score_outputs(logits[part], labels[part], **about) for part in (slice(0, 21), slice(21, 60))]
+    assert whole_score(parts).classes == score.classes
+
+
+@pytest.mark.parametrize(
+    ("classes", "counted", "stored"), [(100, True, True), (101, True, False), (1001, False, False)]
+)
+def test_confusions_of_many_classes_are_bounded(classes: int, counted: bool, stored: bool) -> None:
+    logits, labels = torch.eye(classes)[:7], torch.arange(7)
+    score = score_outputs(logits, labels, loss="cross_entropy", metrics={}, weights="real", bn="trained")
+    assert score.correct == 7
+    assert ("class_f1" in score.as_dict(), "confusion" in score.as_dict()) == (counted, stored)
+    if counted:
+        assert score.classes["class_accuracy"][6:8] == [1.0, None]  # the last one does not occur
+        assert score.classes["f1"] == 1
 
 
 def test_label_smoothing_mixes_in_the_uniform_target() -> None:

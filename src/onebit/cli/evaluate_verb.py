@@ -21,6 +21,7 @@ def parser() -> Parser:
         "BatchNorm statistics: those of the file, or re-estimated on training images with these weights "
         "(auto: re-estimated if those of the file belong to other weights)"
     )
+    made.add_argument("--classes", action="store_true", help="also print the scores of each class, and its confusions")
     made.add_argument("--bn", choices=("auto", "trained", "reestimate"), default="auto", help=statistics)
     return made
 
@@ -31,12 +32,18 @@ def main(argv: list[str]) -> int:
     bn = "" if found["bn"] == "trained" else ", BatchNorm re-estimated"
     seed = f", seed {found['seed']}" if "seed" in found else ""
     masks = f", mean IoU {found['mean_iou']:.4f}, Dice {found['dice']:.4f}" if "mean_iou" in found else ""
+    masks += f", macro F1 {found['f1']:.4f}" if "f1" in found else ""
     text = (
         f"accuracy {percent(found['accuracy'])} ({found['correct']:,} of {found['count']:,}) on "
         f"{found['dataset']} {found['split']} with {found['weights']} weights{seed}{bn}{masks}; "
         f"{found['loss_name']} {found['loss']:.4f}, entropy {found['entropy']:.4f} nats, "
         f"calibration error {percent(found['ece'])}"
     )
+    if args.classes:
+        from onebit.report.tables import class_table
+
+        table = class_table("", [found], found["classes"])
+        text += f"\n{table}\n{table.note}" if table else ""
     answer_either(found, text, as_json=args.json)
     return 0
 
@@ -65,7 +72,7 @@ def _evaluated(args: Any) -> dict[str, Any]:
     images = getattr(data, args.split)
     if not len(images):
         raise UsageError(f"{data.name} has no {args.split} images in this recipe")
-    facts = {**data_facts(data), "split": args.split}
+    facts: dict[str, Any] = {**data_facts(data), "split": args.split, "classes": list(data.classes)}
     with progress("evaluating", "images") as bar:
         if net is not None:
             from onebit.evaluation.packed_nets import score_packed

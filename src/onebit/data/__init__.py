@@ -6,7 +6,7 @@ from onebit.common.augmentation import Augmentation
 from onebit.data.datasets import DATASETS, fetch_dataset, load_dataset
 from onebit.data.decoding import StreamedImages, prefetched, read_batches
 from onebit.data.mask_folder import mask_classes, read_mask, with_classes
-from onebit.data.mask_scores import VOID, Masks, by_pixel, confusion_matrix, known_labels, pixel_scores
+from onebit.data.mask_scores import VOID, Masks, by_pixel, class_scores, confusion_matrix, known_labels, pixel_scores
 from onebit.data.preparation import permute_pixels, whiten
 from onebit.data.resizing import Images
 from onebit.data.splits import (
@@ -37,6 +37,7 @@ __all__ = [
     "TrainingImages",
     "TrainingSamples",
     "by_pixel",
+    "class_scores",
     "confusion_matrix",
     "fetch_dataset",
     "fitted",

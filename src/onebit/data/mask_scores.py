@@ -57,31 +57,56 @@ def by_pixel(logits: npt.NDArray, labels: npt.NDArray) -> tuple[npt.NDArray, npt
     return np.moveaxis(logits, 1, -1)[known], labels[known]
 
 
-def pixel_scores(confusion: npt.ArrayLike) -> dict[str, Any]:
-    """Accuracy, IoU and Dice in 0–1 from counts over all pixels, as a result stores them.
+def class_scores(confusion: npt.ArrayLike) -> dict[str, Any]:
+    """Accuracy and F1 in 0–1 of all classes and of each, as a result stores them.
 
-    With n_kk correctly predicted pixels of class k, t_k pixels of the true class k and p_k predicted ones:
-    IoU_k = n_kk/(t_k + p_k − n_kk) (Jaccard), Dice_k = 2·n_kk/(t_k + p_k). A class that occurs in neither truth nor
-    prediction has None, and does not count in the means.
+    With n_kk correct samples of class k, t_k samples of the true class k and p_k predicted ones: the accuracy of the
+    class is n_kk/t_k (its recall), F1_k = 2·n_kk/(t_k + p_k). A class that occurs in neither truth nor prediction has
+    None, and does not count in the mean `f1` (macro F1).
 
     Args:
         confusion: (K, K), see `confusion_matrix`.
+    """
+    counts = np.asarray(confusion, np.int64)
+    correct, truth, total = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0) + counts.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        accuracy, f1 = correct / truth, 2 * correct / total
+        overall = float(correct.sum() / counts.sum())
+    return {
+        "accuracy": overall,
+        "f1": _mean(f1),
+        "class_accuracy": _known_values(accuracy),
+        "class_f1": _known_values(f1),
+        "confusion": counts.tolist(),
+    }
+
+
+def pixel_scores(confusion: npt.ArrayLike) -> dict[str, Any]:
+    """`class_scores` of pixels, with IoU_k = n_kk/(t_k + p_k − n_kk) (Jaccard); F1 is called Dice.
 
     Example:
         >>> pixel_scores([[3, 1], [1, 3]])["mean_iou"]
         0.6
     """
-    counts = np.asarray(confusion, np.int64)
-    correct, total = np.diagonal(counts), counts.sum(axis=0) + counts.sum(axis=1)
-    occurs = total > 0
+    scores, counts = class_scores(confusion), np.asarray(confusion, np.int64)
+    correct = np.diagonal(counts)
     with np.errstate(invalid="ignore"):
-        iou, dice = correct / (total - correct), 2 * correct / total
-        accuracy = float(correct.sum() / counts.sum())
+        iou = correct / (counts.sum(axis=0) + counts.sum(axis=1) - correct)
     return {
-        "accuracy": accuracy,
-        "mean_iou": float(iou[occurs].mean()) if occurs.any() else math.nan,
-        "dice": float(dice[occurs].mean()) if occurs.any() else math.nan,
-        "class_iou": [None if math.isnan(value) else value for value in iou.tolist()],  # JSON has no NaN
-        "class_dice": [None if math.isnan(value) else value for value in dice.tolist()],
-        "confusion": counts.tolist(),
+        "accuracy": scores["accuracy"],
+        "mean_iou": _mean(iou),
+        "dice": scores["f1"],
+        "class_iou": _known_values(iou),
+        "class_dice": scores["class_f1"],
+        "confusion": scores["confusion"],
     }
+
+
+def _known_values(values: npt.NDArray) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]  # JSON has no NaN
+
+
+def _mean(values: npt.NDArray) -> float:
+    """The mean of those that are numbers."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan

@@ -270,7 +270,9 @@ def evaluate(
     on_images: OnImages | None = None,
     verbose: bool | None = None,
 ) -> Score:
-    """Loss and metrics in a test mode, in float32. A classification also has accuracy, entropy and calibration.
+    """Loss and metrics in a test mode, in float32.
+
+    A classification also has accuracy, entropy, calibration, and the accuracy, F1 and confusions of each class.
 
     Threads take turns; none may train the model meanwhile.
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from onebit.data import confusion_matrix, pixel_scores
+from onebit.data import class_scores, confusion_matrix, pixel_scores
 from onebit.errors import UsageError
 
 Sums = tuple[float, ...]
 """What a metric adds up."""
 BINS = 15
 """Number of bins of equal width in confidence (Guo et al. 2017, section 4: M = 15)."""
+MOST_CLASSES, MOST_STORED = 1000, 100
+"""Largest number of classes whose confusions are counted, and stored in a result."""
 ROWS = 65_536
 """Predictions per chunk: all pixels of a segmentation would take gigabytes."""
 
@@ -29,7 +31,8 @@ class Score:
     loss: mean over samples; of an ensemble always the cross-entropy.
     entropy: of softmax(logits) in nats, mean over samples; for an ensemble, the entropy of its mean prediction.
     gaps: sums per confidence bin for the calibration error, see `confidence_gaps`.
-    confusion: for masks (each pixel is a sample), counts by true and predicted class, see `confusion_matrix`.
+    confusion: of at most `MOST_CLASSES`, counts by true and predicted class, see `confusion_matrix`.
+    masked: whether each pixel of a mask is a sample.
     sums: of each metric, see `onebit.evaluation.metrics.Metric`.
 
     Only a classification has `correct`, `entropy` and `gaps`, and so accuracy, error and ece.
@@ -42,7 +45,8 @@ class Score:
     loss: float
     entropy: float | None = None
     gaps: tuple[float, ...] = field(default=(), repr=False)
-    confusion: tuple[tuple[int, ...], ...] | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
+    masked: bool = field(default=False, repr=False)
     sums: Mapping[str, Sums] = field(default_factory=dict, repr=False)
 
     @property
@@ -67,9 +71,16 @@ class Score:
         return calibration_error(self.gaps, self.count) if self.gaps else self.accuracy
 
     @property
+    def classes(self) -> dict[str, Any]:
+        """Scores of each class and their means, see `class_scores`, for masks `pixel_scores`; {} if not counted."""
+        if self.confusion is None:
+            return {}
+        return pixel_scores(self.confusion) if self.masked else class_scores(self.confusion)
+
+    @property
     def mean_iou(self) -> float | None:
         """For masks, the Jaccard index averaged over classes; else None."""
-        return None if self.confusion is None else pixel_scores(self.confusion)["mean_iou"]
+        return self.classes.get("mean_iou")
 
     def as_dict(self) -> dict[str, Any]:
         """The score as a result stores it."""
@@ -78,7 +89,10 @@ class Score:
         if self.correct is not None:
             values |= {"accuracy": self.accuracy, "error": self.error, "ece": self.ece}
         values |= {"metrics": self.metrics} if self.sums else {}
-        return values if self.confusion is None else values | pixel_scores(self.confusion)
+        found = self.classes
+        if len(self.confusion or ()) > MOST_STORED:
+            del found["confusion"]
+        return values | found
 
     def __str__(self) -> str:
         of = f"{self.weights} weights, BatchNorm {self.bn}"
@@ -136,10 +150,10 @@ def score_logits(logits: Any, labels: Any, *, loss: float, masked: bool, weights
     """The score of logits (N, classes) and labels (N,), arrays; `masked` if these are the pixels of masks."""
     correct, entropy, gaps = confidence_gaps(logits, labels)
     confusion = None
-    if masked:
+    if logits.shape[1] <= MOST_CLASSES:
         counts = confusion_matrix(labels, logits.argmax(axis=1), classes=logits.shape[1])
         confusion = tuple(map(tuple, counts.tolist()))
-    return Score(weights, bn, correct, len(labels), loss, entropy, gaps, confusion)
+    return Score(weights, bn, correct, len(labels), loss, entropy, gaps, confusion, masked)
 
 
 def whole_score(parts: Sequence[Score | None]) -> Score:

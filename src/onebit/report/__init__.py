@@ -17,7 +17,7 @@ from onebit.report.histograms import plot_run_weights, plot_weights
 from onebit.report.page import render_page
 from onebit.report.predictions import plot_answers, plot_predictions
 from onebit.report.run_folders import Group, RunResults, data_name, find_folders, group_runs, read_runs
-from onebit.report.tables import Table, run_numbers, run_tables, task_numbers, task_tables
+from onebit.report.tables import Table, class_tables, run_numbers, run_tables, task_numbers, task_tables
 from onebit.report.tasks import TaskRun, group_rows, plot_tasks, read_task_runs
 
 __all__ = [
@@ -134,7 +134,8 @@ def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder
         caption = f"Test accuracy of {title}, on each task after each task; BatchNorm of the latest task."
         pictures.append(("Tasks", path, caption))
     page = folder / "index.html"
-    page.write_bytes(render_page([*groups, *several], report_tables(groups, several), pictures))
+    tables = [*report_tables(groups, several), *class_tables(groups)]
+    page.write_bytes(render_page([*groups, *several], tables, pictures))
     return [*(path for _, path, _ in pictures), page]
 
 

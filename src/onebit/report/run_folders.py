@@ -52,7 +52,7 @@ class RunResults(Training):
 
     tests: test mode -> its scores; empty while the run is not finished.
     seconds: of the whole run, from result.json or summed over epochs.
-    size: from result.json.
+    size, classes: from result.json.
     weights: best.safetensors, else final.safetensors, else None.
     """
 
@@ -61,6 +61,7 @@ class RunResults(Training):
     seconds: float = 0.0
     weights: Path | None = None
     size: NetSize | None = None
+    classes: tuple[str, ...] = ()
 
 
 T = TypeVar("T", bound=Training)
@@ -194,6 +195,7 @@ def _read_run(folder: Path, name: str) -> RunResults:
         history.seconds if result.seconds is None else result.seconds,
         weights,
         result.size,
+        result.classes,
         data=data_of(folder, note=result.values.get("note")),
         finished=last.epoch >= last.epochs or found is not None,
     )

@@ -13,8 +13,11 @@ from onebit.recipe import Recipe
 from onebit.report.run_folders import Group, RunResults, tests_by_mode
 from onebit.report.tasks import NORMS, Row, TaskRun, group_rows, task_rows
 from onebit.report.wording import MISSING, mean_and_sd, mean_sd, number_range, over_runs, percent, share
-from onebit.runs.result import Cell, RunResult
+from onebit.runs.result import CLASS_SCORES, Cell, RunResult
 from onebit.train.history import time_left
+
+MOST_COLUMNS = 20
+"""Most classes of which a table shows the confusions."""
 
 
 class Table(NamedTuple):
@@ -107,6 +110,37 @@ def run_tables(groups: Sequence[Group[RunResults]]) -> list[Table]:
     note = "Means over the classes, over all pixels. The tested epoch is the one with the highest validation mean IoU."
     head = ["recipe", "images", "weights", "mean IoU", "Dice"]
     return [compared, *([Table("Masks", head, masks, (3, 4), note)] if masks else [])]
+
+
+def class_table(heading: str, scores: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table | None:
+    """The scores of each class, over runs on the same classes, and the summed confusions; None without such scores."""
+    keys = [key for key in CLASS_SCORES if all(score.get(key) for score in scores)]
+    count = len(scores[0][keys[0]]) if keys else 0
+    if not keys or any(len(score[key]) != count for score in scores for key in keys):
+        return None
+    names = names if len(names) == count else [*map(str, range(count))]
+    rows, head = [], ["class", *(CLASS_SCORES[key] for key in keys)]
+    for k, name in enumerate(names):
+        values = ([float(score[key][k]) for score in scores if score[key][k] is not None] for key in keys)
+        rows.append([name, *(share(known) if known else MISSING for known in values)])
+    confusions = [[list(row) for row in score.get("confusion") or ()] for score in scores]
+    if count <= MOST_COLUMNS and all([*map(len, rows_of)] == [count] * count for rows_of in confusions):
+        total = [[sum(map(int, cells)) for cells in zip(*of, strict=True)] for of in zip(*confusions, strict=True)]
+        rows = [[*row, *(f"{cell:,}" for cell in cells)] for row, cells in zip(rows, total, strict=True)]
+        head += names
+    note = "A row for each true class. The columns of classes count what its samples were taken for."
+    return Table(heading, head, rows, range(1, len(head)), note)
+
+
+def class_tables(groups: Sequence[Group[RunResults]]) -> list[Table]:
+    """`class_table` of each group, in the first test mode."""
+    tables = []
+    for group in groups:
+        mode = next(iter(group.runs[0].tests), "")
+        scores = [run.tests[mode] for run in group.runs if mode in run.tests]
+        heading = f"Classes of {group.label}, {mode} weights"
+        tables.append(class_table(heading, scores, group.runs[0].classes) if scores else None)
+    return [table for table in tables if table is not None]
 
 
 def _comparison(row: Mapping[str, Any], modes: Sequence[str]) -> list[str]:

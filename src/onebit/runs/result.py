@@ -16,8 +16,13 @@ from onebit.train.history import MOST_RESULT, RESULT_FILE
 
 _SIZES = "binary_weights", "weights", "packed_bytes"
 _TYPES: dict[str, Any] = dict.fromkeys(("parameters", "seed", *_SIZES), int | None)
-_TYPES |= {"seconds": NotNegative | None, "note": str | None, "sha256": str | None, "test": dict[str, object] | None}
-_SCORE: dict[str, Any] = dict.fromkeys(("accuracy", "mean_iou", "dice"), NotNegative | None)
+_TYPES |= {"seconds": NotNegative | None, "note": str | None, "sha256": str | None}
+_TYPES |= {"classes": tuple[str, ...] | None, "test": dict[str, object] | None}
+CLASS_SCORES = {"class_accuracy": "accuracy", "class_f1": "F1", "class_iou": "IoU", "class_dice": "Dice"}
+"""Key of the scores of each class in a result -> heading."""
+_SCORE: dict[str, Any] = dict.fromkeys(("accuracy", "mean_iou", "dice", "f1"), NotNegative | None)
+_SCORE |= dict.fromkeys(CLASS_SCORES, tuple[NotNegative | None, ...] | None)
+_SCORE |= {"confusion": tuple[tuple[NotNegativeInt, ...], ...] | None}
 _SCORE |= {"correct": int | None, "count": int | None, "bn": str | None}
 
 
@@ -44,6 +49,11 @@ class RunResult:
     @property
     def sha256(self) -> str | None:
         return self.values.get("sha256")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; () if unknown."""
+        return tuple(self.values.get("classes") or ())
 
     @property
     def test(self) -> dict[str, dict[str, Any]]:

@@ -266,6 +266,7 @@ def _result(
         "recipe": recipe.name,
         "dataset": recipe.dataset,
         "note": data.note,
+        "classes": list(data.classes),
         "seed": recipe.seed,
         "epochs": recipe.epochs,
         "last_epoch": history.rows[-1].epoch,
