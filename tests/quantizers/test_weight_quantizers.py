@@ -12,7 +12,8 @@ import onebit
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
 from onebit.quantizers import WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, ReCU, Sign, SwishSign
-from onebit.quantizers.surrogates import approx, clipped, ede, signed, swish
+from onebit.quantizers.base import clipped
+from onebit.quantizers.surrogates import approx, ede, signed, swish
 from onebit.train.weights import load_weights
 from support.tensors import normal
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from onebit.quantizers.base import BinaryWeight, Quantizer, SignedWeight, autocast_dtype, sign
+from onebit.quantizers.base import BinaryWeight, Quantizer, SignedWeight, autocast_dtype, clipped, sign
 from onebit.quantizers.channels import mean_magnitude, rows
-from onebit.quantizers.surrogates import clipped, signed
+from onebit.quantizers.surrogates import signed
 
 
 class MagnitudeAware(Quantizer):

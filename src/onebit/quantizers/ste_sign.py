@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from onebit.common.fields import Positive, read
-from onebit.quantizers.base import BinaryInput, Quantizer, SignedWeight
-from onebit.quantizers.surrogates import clipped, signed
+from onebit.quantizers.base import BinaryInput, Quantizer, SignedWeight, clipped
+from onebit.quantizers.surrogates import signed
 
 
 def _just_above(bound: float) -> dict[torch.dtype, float]:

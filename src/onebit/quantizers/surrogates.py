@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_values
-from onebit.quantizers.base import Surrogate, autocast_dtype, clipped as clipped, sign
+from onebit.quantizers.base import Surrogate, autocast_dtype, sign
 from onebit.quantizers.cpu_kernels import backward_kernels, launch
 
 LEAST_VALUES = 1 << 12

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import Surrogate, autocast_dtype, sign
+from onebit.quantizers.base import Surrogate, autocast_dtype, clipped, sign
 from onebit.quantizers.channels import from_rows, mean_magnitude, rows
 from onebit.quantizers.magnitude_aware import MagnitudeAware
-from onebit.quantizers.surrogates import clipped
 
 
 def _gradient(gradient: Tensor, latent: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

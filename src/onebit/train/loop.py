@@ -288,10 +288,10 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
         started: value of `time.perf_counter` at the start of the epoch.
     """
     model, history, precision = job.model, job.history, job.precision
+    loss = job.loss
+    if values["train_error"] is not None:  # cross_entropy needs classes
+        loss = with_options(cross_entropy, ignore_index=ignored_label(job.loss))
     # rank 0 measures for all ranks, so that all have the same history
-    # which needs classes
-    classes = with_options(cross_entropy, ignore_index=ignored_label(job.loss))
-    loss = job.loss if values["train_error"] is None else classes
     gradients = job.ranks.first(lambda: gradient_health(model, *batch, loss, precision=precision))
     with job.saved_weights():
         values |= validate(job)

@@ -427,28 +427,8 @@ static void prelu(value_t *x, int32_t count, const float *slope) {
     for (int32_t k = 0; k < count; k++) x[k].f = prelu_of(x[k].f, slope[k]);
 }
 
-static void each_sigmoid(value_t *x, int32_t count) {
-    for (int32_t k = 0; k < count; k++) x[k].f = sigmoid_of(x[k].f);
-}
-
-static void each_tanh(value_t *x, int32_t count) {
-    for (int32_t k = 0; k < count; k++) x[k].f = tanh_of(x[k].f);
-}
-
-static void each_silu(value_t *x, int32_t count) {
-    for (int32_t k = 0; k < count; k++) x[k].f = silu_of(x[k].f);
-}
-
-static void each_gelu(value_t *x, int32_t count) {
-    for (int32_t k = 0; k < count; k++) x[k].f = gelu_of(x[k].f);
-}
-
-static void each_gelu_tanh(value_t *x, int32_t count) {
-    for (int32_t k = 0; k < count; k++) x[k].f = gelu_tanh_of(x[k].f);
-}
-
-static void each_hardswish(value_t *x, int32_t count) {
-    for (int32_t k = 0; k < count; k++) x[k].f = hardswish_of(x[k].f);
+static void activate(value_t *x, int32_t count, float (*activation_of)(float)) {
+    for (int32_t k = 0; k < count; k++) x[k].f = activation_of(x[k].f);
 }
 
 static void clamp(value_t *x, int32_t count, float low, float high) {

@@ -45,7 +45,7 @@ class Pointwise(Stages):
         elif isinstance(node, nodes.Prelu):
             kernel, given = "prelu", [field("slope", node.slope)]
         elif isinstance(node, nodes.Activation):
-            kernel = f"each_{op_name(node)}"
+            kernel, given = "activate", [f"{op_name(node)}_of"]
         else:
             assert isinstance(node, nodes.Bounded)
             low, high = node.bounds
