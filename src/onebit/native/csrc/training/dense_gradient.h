@@ -6,9 +6,9 @@
 #if defined(__AVX512F__)
 enum { ACROSS = 4, DOWN = 4, MOST_LISTED = 70 }; /* per cent of inputs that are not 0: with more, multiplying all is faster */
 #else
-enum { ACROSS = 3, DOWN = 4, MOST_LISTED = 50 };
+enum { ACROSS = 3, DOWN = 4, MOST_LISTED = 40 };
 #endif
-enum { OUTPUTS = ACROSS * NORM_LANES };
+enum { OUTPUTS = ACROSS * NORM_LANES, COLUMNS = 16 }; /* outputs and inputs of a panel; the inputs fill a line of a cache */
 enum { NEAR_ROWS = 28 * 1024 / 4 / OUTPUTS }; /* of a panel of gradients in the cache next to the registers */
 
 #if defined(__AVX512F__) && (defined(__clang__) || __GNUC__ >= 10)
@@ -43,18 +43,18 @@ static void pack_rows(const void *from, int64_t rows, int64_t columns, int bf16,
 /* The inputs of some rows of a panel that are not 0, column after column, and how many; -1 if they are too many. */
 static void list_inputs(const uint32_t *x, int64_t rows, input_t *lists, int32_t *counts) {
     words_t zeros = {0};
-    for (int64_t n = 0; n < rows; n++) {
+    for (int64_t n = 0; n < rows * COLUMNS; n += NORM_LANES) {
         words_t some;
-        memcpy(&some, x + n * NORM_LANES, sizeof some);
+        memcpy(&some, x + n, sizeof some);
         zeros -= (words_t)(some << 1 == 0);
     }
-    int64_t left = rows * NORM_LANES;
+    int64_t left = rows * COLUMNS;
     for (int k = 0; k < NORM_LANES; k++) left -= zeros[k];
-    const int many = left * 100 > rows * NORM_LANES * MOST_LISTED;
-    for (int k = 0; k < NORM_LANES; k++) counts[k] = many ? -1 : 0;
+    const int many = left * 100 > rows * COLUMNS * MOST_LISTED;
+    for (int k = 0; k < COLUMNS; k++) counts[k] = many ? -1 : 0;
     for (int64_t n = 0; !many && n < rows; n++)
-        for (int k = 0; k < NORM_LANES; k++) {
-            const uint32_t value = x[n * NORM_LANES + k];
+        for (int k = 0; k < COLUMNS; k++) {
+            const uint32_t value = x[n * COLUMNS + k];
             lists[k * rows + counts[k]] = (input_t){(uint32_t)(n * OUTPUTS), value}; /* the next takes the place of a 0 */
             counts[k] += value << 1 != 0;
         }
@@ -80,7 +80,7 @@ static void listed_column(const input_t *x, int32_t count, const uint32_t *g, fl
     static void name(const uint32_t *x, const uint32_t *g, int64_t deep, floats_t (*to)[ACROSS]) {                        \
         floats_t sum[DOWN][ACROSS];                                                                                       \
         EACH_SUM(sum[m][k] = to[m][k])                                                                                    \
-        for (int64_t n = 0; n < deep; n++, x += NORM_LANES, g += OUTPUTS) {                                               \
+        for (int64_t n = 0; n < deep; n++, x += COLUMNS, g += OUTPUTS)    {                                               \
             words_t across[ACROSS];                                                                                       \
             _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) memcpy(&across[k], g + k * NORM_LANES, sizeof across[k]); \
             _Pragma("GCC unroll 8") for (int m = 0; m < DOWN; m++) {                                                      \
@@ -130,54 +130,55 @@ NORM_INLINE void transpose(floats_t *x) {
 
 /* The sums of a panel of inputs, from input `i` on, and the outputs from `o` on. */
 static void store_panel(const ob_dense_gradient *call, int64_t o, int64_t i, int cut, floats_t (*sum)[ACROSS]) {
-    const int64_t left = call->inputs - i, count = left < NORM_LANES ? left : NORM_LANES;
-    for (int64_t k = 0; k < ACROSS; k++) {
-        floats_t rows[NORM_LANES];
-        for (int m = 0; m < NORM_LANES; m++) rows[m] = sum[m][k];
-        transpose(rows);
-        for (int64_t m = 0, at = (o + k * NORM_LANES) * call->inputs + i; m < NORM_LANES && o + k * NORM_LANES + m < call->outputs;
-             m++, at += call->inputs) {
-            if (cut) rows[m] = within_bound(rows[m], call->latent, at, count, call->bound);
-            store_past_cache(call->to + at, count, rows[m]);
-        }
+    for (int64_t k = 0; k < ACROSS; k++, o += NORM_LANES) {
+        floats_t rows[COLUMNS];
+        for (int m = 0; m < COLUMNS; m++) rows[m] = sum[m][k];
+        for (int c = 0; c < COLUMNS; c += NORM_LANES) transpose(rows + c);
+        for (int64_t m = 0; m < NORM_LANES && o + m < call->outputs; m++)
+            for (int64_t c = 0; c < COLUMNS && i + c < call->inputs; c += NORM_LANES) {
+                const int64_t at = (o + m) * call->inputs + i + c, left = call->inputs - i - c;
+                const int64_t count = left < NORM_LANES ? left : NORM_LANES;
+                if (cut) rows[c + m] = within_bound(rows[c + m], call->latent, at, count, call->bound);
+                store_past_cache(call->to + at, count, rows[c + m]);
+            }
     }
 }
 
 /* See ob_isa. Parts share panels of inputs, then panels of outputs. */
 static int64_t run_dense_gradient(const ob_dense_gradient *call, int32_t stage, int32_t part, int32_t parts) {
     const int pairs = call->pairs && adds_pairs();
-    const int64_t deep = pairs ? (call->rows + 1) / 2 : call->rows, panel = deep * NORM_LANES, blocks = (deep + NEAR_ROWS - 1) / NEAR_ROWS;
-    const int64_t across = (call->inputs + NORM_LANES - 1) / NORM_LANES, down = (call->outputs + OUTPUTS - 1) / OUTPUTS;
+    const int64_t deep = pairs ? (call->rows + 1) / 2 : call->rows, panel = deep * COLUMNS, blocks = (deep + NEAR_ROWS - 1) / NEAR_ROWS;
+    const int64_t across = (call->inputs + COLUMNS - 1) / COLUMNS, down = (call->outputs + OUTPUTS - 1) / OUTPUTS;
     const int64_t words = across * panel + down * deep * OUTPUTS;
-    if (stage == 0) return (words + across * blocks * NORM_LANES) * 4 + across * panel * (int64_t)sizeof(input_t);
+    if (stage == 0) return (words + across * blocks * COLUMNS) * 4 + across * panel * (int64_t)sizeof(input_t);
     uint32_t *x = call->scratch, *g = x + across * panel;
     input_t *lists = (input_t *)(x + words);
     int32_t *counts = (int32_t *)(lists + across * panel);
     const int64_t begin = down * part / parts, end = down * (part + 1) / parts;
     if (stage == OB_DENSE_PACK) {
         const int64_t first = across * part / parts, last = across * (part + 1) / parts;
-        pack_rows(call->x, call->rows, call->inputs, call->x_bf16, pairs, NORM_LANES, first, last, x);
+        pack_rows(call->x, call->rows, call->inputs, call->x_bf16, pairs, COLUMNS, first, last, x);
         pack_rows(call->gradient, call->rows, call->outputs, call->gradient_bf16, pairs, OUTPUTS, begin, end, g);
         for (int64_t k = first * blocks; !pairs && k < last * blocks; k++) {
-            const int64_t row = deep * (k % blocks) / blocks, stop = deep * (k % blocks + 1) / blocks, at = k / blocks * panel + row * NORM_LANES;
-            list_inputs(x + at, stop - row, lists + at, counts + k * NORM_LANES);
+            const int64_t row = deep * (k % blocks) / blocks, stop = deep * (k % blocks + 1) / blocks, at = k / blocks * panel + row * COLUMNS;
+            list_inputs(x + at, stop - row, lists + at, counts + k * COLUMNS);
         }
         return 0;
     }
     const int cut = call->latent && any_beyond(call->most, call->most_count, call->bound);
     for (int64_t o = begin; o < end; o++)
         for (int64_t i = 0; i < across; i++) {
-            floats_t sum[NORM_LANES][ACROSS] = {{{0}}};
+            floats_t sum[COLUMNS][ACROSS] = {{{0}}};
             for (int64_t k = 0; k < blocks; k++) {
-                const int64_t row = deep * k / blocks, rows = deep * (k + 1) / blocks - row, at = i * panel + row * NORM_LANES;
+                const int64_t row = deep * k / blocks, rows = deep * (k + 1) / blocks - row, at = i * panel + row * COLUMNS;
                 const uint32_t *of_g = g + (o * deep + row) * OUTPUTS;
-                const int32_t *count = counts + (i * blocks + k) * NORM_LANES;
-                for (int m = 0; !pairs && *count >= 0 && m < NORM_LANES; m++)
+                const int32_t *count = counts + (i * blocks + k) * COLUMNS;
+                for (int m = 0; !pairs && *count >= 0 && m < COLUMNS; m++)
                     listed_column(lists + at + m * rows, count[m], of_g, sum[m]);
-                for (int m = 0; (pairs || *count < 0) && m < NORM_LANES; m += DOWN)
+                for (int m = 0; (pairs || *count < 0) && m < COLUMNS; m += DOWN)
                     (pairs ? dense_pairs : dense_tile)(x + at + m, of_g, rows, sum + m);
             }
-            store_panel(call, o * OUTPUTS, i * NORM_LANES, cut, sum);
+            store_panel(call, o * OUTPUTS, i * COLUMNS, cut, sum);
         }
     _mm_sfence(); /* after stores past the caches */
     return 0;
