@@ -169,6 +169,15 @@ def test_a_single_number_instead_of_the_state_of_a_layer_is_refused(started: Sta
     assert not toy.optimizer.state
 
 
+def test_a_number_instead_of_a_switch_of_the_optimizer_is_refused(started: Started) -> None:
+    folder = started(CASES["sign"])
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    state["optimizer"]["param_groups"][0]["maximize"] = 10**30
+    torch.save(state, folder / "last.ckpt")
+    with pytest.raises(CheckpointError, match="maximize"):
+        build(CASES["sign"]).fit(DATA, folder, resume=True)
+
+
 @pytest.mark.skipif(not instruction_sets(), reason="without the native library")
 def test_other_kernels_are_a_warning(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = started(CASES["sign"])

@@ -168,7 +168,7 @@ def checked_like(saved: Any, expected: Any, name: str) -> Any:
     if isinstance(expected, Tensor):
         fits = fits and saved.shape == expected.shape
     elif isinstance(expected, (int, float)):
-        fits = isinstance(saved, (int, float))
+        fits = isinstance(saved, bool if isinstance(expected, bool) else (int, float))
     elif expected is None:  # not chosen yet; training may set it
         fits = isinstance(saved, (*PLAIN, Tensor))
     elif isinstance(expected, (dict, list, tuple)):
