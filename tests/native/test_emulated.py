@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from onebit.native import InstructionSet, NativePlan, make_plan
-from onebit.native.abi import CallStruct, EpilogueOpStruct, PlanStruct
+from onebit.native.abi import CallStruct, EpilogueOpStruct, InputStruct, OutputStruct, PlanStruct
 from support.compiling import FLAGS, SOURCES, compiled
 from support.covering import covering
 from support.executors import reference
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 POINTERS = {
     structure: [name for name, kind in structure._fields_ if kind is ctypes.c_void_p]
-    for structure in (EpilogueOpStruct, PlanStruct, CallStruct)
+    for structure in (EpilogueOpStruct, PlanStruct, CallStruct, InputStruct, OutputStruct)
 }
 
 

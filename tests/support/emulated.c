@@ -19,7 +19,11 @@ static int run_file(const ob_isa *isa, const char *from, const char *to) {
     memory = aligned((size_t)head[0]);
     if (fread(memory, 1, (size_t)head[0], file) != (size_t)head[0] || fclose(file)) return 4;
     ob_plan *plan = (ob_plan *)(memory + head[1]);
-    plan->calls = at(plan->calls), plan->outputs = at(plan->outputs), plan->mean = at(plan->mean), plan->std = at(plan->std);
+    plan->calls = at(plan->calls), plan->inputs = at(plan->inputs), plan->outputs = at(plan->outputs);
+    for (int n = 0; n < plan->input_count; n++) {
+        ob_input *input = (ob_input *)&plan->inputs[n];
+        input->mean = at(input->mean), input->std = at(input->std);
+    }
     for (int64_t k = 0; k < plan->call_count; k++) {
         ob_call *call = (ob_call *)&plan->calls[k];
         call->rows = at(call->rows), call->columns = at(call->columns), call->runs = at(call->runs);
