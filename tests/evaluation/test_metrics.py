@@ -17,7 +17,14 @@ from torch import Tensor
 from onebit.data import VOID
 from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.losses import LOSSES, bce, cross_entropy, huber, known_samples, mse, per_sample, with_options
-from onebit.evaluation.metrics import METRICS, chosen_metrics, labels_per_sample, score_outputs, task_of
+from onebit.evaluation.metrics import (
+    DEFAULT_METRICS,
+    METRICS,
+    chosen_metrics,
+    labels_per_sample,
+    score_outputs,
+    task_of,
+)
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, values_of, whole_score
 
@@ -31,6 +38,7 @@ BY_SKLEARN: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "label_accuracy": lambda y, t: 1 - sklearn.metrics.hamming_loss(t, y > 0),
     "mae": lambda y, t: sklearn.metrics.mean_absolute_error(t, y),
     "mse": lambda y, t: sklearn.metrics.mean_squared_error(t, y),
+    "perplexity": lambda costs, t: np.exp(costs.mean()),
     "r2": lambda y, t: sklearn.metrics.r2_score(t, y),
 }
 
@@ -38,6 +46,8 @@ BY_SKLEARN: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 def made(task: str, *, count: int = 30, width: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(count, width, generator=generator, dtype=torch.float64)
+    if task == "language":  # costs and tokens
+        return outputs[:, 0].exp(), torch.randint(0, width, (count,), generator=generator)
     if task == "classification":
         return outputs, torch.randint(0, width, (count,), generator=generator)
     targets = 5 + outputs + torch.randn(count, width, generator=generator, dtype=torch.float64)
@@ -294,7 +304,7 @@ def test_targets_of_other_shapes_or_types_are_refused(name: str, outputs: Tensor
 
 def test_the_task_of_each_loss() -> None:
     tasks = {LOSSES.entry(name).task for name in LOSSES}
-    assert tasks == {metric.task for metric in METRICS.values()} == {"classification", "regression", "multi-label"}
+    assert tasks == {metric.task for metric in METRICS.values()} == {*DEFAULT_METRICS, "classification"}
     assert task_of("mse") == task_of(mse) == "regression"
     assert task_of("bce") == "multi-label"
     assert task_of(torch.nn.functional.mse_loss) is None

@@ -13,8 +13,9 @@ from onebit.common.torch_private import COMPILED, uncompiled
 from onebit.data import Images, Split, StreamedImages, fitted
 from onebit.errors import UsageError
 from onebit.evaluation.loaders import kept_globals
+from onebit.evaluation.losses import token_costs
 from onebit.evaluation.sources import ArraySamples, Samples
-from onebit.evaluation.trees import first_samples, joined, mapped, size_of, to_device
+from onebit.evaluation.trees import first_samples, floats, joined, size_of, to_device
 from onebit.layers import InputCoding
 
 OnImages = Callable[[int, int], None]
@@ -123,13 +124,19 @@ def predict_logits(
 
 @torch.no_grad()
 def outputs_of(
-    model: nn.Module, samples: Samples, *, batch_size: int | None = None, on_images: OnImages | None = None
+    model: nn.Module,
+    samples: Samples,
+    *,
+    batch_size: int | None = None,
+    on_images: OnImages | None = None,
+    task: str | None = None,
 ) -> tuple[Any, Any]:
     """Outputs in float32 of a model in eval mode, and the targets or None.
 
     Args:
         batch_size: `fitting_batch` by default; a loader has its own.
         on_images: called with (samples done, samples).
+        task: with "language" and targets, returns the costs of the tokens, and the tokens: all logits would be large.
     """
     device, parts, known = model_device(model), [], []
     done, count = 0, samples.count
@@ -138,9 +145,12 @@ def outputs_of(
         for inputs, targets in samples.batches(batch_size):
             # only for the first batch; the hook would recompile a compiled model
             with nullcontext() if done or hasattr(model, COMPILED) else whole_pixels(model):
-                outputs = model(to_device(inputs, device))
-            parts.append(mapped(Tensor.float, outputs))
-            known.append(to_device(targets, device))
+                outputs = floats(model(to_device(inputs, device)))
+            targets = to_device(targets, device)
+            if task == "language" and targets is not None:
+                outputs, targets = token_costs(outputs, targets)
+            parts.append(outputs)
+            known.append(targets)
             done += size_of(inputs)
             if on_images is not None:
                 on_images(done, count or done)

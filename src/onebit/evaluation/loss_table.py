@@ -13,6 +13,7 @@ class LossEntry(Entry):
 
     classification: integer labels (N,), or masks (N, H, W). regression: float targets of the shape of the outputs.
     multi-label: float targets (N, K), 1 for each label that a sample has and 0 for the others.
+    language: tokens (N, T), which are also the inputs.
     """
 
     task: str = "classification"
@@ -28,6 +29,7 @@ LOSSES = Table(
         "iou": "onebit.evaluation.losses:iou",
         "mae": LossEntry("onebit.evaluation.losses:mae", task="regression"),
         "mse": LossEntry("onebit.evaluation.losses:mse", task="regression"),
+        "next_token": LossEntry("onebit.evaluation.losses:next_token", task="language"),
         "squared_hinge": "onebit.evaluation.losses:squared_hinge",
     },
 )

@@ -3,6 +3,8 @@
 A classification takes logits (N, classes) and integer labels (N,), or masks, with the mean over all pixels; regression
 and several labels per sample take float targets of the shape of the outputs.
 
+A language model takes logits (N, T, V) and its own inputs as targets, see `token_costs`.
+
 Every loss of a classification has two more arguments, which `functools.partial` binds. `class_weights`, a number w for
 each class, multiplies what its samples cost: the loss is Σ w·ℓ/N, so that the parts of a batch add up to the batch;
 torch divides by Σ w. Samples with the label `ignore_index` do not count, nor do they as correct or wrong predictions.
@@ -11,7 +13,7 @@ torch divides by Σ w. Samples with the label `ignore_index` do not count, nor d
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -154,6 +156,31 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
         logits, targets: (N, K); targets in [0, 1].
     """
     return F.binary_cross_entropy_with_logits(*paired(logits, targets))
+
+
+def next_token(outputs: Any, tokens: Tensor) -> Tensor:
+    """Mean of −ln p(token | tokens before it), see `token_costs`."""
+    return token_costs(outputs, tokens)[0].mean()
+
+
+def token_costs(outputs: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """−ln p(token | tokens before it) of a language model, for all tokens but the first of each row.
+
+    Args:
+        outputs: logits (N, T, V), or a dict that holds them as "logits"; those at t are for the token at t + 1.
+        tokens: (N, T) integers, the inputs; negative ones (transformers has −100) do not count.
+
+    Returns:
+        The costs (M,) and the tokens (M,) that count.
+    """
+    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs
+    if tokens.dim() != 2 or logits.shape[:-1] != tokens.shape or tokens.is_floating_point():
+        got = f"outputs {tuple(logits.shape)} and {tokens.dtype} tokens {tuple(tokens.shape)}"
+        raise UsageError(f"next_token: got {got}, expected (N, T, V) and integers (N, T)")
+    following = F.pad(tokens[:, 1:], (0, 1), value=-1).flatten()  # shifts the tokens: a copy of logits is large
+    known = following >= 0
+    costs = F.cross_entropy(logits.flatten(0, 1), following.clamp(min=0), reduction="none")
+    return costs[known], following[known]
 
 
 def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) -> Tensor:

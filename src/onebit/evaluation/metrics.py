@@ -45,6 +45,10 @@ def _errors(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.double() - targets.double()
 
 
+def _cost_sums(costs: Tensor, tokens: Tensor) -> Tensor:
+    return _mean(costs)
+
+
 def _r2_sums(outputs: Tensor, targets: Tensor) -> Tensor:
     """Σ(y − t)², Σt², Σt for each column, and the number of samples."""
     outputs, targets = (value.double().reshape(len(value), -1) for value in paired(outputs, targets))
@@ -76,11 +80,13 @@ METRICS: dict[str, Metric] = {
     "label_accuracy": Metric("multi-label", lambda y, t: _mean(_right_labels(y, t))),
     "mae": Metric("regression", lambda y, t: _mean(_errors(y, t).abs())),
     "mse": Metric("regression", lambda y, t: _mean(_errors(y, t).square())),
+    "perplexity": Metric("language", _cost_sums),
     "r2": Metric("regression", _r2_sums),
 }
 """Name -> metric. f1 is micro-averaged over labels; exact_match (scikit-learn's accuracy of several labels) counts the
-samples with all labels right, label_accuracy the labels; r2 is scikit-learn's r2_score."""
-DEFAULT_METRICS = {"regression": ("r2", "mae"), "multi-label": ("f1", "exact_match")}
+samples with all labels right, label_accuracy the labels; perplexity is exp of the mean cost of a token; r2 is
+scikit-learn's r2_score. For a language model a metric gets `token_costs` instead of outputs and targets."""
+DEFAULT_METRICS = {"regression": ("r2", "mae"), "multi-label": ("f1", "exact_match"), "language": ("perplexity",)}
 """Task -> its default metrics; a classification counts correct predictions in any case."""
 
 
@@ -114,7 +120,9 @@ def is_classification(task: str | None, outputs: Any, targets: Any) -> bool:
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         return False
     integers = not targets.is_floating_point() and targets.dtype is not torch.bool
-    return integers and outputs.dim() == targets.dim() + 1 and targets.dim() in (1, 2, 3)
+    sequence = targets.dim() == 2  # logits (N, T, V) have another axis of classes
+    fits = outputs.dim() == targets.dim() + 1 and (not sequence or outputs.shape[2:] == targets.shape[1:])
+    return integers and fits and targets.dim() in (1, 2, 3)
 
 
 def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
@@ -155,7 +163,7 @@ def score_outputs(
     weights: str,
     bn: str,
 ) -> Score:
-    """The score of outputs of any task, as the loss and the metrics take them."""
+    """The score of outputs of any task, as the loss and the metrics take them; of a language model `token_costs`."""
     function = resolve(LOSSES, loss, kind="loss")
     task = task_of(loss)
     if task == "multi-label" and not 0 <= float(targets.min()) <= float(targets.max()) <= 1:
@@ -169,6 +177,7 @@ def score_outputs(
         if ignored_label(loss) is not None:
             outputs, targets = logits, labels
     else:
-        score = Score(weights, bn, None, size_of(targets), float(function(outputs, targets)))
+        value = outputs.mean() if task == "language" else function(outputs, targets)
+        score = Score(weights, bn, None, size_of(targets), float(value))
     sums = {name: tuple(metric.sums(outputs, targets).tolist()) for name, metric in metrics.items()}
     return replace(score, sums=sums) if sums else score

@@ -31,7 +31,7 @@ from onebit.evaluation.forward import (
 from onebit.evaluation.losses import Loss, ignored_label, with_options
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.scores import Score
-from onebit.evaluation.sources import Samples, as_samples
+from onebit.evaluation.sources import Samples, as_samples, with_tokens
 from onebit.evaluation.trees import leaves, to_device
 from onebit.layers import LatentWeight, batch_norms, binary_layers, has_other_statistics
 from onebit.layers.base import skip_fused_path_
@@ -221,7 +221,7 @@ def mode_outputs(
             if bn == "reestimate":
                 whole = train if isinstance(train, (Dataset, Split)) else as_samples(train)
                 reestimate_batch_norm_(model, whole, batch_size=batch_size)
-            outputs, found = outputs_of(model, samples, batch_size=batch_size, on_images=done)
+            outputs, found = outputs_of(model, samples, batch_size=batch_size, on_images=done, task=task)
             unused = [name for name, layer in binary_layers(model) if not layer.fixed_used]
         if unused and draw == 0 and drawn != "latent":  # the model may have read the latents
             warnings.warn(f"{', '.join(unused)} not called: the score may be that of real weights", stacklevel=3)
@@ -235,9 +235,11 @@ def mode_outputs(
 
 
 def prediction_of(outputs: Tensor, task: str | None) -> Tensor:
-    """Probabilities of the classes, or of each label; the outputs themselves of other tasks."""
+    """Probabilities of the classes, of each label, or of each token from its cost; the outputs of other tasks."""
     if task == "classification":
         return outputs.softmax(dim=1)
+    if task == "language":
+        return (-outputs).exp()
     return outputs.sigmoid() if task == "multi-label" else outputs
 
 
@@ -245,12 +247,14 @@ def _outputs_of(prediction: Tensor, task: str) -> Tensor:
     """The outputs of a net with this prediction."""
     if task == "classification":
         return prediction.log()
+    if task == "language":
+        return -prediction.log()
     return prediction.logit(eps=1e-15) if task == "multi-label" else prediction
 
 
 def scored_loss(weights: str, loss: str | Loss) -> str | Loss:
     """The loss to state for a test mode: mean probabilities have no margins."""
-    averaged = parse_weights(weights)[1] > 1 and task_of(loss) not in ("regression", "multi-label")
+    averaged = parse_weights(weights)[1] > 1 and task_of(loss) in ("classification", None)
     return "cross_entropy" if averaged else loss
 
 
@@ -303,10 +307,10 @@ def evaluate(
     """
     data = data.test if isinstance(data, Dataset) else data
     data = in_tiles(model, data) if isinstance(data, Split) else data
-    samples = as_samples(data, batch_size=batch_size)
+    task = task_of(loss)
+    samples = as_samples(with_tokens(data, task), batch_size=batch_size)
     weights, bn = stated_mode(model, weights, bn)
     loss = with_options(loss, ignore_index=ignore_index)
-    task = task_of(loss)
     metrics = chosen_metrics(metric, task)
     with progress("evaluating", "images", on_images) as bar:
         done = bar.update if shows_progress(verbose, on_images) else on_images

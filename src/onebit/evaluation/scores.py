@@ -175,7 +175,12 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
 
 def values_of(metrics: Mapping[str, Sums]) -> dict[str, float]:
     """The value of each metric from its sums over all samples."""
-    return {name: _r2(sums) if name == "r2" else sums[0] / (sums[1] or math.nan) for name, sums in metrics.items()}
+    of_sums = {"r2": _r2, "perplexity": lambda sums: math.exp(min(_quotient(sums), 700.0))}
+    return {name: of_sums.get(name, _quotient)(sums) for name, sums in metrics.items()}
+
+
+def _quotient(sums: Sums) -> float:
+    return sums[0] / (sums[1] or math.nan)
 
 
 def _r2(sums: Sums) -> float:

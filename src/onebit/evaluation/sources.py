@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset as TorchDataset, IterableDataset, TensorDataset
 
 from onebit.data import Dataset, Split, StreamedImages, read_batches
-from onebit.errors import DataError
+from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import batch_samples, known_length, repeated, sampler_of, sequential
 from onebit.evaluation.trees import leaves, mapped, size_of
 
@@ -187,6 +187,17 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     if targets is not None and len(inputs) != len(targets):
         raise DataError(f"{name}: {len(inputs):,} inputs but {len(targets):,} targets")
     return ArraySamples(inputs, targets, name)
+
+
+def with_tokens(data: Any, task: str | None) -> Any:
+    """Data of a language model, which is to predict its own inputs: arrays of tokens (N, T) are their own targets."""
+    if task != "language" or not (hasattr(data, "shape") or isinstance(data, (tuple, list))):
+        return data
+    given = (data, data) if hasattr(data, "shape") else data
+    tokens, targets = (torch.as_tensor(np.asarray(part), dtype=torch.int64) for part in given)
+    if tokens.shape != targets.shape or not bool(((targets == tokens) | (targets < 0)).all()):
+        raise UsageError("next_token: got targets that are not the inputs, which it shifts itself")
+    return tokens, targets
 
 
 class _Rows(TorchDataset[Any]):

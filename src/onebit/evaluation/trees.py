@@ -46,6 +46,14 @@ def joined(parts: list[Any]) -> Any:
     return mapped(lambda *tensors: torch.cat(tensors), *parts)
 
 
+def floats(outputs: Any) -> Any:
+    """Outputs of a model in float32; entries of a dict that are no tensors, such as a cache, are left out."""
+    if isinstance(outputs, Mapping):
+        kept = {key: item for key, item in outputs.items() if isinstance(item, (Tensor, Mapping, tuple, list))}
+        return mapped(Tensor.float, kept)
+    return mapped(Tensor.float, outputs)
+
+
 def split_in(value: Any, parts: int) -> list[Any]:
     """Split the samples of a tree into `parts` trees."""
     return [mapped(lambda tensor, part=part: tensor.tensor_split(parts)[part], value) for part in range(parts)]

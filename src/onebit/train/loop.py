@@ -23,7 +23,7 @@ from onebit.evaluation.losses import Loss, cross_entropy, ignored_label, with_op
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_, trained_norms
 from onebit.evaluation.scores import values_of, whole_score
-from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
+from onebit.evaluation.sources import LoaderSamples, Samples, as_samples, with_tokens
 from onebit.evaluation.trees import first_samples, mapped, size_of
 from onebit.layers import batch_norms
 from onebit.layers.base import skip_fused_path_
@@ -90,7 +90,8 @@ def fit(
 
     Args:
         model: returns logits (N, classes), or what the loss takes; is trained on its device.
-        data: a `Dataset`, a torch DataLoader or Dataset, a pair (inputs, targets) of arrays or tensors, or a `Split`.
+        data: a `Dataset`, a torch DataLoader or Dataset, a pair (inputs, targets) of arrays or tensors, a `Split`, or
+            with `loss="next_token"` tokens (N, T), which are also the targets.
         optimizer: any torch optimizer; groups with `latent_clip` are clipped after each step. One with `train()` and
             `eval()` (schedule-free) is in eval mode between epochs: its averaged weights are validated and saved.
         epochs: passes over the training data; 0.5 trains on half of it.
@@ -142,7 +143,7 @@ def fit(
     teacher = teacher if teacher is None or isinstance(teacher, Teacher) else Teacher(teacher)
     task = task_of(loss)
     skip_fused_path_(model)
-    source = fit_data(data, validation, batch_size=batch_size)
+    source = fit_data(with_tokens(data, task), with_tokens(validation, task), batch_size=batch_size)
     run_folder = None if folder is None else Path(folder)
     job = Job(
         model=model,
@@ -357,7 +358,7 @@ def validate(job: Job) -> dict[str, Any]:
         statistics_of_saved_(job)
         if mine is not None:
             with fixed_weights(model, "binary"), autocast(job.precision, job.device):
-                outputs, targets = outputs_of(model, mine)
+                outputs, targets = outputs_of(model, mine, task=job.task)
             score = score_outputs(outputs, targets, loss=job.loss, metrics=job.metrics, weights="binary", bn="trained")
     whole = whole_score(job.ranks.gather(score))
     return {

@@ -50,7 +50,7 @@ def plan(job: Job, epochs: float) -> None:
     held = {id(parameter) for group in job.optimizer.param_groups for parameter in group["params"]}
     if held.isdisjoint(map(id, model.parameters())):
         raise UsageError("the optimizer holds no parameter of this model")
-    if job.teacher is not None and job.task in ("regression", "multi-label"):
+    if job.teacher is not None and job.task not in ("classification", None):
         raise UsageError(f"a teacher is for classification, the loss is for {job.task}")
     job.device = model_device(model)
     job.precision = resolve_precision(job.precision, job.device)

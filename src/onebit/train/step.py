@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from onebit.common.fields import Positive, read
 from onebit.errors import UsageError
 from onebit.evaluation.forward import autocast
-from onebit.evaluation.losses import Loss, ignored_label, known_samples, per_sample
+from onebit.evaluation.losses import Loss, ignored_label, known_samples, per_sample, token_costs
 from onebit.evaluation.metrics import Metric, is_classification
 from onebit.evaluation.sources import batch_bounds
-from onebit.evaluation.trees import leaves, mapped, size_of, split_in
+from onebit.evaluation.trees import floats, leaves, mapped, size_of, split_in
 from onebit.train.distillation import Teacher
 from onebit.train.ranks import ALONE, Ranks
 
@@ -62,7 +62,9 @@ class Objective:
     ranks: Ranks = ALONE
 
     def of(self, logits: Tensor, labels: Tensor, inputs: Any) -> Tensor:
-        """The loss of a part of a batch; the teacher sees `inputs`."""
+        """The loss of a part of a batch, of a language model of its `token_costs`; the teacher sees `inputs`."""
+        if self.task == "language":
+            return logits.sum() / max(1, len(logits))
         if self.teacher is None:
             return self.loss(logits, labels)
         seen = mapped(Tensor.clone, inputs) if self.settings.samples > 1 else inputs
@@ -75,9 +77,12 @@ class Objective:
 
     def known_shares(self, logits: Tensor, labels: list[Tensor]) -> list[float]:
         """The share of each part in all samples that count, over which its loss is a mean; [] where all of them do."""
-        if self.task != "classification" or (labels[0].dim() != 3 and self.ignored is None):
+        if self.task == "language":
+            counts = [int((part[:, 1:] >= 0).sum()) for part in labels]
+        elif self.task != "classification" or (labels[0].dim() != 3 and self.ignored is None):
             return []
-        counts = [known_samples(logits, part, self.ignored) for part in labels]
+        else:
+            counts = [known_samples(logits, part, self.ignored) for part in labels]
         total = int(self.ranks.sum_(torch.tensor(sum(counts), device=labels[0].device)))
         return [count / max(1, total) for count in counts]
 
@@ -180,9 +185,11 @@ def optimizer_step(
         with ranks.gradients(forward, averaged=done == len(passes)):
             with autocast(objective.precision, device):
                 logits = forward(mapped(Tensor.clone, inputs) if again else inputs)
-            logits = mapped(Tensor.float, logits)
+            logits = floats(logits)
             if done == 1 and (parts > 1 or ranks.world > 1):
                 shares = objective.known_shares(logits, [labels for _, _, labels in split]) or shares
+            if objective.task == "language":
+                logits, labels = token_costs(logits, labels)
             share = shares[part] / settings.samples
             part_loss = objective.of(logits, labels, images)
             # torch averages over ranks, but the shares of all ranks sum to 1: their sum is needed
