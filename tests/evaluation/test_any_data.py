@@ -106,6 +106,28 @@ def test_several_outputs_have_the_loss_and_the_metrics_of_the_user() -> None:
     assert (score.correct, score.count) == (None, 50)
 
 
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = onebit.BinaryLinear(20, 3), nn.Linear(3, 3)
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return self.one(one) - self.other(other)
+
+
+@pytest.mark.parametrize("form", [tuple, dict])
+def test_several_inputs_are_the_arguments_of_the_model_as_in_pack(form: type) -> None:
+    torch.manual_seed(2)
+    model, parts = Two(), {"other": T.astype(np.float32), "one": X.astype(np.float32)}
+    inputs = parts if form is dict else (parts["one"], parts["other"])
+    optimizer = torch.optim.Adam(model.parameters())
+    onebit.fit(model, (inputs, Y), optimizer, epochs=1, batch_size=10)
+    with torch.no_grad():
+        right = (model(*map(torch.from_numpy, (parts["one"], parts["other"]))).argmax(1).numpy() == Y).sum()
+    assert onebit.evaluate(model, (inputs, Y)).correct == right
+    assert onebit.evaluate(onebit.PackedModule(onebit.pack(model, inputs)), (inputs, Y)).correct == right
+
+
 def holed(x: Any, value: float = np.nan) -> Any:
     x = np.array(x, np.float32)
     x[37, 1] = value

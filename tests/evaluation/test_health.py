@@ -253,8 +253,8 @@ def test_constant_inputs_of_dicts_of_tensors() -> None:
             super().__init__()
             self.net = net(nn.ReLU())
 
-        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-            return self.net(batch["image"])
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.net(image)
 
     assert constant_inputs(Named(), {"image": X}) == ["net.5", "net.8"]
     assert constant_inputs(Named(), {"image": X[:1]}) == []

@@ -77,21 +77,21 @@ class Pairs(TensorDataset):
 
 
 class Pair(nn.Module):
-    """Takes a pair of inputs."""
+    """Takes two inputs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.one, self.other = BinaryLinear(12, 3), nn.Linear(3, 3)
 
-    def forward(self, x: Any) -> Tensor:
-        return self.one(x[0]) + self.other(x[1])
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return self.one(one) + self.other(other)
 
 
-def test_several_inputs_pack_layer_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_inputs_are_arguments_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     pairs = Pairs(*map(torch.from_numpy, (X, LABELS, Y)))
     train(loader(pairs), model=Pair(), verbose=True, epochs=1)
     (line,) = printed(capsys)
-    assert "does not pack whole" in line
+    assert "packs whole" in line
 
 
 def test_models_of_onebit_are_checked_by_their_input_shape() -> None:

@@ -15,7 +15,7 @@ from onebit.errors import UsageError
 from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.losses import token_costs
 from onebit.evaluation.sources import ArraySamples, Samples
-from onebit.evaluation.trees import first_samples, floats, joined, size_of, to_device
+from onebit.evaluation.trees import called, first_samples, floats, joined, size_of, to_device
 from onebit.layers import InputCoding
 
 OnImages = Callable[[int, int], None]
@@ -102,7 +102,7 @@ def try_model(model: nn.Module, inputs: Any) -> Any:
     """The outputs of the model for two samples in eval mode; it does not change."""
     plain, device = uncompiled(model), model_device(model)  # two samples need no compilation
     with unchanged(plain), whole_pixels(plain):
-        return plain.eval()(to_device(first_samples(inputs, 2), device))
+        return called(plain.eval(), to_device(first_samples(inputs, 2), device))
 
 
 def in_tiles(model: nn.Module, split: Split) -> Split:
@@ -145,7 +145,7 @@ def outputs_of(
         for inputs, targets in samples.batches(batch_size):
             # only for the first batch; the hook would recompile a compiled model
             with nullcontext() if done or hasattr(model, COMPILED) else whole_pixels(model):
-                outputs = floats(model(to_device(inputs, device)))
+                outputs = floats(called(model, to_device(inputs, device)))
             targets = to_device(targets, device)
             if task == "language" and targets is not None:
                 outputs, targets = token_costs(outputs, targets)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onebit.evaluation.forward import autocast, model_device, unchanged
 from onebit.evaluation.losses import Loss, cross_entropy
-from onebit.evaluation.trees import floats, leaves, size_of, to_device
+from onebit.evaluation.trees import called, floats, leaves, size_of, to_device
 from onebit.layers import BinaryLayer, batch_norms, binary_layers, input_quantizers
 from onebit.quantizers import Quantizer
 
@@ -89,7 +89,7 @@ def gradient_health(model: nn.Module, x: Any, y: Any, loss: Loss = cross_entropy
             return {}
         model.train()
         with autocast(precision, next(leaves(y)).device):
-            logits = model(x)
+            logits = called(model, x)
         value = loss(floats(logits), y)
         if not value:
             latents = {}  # logits so large that even the cross-entropy has no gradient
@@ -139,7 +139,7 @@ def constant_inputs(model: nn.Module, inputs: Any) -> list[str]:
         for norm in batch_norms(model):
             norm.train(not isinstance(norm, nn.SyncBatchNorm))  # which would wait for other processes
         with suppress(Exception):  # a custom forward, which may not take these inputs
-            model(to_device(inputs, model_device(model)))
+            called(model, to_device(inputs, model_device(model)))
     return [name for name, spans in found.items() if spans and len(torch.stack(spans).unique()) == 1]
 
 

@@ -32,7 +32,7 @@ from onebit.evaluation.losses import Loss, ignored_label, with_options
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import Samples, as_samples, with_tokens
-from onebit.evaluation.trees import leaves, to_device
+from onebit.evaluation.trees import called, leaves, to_device
 from onebit.layers import LatentWeight, batch_norms, binary_layers, has_other_statistics
 from onebit.layers.base import skip_fused_path_
 from onebit.runtime.torch_layers import PackedLayer
@@ -129,7 +129,7 @@ def reestimate_batch_norm_(
                 hooks.enter_context(norm.register_forward_pre_hook(weigh))
                 norm.train()
             for batch in as_samples(data).mixed(count, batch_size):
-                model(to_device(batch, device))
+                called(model, to_device(batch, device))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

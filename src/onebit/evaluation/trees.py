@@ -41,6 +41,13 @@ def mapped(change: Callable[..., Any], value: Any, *others: Any) -> Any:
     raise DataError(f"got {type(value).__name__}, expected tensors, or tuples or dicts of tensors")
 
 
+def called(model: Callable[..., Any], inputs: Any) -> Any:
+    """The outputs of a model: a tuple of inputs is its arguments, a dict its keyword arguments, as in `onebit.pack`."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
 def joined(parts: list[Any]) -> Any:
     """Concatenate trees of the same structure."""
     return mapped(lambda *tensors: torch.cat(tensors), *parts)

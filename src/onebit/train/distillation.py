@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from onebit.common.fields import Checked, Positive, PositiveShare
 from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, distillation, ignored_label, per_sample
+from onebit.evaluation.trees import called, leaves, to_device
 from onebit.runtime.torch_module import PackedModule
 
 
@@ -34,9 +36,9 @@ class Teacher(Checked):
     weight: PositiveShare = 1.0
     temperature: Positive = 1.0
 
-    def loss(self, label_loss: Loss, logits: Tensor, labels: Tensor, *, images: Tensor, precision: str) -> Tensor:
+    def loss(self, label_loss: Loss, logits: Tensor, labels: Tensor, *, images: Any, precision: str) -> Tensor:
         """The loss of logits (N, classes) of `images`; `label_loss` is that of the labels. Void pixels do not count."""
-        with autocast(precision, images.device):
+        with autocast(precision, logits.device):
             targets = self.predict(images)
         mine, taught = logits, targets.float()
         masks, ignored = labels.dim() == 3 and logits.dim() == 4, ignored_label(label_loss)
@@ -55,10 +57,11 @@ class Teacher(Checked):
         return isinstance(self.model, PackedModule)
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Any) -> Tensor:
         """The logits (N, classes) of images, on their device."""
-        logits: Tensor = self.model(images.cpu() if self.packed else images)
-        return logits.to(images.device)
+        device = next(leaves(images)).device
+        logits: Tensor = called(self.model, to_device(images, torch.device("cpu")) if self.packed else images)
+        return logits.to(device)
 
     def ready_(self, device: torch.device, layout: torch.memory_format) -> None:
         """Put the model into eval mode, on the training device."""

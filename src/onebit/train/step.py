@@ -16,7 +16,7 @@ from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, ignored_label, known_samples, per_sample, token_costs
 from onebit.evaluation.metrics import Metric, is_classification
 from onebit.evaluation.sources import batch_bounds
-from onebit.evaluation.trees import floats, leaves, mapped, size_of, split_in
+from onebit.evaluation.trees import called, floats, leaves, mapped, size_of, split_in
 from onebit.train.distillation import Teacher
 from onebit.train.ranks import ALONE, Ranks
 
@@ -184,7 +184,7 @@ def optimizer_step(
     for done, (part, inputs, images, labels) in enumerate(passes, start=1):
         with ranks.gradients(forward, averaged=done == len(passes)):
             with autocast(objective.precision, device):
-                logits = forward(mapped(Tensor.clone, inputs) if again else inputs)
+                logits = called(forward, mapped(Tensor.clone, inputs) if again else inputs)
             logits = floats(logits)
             if done == 1 and (parts > 1 or ranks.world > 1):
                 shares = objective.known_shares(logits, [labels for _, _, labels in split]) or shares

@@ -29,9 +29,9 @@ class Compiled(nn.Module):
         self.compiled: Any = torch.compile(model)
         self._waiting = [module for module in model.modules() if isinstance(module, FewBits)]
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         self._waiting = [quantizer for quantizer in self._waiting if not quantizer.has_begun()]
-        return self.model(x) if self._waiting else self.compiled(x)
+        return (self.model if self._waiting else self.compiled)(*inputs, **named)
 
 
 class SyncedNorms(nn.Module):
@@ -47,11 +47,11 @@ class SyncedNorms(nn.Module):
         norms = [m for m in model.modules() if isinstance(m, BATCH_NORM) and not isinstance(m, nn.SyncBatchNorm)]
         self._norms = [(norm, _synced_forward(norm)) for norm in norms]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         for norm, synced in self._norms:
             norm.forward = synced
         try:
-            return self.model(x)
+            return self.model(*inputs, **named)
         finally:
             for norm, _ in self._norms:
                 del norm.forward

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.sources import as_samples
-from onebit.evaluation.trees import joined, mapped, size_of
+from onebit.evaluation.trees import called, joined, mapped, size_of
 from onebit.packed import PackedNet
 
 Trained = Callable[[Tensor], Any] | Any
@@ -64,9 +64,7 @@ class TrainedFeed(InOrder):
         given, targets = self.take(count)
         if not self.feeds_model:
             return given, targets
-        if isinstance(given, (tuple, list)):
-            return model(*given), targets
-        return model(**given) if isinstance(given, dict) else model(given), targets
+        return called(model, given), targets
 
 
 def tensors(value: Any) -> Any:
