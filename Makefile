@@ -36,13 +36,18 @@ test-gpu: setup
 	$(BIN)/python -m pytest -m gpu -rs tests/gpu
 
 # the tests for a GPU run on a device that stands in for one
-nightly: setup build/timm
+nightly: setup build/timm build/language
 	$(BIN)/python -m pytest -m nightly $(PARALLEL)
 	ONEBIT_TEST_DEVICE=stand-in $(BIN)/python -m pytest -m gpu $(PARALLEL) tests/gpu
 
 # nets for the nightly tests and `python -m benchmarks zoo`; ONEBIT_TIMM names another folder
 build/timm:
 	$(PIP_INSTALL) --quiet --no-deps --target $@ timm==1.0.31 torchvision==0.29.1
+
+# models of transformers and llama.cpp, for the nightly tests and examples/language_model.py
+build/language:
+	$(PIP_INSTALL) --quiet --target $@ transformers==5.24.0 gguf==0.19.0 xllamacpp==2026.10.11549
+	$(PIP_INSTALL) --quiet --no-deps --target $@ accelerate==1.15.0
 
 # takes hours; finished runs are not trained again
 results-methods: setup
