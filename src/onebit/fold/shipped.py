@@ -34,10 +34,9 @@ def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module
         if weight is None:
             kind = type(layer.weight_quantizer).__name__
             raise UsageError(f"layer {name!r}: {kind} defines no random draw; use weights='binary'")
-        signs, *ends = weight
+        parts: list[Any] = [None if x is None else x.detach().float() for x in weight]
         # one number, or (O, 1), serves as well as (O,)
-        ends = [None if x is None else x.detach().float().flatten().expand(len(signs)) for x in ends]
-        parts: list[Any] = [signs.detach().float(), *ends]
+        parts[1:] = [x if x is None or weight.grouped else x.flatten().expand(len(weight.signs)) for x in parts[1:]]
         if not all(x is None or x.isfinite().all() for x in (layer.weight, *parts)):
             raise NotBinaryError(f"layer {name!r}: some latent weights or scales are not finite; pack an earlier epoch")
         if not (parts[0].abs() == 1).all():

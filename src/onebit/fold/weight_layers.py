@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onebit.errors import FoldError
 from onebit.fold.arrange import taken
 from onebit.fold.call import Call
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
@@ -146,6 +147,8 @@ def _matmul(
     The node is `one_bit` or `real`, with further `fields`; `weight` has the real weights, outputs first.
     """
     shipped = folder.shipped.get(call.module)
+    if shipped is not None and shipped.grouped:
+        raise FoldError(f"layer {call.name!r}: a scale per group of inputs packs layer by layer only")
     terms = 0 if shipped is None else shipped.signs[0].numel()
     factor, x = (None, x) if fields.get("padding_value") else _without_factor(folder, x, terms)
     source = folder.write(x)

@@ -141,10 +141,10 @@ def clipped(gradient: Tensor, x: Tensor, above: Mapping[torch.dtype, float] | No
 
 
 class BinaryWeight(NamedTuple):
-    """The weight that ships: `scale · signs + centre`, two values per output channel.
+    """The weight that ships: `scale · signs + centre`, two values per output channel or group.
 
     signs: ±1, the shape of the latent weight.
-    scale: (O,), positive, or None for 1.
+    scale: (O,), positive, or None for 1; (O, G) for G groups of the inputs of each row.
     `centre`: (O,), or None for 0.
     """
 
@@ -152,11 +152,18 @@ class BinaryWeight(NamedTuple):
     scale: Tensor | None = None
     centre: Tensor | None = None
 
+    @property
+    def grouped(self) -> bool:
+        """Whether each row has several scales."""
+        return self.scale is not None and self.scale.dim() == 2 and self.scale.shape[1] > 1
+
     def dense(self) -> Tensor:
         """The real-valued weight `scale · signs + centre`, shape of `signs`."""
         weight = self.signs
         channels = (-1,) + (1,) * (weight.dim() - 1)
-        if self.scale is not None:
+        if self.scale is not None and self.grouped:
+            weight = (weight.unflatten(1, (self.scale.shape[1], -1)) * self.scale.unsqueeze(2)).flatten(1)
+        elif self.scale is not None:
             weight = weight * self.scale.view(channels)
         if self.centre is not None:
             weight = weight + self.centre.view(channels)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onebit.quantizers.base import Surrogate, autocast_dtype, clipped, sign
-from onebit.quantizers.channels import from_rows, mean_magnitude, rows
+from onebit.quantizers.channels import from_rows, rows
 from onebit.quantizers.magnitude_aware import MagnitudeAware
 
 
@@ -29,18 +29,23 @@ class Xnor(MagnitudeAware):
     over input channels before each step; this is not done here. In a channel of zeros α is 1e-12 (1e-3 in float16, and
     6e-5 in the products of float16 autocast).
 
+    Args:
+        group: number of inputs of a row that share an α; None for the whole row. α is then rounded to a normal float16,
+            as the groups of 128 of llama.cpp's Q1_0 hold it, so that the file has the very weights of the training.
+
     Shapes:
-        latent: (O, …) with at least two dimensions.
+        latent: (O, …) with at least two dimensions; with `group` (O, I), I a multiple of it.
     """
 
     latent_bound = 1.0
 
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±α."""
-        latents = rows(latent.detach(), latent)
+        grouped = self._grouped(latent)
+        latents = rows(grouped.detach(), grouped)
         weight = sign(latents).to(autocast_dtype(latent))
-        scale = mean_magnitude(latents, weight.dtype)
-        weight = from_rows(weight.mul_(scale.to(weight.dtype)), latent)
-        return Surrogate.apply(latent, weight, _gradient, (), weight.detach(), scale)
+        scale = self._scale(latents, weight.dtype)
+        weight = from_rows(weight.mul_(scale.to(weight.dtype)), grouped)
+        return Surrogate.apply(grouped, weight, _gradient, (), weight.detach(), scale).view_as(latent)
 
     signed_weight = MagnitudeAware.signed_weight

@@ -96,8 +96,8 @@ def _model_layers(model: Any) -> Iterator[Layer]:
             continue
         name, _, layer = binary[name]
         signs, scale, center = layer.binary_weight()
-        one_value = center is None and (scale is None or bool((scale == scale[0]).all()))
-        value = (1.0 if scale is None else float(scale[0])) if one_value else None
+        one_value = center is None and (scale is None or bool((scale == scale.flatten()[0]).all()))
+        value = (1.0 if scale is None else float(scale.flatten()[0])) if one_value else None
         yield Layer(name, _array(parameter), _array(signs), value)
 
 
