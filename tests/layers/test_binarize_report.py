@@ -112,12 +112,14 @@ def test_several_layers_of_one_kind_are_one_warning() -> None:
     assert str(caught[0].message) == f"{first}; {second}"
 
 
-def test_a_weight_that_an_embedding_shares_with_a_binary_layer_is_counted_once() -> None:
-    net = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "head": nn.Linear(4, 5, bias=False)})
+def test_a_head_that_is_the_embedding_stays_real_and_is_counted_once() -> None:
+    layers = {"embedding": nn.Embedding(5, 4), "body": nn.Linear(4, 4, bias=False), "head": nn.Linear(4, 5, bias=False)}
+    net = nn.ModuleDict(layers)
     net["head"].weight = net["embedding"].weight
     report = binarize_(net)
-    assert [row.weights for row in report.binary] == [20]
-    assert report.real == []
+    assert [row.name for row in report.binary] == ["body"]
+    assert [row.parameters for row in report.real] == [20, 0]
+    assert "embedding" in report.real[1].reason
 
 
 def test_without_a_weight_quantizer_recurrent_layers_stay_as_they_are() -> None:

@@ -21,7 +21,7 @@ TOKENS = torch.from_numpy(COUNTING[:4])
 
 def binary_model(kind: str = "llama") -> Any:
     model = make_model(kind)
-    onebit.binarize_(model, weight_quantizer="magnitude_aware", where=lambda name, _: name != "lm_head")
+    onebit.binarize_(model, weight_quantizer="magnitude_aware")
     return model
 
 
@@ -71,7 +71,7 @@ def test_the_trainer_of_transformers_trains_it(tmp_path: Path) -> None:
     assert perplexity(model.eval()) < before / 8
     model.save_pretrained(tmp_path / "saved")
     loaded = type(model).from_pretrained(tmp_path / "saved").eval()
-    onebit.binarize_(loaded, weight_quantizer="magnitude_aware", where=lambda name, _: name != "lm_head")
+    onebit.binarize_(loaded, weight_quantizer="magnitude_aware")
     assert torch.equal(loaded(TOKENS).logits, model(TOKENS).logits)
 
 

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from onebit.errors import UsageError
-from onebit.layers.base import InputQuantizer, WeightQuantizer, skip_fused_path_
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, skip_fused_path_
 from onebit.layers.binary import BINARY_TWINS
 from onebit.layers.description import BinarizeReport, describe_layers
 from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_of, make_parts, parametrize_
@@ -32,7 +32,8 @@ def binarize_(
     `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` become their binary twins: the same
     objects with another class, which keep their buffers, attributes, hooks and keys of the state_dict.
     `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrized weights; their inputs stay real, and
-    they load plain checkpoints too. Subclasses stay as they are. The first layer of `model.modules()` has real inputs.
+    they load plain checkpoints too. Subclasses stay as they are, and so do layers whose weight another kind of module
+    holds, such as a head that is the embedding. The first layer of `model.modules()` has real inputs.
 
     Args:
         weight_quantizer, input_quantizer: name or object; each layer gets a copy, which shares the random generator.
@@ -91,8 +92,14 @@ def _choose(
         if not isinstance(parent, nn.MultiheadAttention):
             children = [(name, child) for name, child in parent._modules.items() if child is not None]
             offered += [(f"{parent_name}.{name}" if parent_name else name, child) for name, child in children]
+    others = (
+        module for module in model.modules() if kind_of(module) not in kinds and not isinstance(module, BinaryLayer)
+    )
+    real = {id(parameter) for module in others for parameter in module.parameters(recurse=False)}
     chosen = {}
     for name, layer in offered:
+        if id(getattr(layer, "weight", None)) in real:  # the head of a language model that is its embedding
+            continue
         if kind_of(layer) not in kinds or binary_parametrizations(layer) or any(map(is_lazy, layer.parameters())):
             continue
         if where is None or where(name, layer):

@@ -113,6 +113,7 @@ def describe_layers(model: nn.Module, where: Callable[[str, nn.Module], bool] | 
     reasons: dict[str, list[str]] = {}
     latent_ids = {id(layer.weight) for _, layer in binary_layers(model)}
     modules = {id(quantizer) for name, quantizer in input_quantizers(model) if not name.endswith("input_quantizer")}
+    holders: dict[int, str] = {}
     for name, module in model.named_modules():
         if id(module) not in modules and isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # part of a layer
@@ -125,9 +126,13 @@ def describe_layers(model: nn.Module, where: Callable[[str, nn.Module], bool] | 
         parameters = {key: p for key, p in _parameters(module, latents).items() if id(p) not in latent_ids}
         if not parameters and not real:
             continue
+        held = {holders.setdefault(id(parameter), name) for parameter in parameters.values()} - {name}
+        parameters = {key: p for key, p in parameters.items() if holders[id(p)] == name}  # each counts once
         lazy = any(map(is_lazy, parameters.values()))
         count = 0 if lazy else real + sum(parameter.numel() for parameter in parameters.values())
         reason, warn = (BIAS, False) if latents or signs else _reason(kind_of(module), parameters, lazy=lazy)
+        if reason == LEFT_REAL and held:
+            reason = f"its weight is that of {', '.join(map(repr, held))}"
         if (warn or reason == LEFT_REAL) and _left_out(where, name, module):
             reason, warn = NOT_CHOSEN, False
         if warn:
