@@ -17,6 +17,7 @@ from onebit.packed import Certificate, Conv, PackedNet, load, nodes, save
 from onebit.runtime import run
 from support.command_line import Onebit
 from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder
+from support.stand_in_models import language_model, save_pretrained
 
 
 class Archive:
@@ -181,3 +182,23 @@ def test_an_export_that_cannot_run_is_written(onebit: Onebit, packed_file: Path,
     assert done.out.splitlines()[-1] == "not run here: the archive is not installed"
     assert onebit("export", packed_file, "--to", "archive", "-o", "x.zip", "--json").json["comparison"] is None
     assert left(here) == ["x.zip"]
+
+
+def test_a_folder_of_save_pretrained_becomes_gguf(here: Path, onebit: Onebit) -> None:
+    pytest.importorskip("gguf")
+    save_pretrained(language_model(), here / "folder")
+    made = onebit("export", "folder", "--to", "gguf", "-o", "x.gguf", "--rest", "f16", "--json").json
+    assert made["bytes"] == (here / "x.gguf").stat().st_size
+    assert made["tensors"]["Q1_0"] == [12, 229_376]
+    assert made["tensors"]["F16"][0] == 4
+    assert "equal" in made["checked"]
+    for words, noun in (
+        ("folder --to gguf -o y.gguf --rest q4_0", "q4_0"),
+        ("folder --to gguf -o y.gguf --tokenizer none", "none"),
+        ("folder --to gguf -o y.onnx", "gguf"),
+        ("mnist-mlp --to gguf -o y.gguf", "mnist-mlp"),
+        ("mnist-mlp --to onnx -o y.onnx --pre gpt-2", "pre"),
+    ):
+        refused = onebit("export", *words.split())
+        assert (refused.status, noun in refused.line) == (2, True)
+    assert not list(here.glob("y.*"))

@@ -13,10 +13,10 @@ from onebit.packed import OPS, Dense
 from onebit.packed.nodes import Bounded
 from onebit.runtime import run
 from support.covering import covering, recipe_traits
-from support.packed_nets import IMAGE_NETS, Builder, inputs_of
+from support.packed_nets import IMAGE_NETS, PACKED_TARGETS, Builder, inputs_of
 from support.recipe_nets import RECIPES, SMALL, packed_net
 
-PAIRS = [(recipe, target) for recipe in SMALL for target in EXPORTS]
+PAIRS = [(recipe, target) for recipe in SMALL for target in PACKED_TARGETS]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_the_net_of_every_recipe_is_exported_and_equal(recipe: str, target: str,
         assert made.comparison.bit_exact
 
 
-@pytest.mark.parametrize("target", EXPORTS)
+@pytest.mark.parametrize("target", PACKED_TARGETS)
 def test_equal_nets_give_equal_bytes(target: str, tmp_path: Path) -> None:
     suffixes, written = EXPORTS[target].suffixes, []
     for folder in ("a", "b"):

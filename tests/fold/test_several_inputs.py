@@ -17,6 +17,7 @@ from onebit.export import EXPORTS
 from onebit.layers import BinaryLinear, Normalize
 from onebit.native import instruction_sets, make_plan
 from onebit.packed import dumps, loads
+from support.packed_nets import PACKED_TARGETS
 from support.several_inputs import CASES, Siamese, image, vector
 
 each = pytest.mark.parametrize("name", CASES)
@@ -68,7 +69,7 @@ def test_torch_programs_of_a_module_with_several_inputs() -> None:
 
 
 @each
-@pytest.mark.parametrize("target", EXPORTS)
+@pytest.mark.parametrize("target", PACKED_TARGETS)
 def test_exports_have_the_same_bits_or_refuse(name: str, target: str, tmp_path: Path) -> None:
     model, batch = CASES[name].make(20)
     net = onebit.pack(model, batch)

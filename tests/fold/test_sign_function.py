@@ -17,6 +17,7 @@ from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.packed import Affine, Node, PackedNet
 from onebit.quantizers import BinaryInput, Quantizer, SteSign, sign
 from support.fold_nets import Model, assert_answers, inputs_of, kinds
+from support.packed_nets import PACKED_TARGETS
 
 
 class TanhSign(Quantizer):
@@ -61,7 +62,7 @@ def test_the_function_is_the_layer() -> None:
     assert_answers(nets[0], ours, x.numpy())
 
 
-@pytest.mark.parametrize("target", EXPORTS)
+@pytest.mark.parametrize("target", PACKED_TARGETS)
 def test_a_net_that_answers_with_signs_has_the_same_bits_everywhere(target: str, tmp_path: Path) -> None:
     net, x = make_net(), inputs_of((20,))
     packed = onebit.pack(net, x)

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from onebit.export import EXPORTS
 from onebit.packed import Certificate, InputSpec, Node, PackedNet, nodes as op
 from onebit.packed.bits import pack_signs
+
+PACKED_TARGETS = [name for name, target in EXPORTS.items() if target.packed]
 
 
 class Builder:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.packed import PackedNet
 
+LANGUAGE = {
+    "tokenizer": "folder of tokenizer.json (default: that of the model)",
+    "pre": "llama.cpp's name of how the tokenizer splits words, if it is not that of GPT-2, Llama 3 or Qwen",
+}
+"""Options of language models -> help."""
 IMAGES = 200
 CERTIFIED = 1000
 
@@ -33,6 +38,8 @@ def parser() -> Parser:
         takers = {name: target.options[option] for name, target in EXPORTS.items() if option in target.options}
         takes = (f"--to {name}: {', '.join(values)} (default: {values[0]})" for name, values in takers.items())
         made.add_argument(f"--{option}", metavar="NAME", help="; ".join(takes))
+    for option, text in LANGUAGE.items():
+        made.add_argument(f"--{option}", metavar=option.upper(), help=f"--to gguf: {text}")
     reporting = " or ".join(name for name, target in EXPORTS.items() if target.report)
     made.add_argument("--report", action="store_true", help=f"measure what the net needs, for --to {reporting}")
     return made
@@ -42,7 +49,12 @@ def main(argv: list[str]) -> int:
     args = parser().parse(argv)
     path = refuse_trained(args.output, run=args.run)
     options = {option: value for option in _options() if (value := getattr(args, option)) is not None}
-    check_request(args.to, path, options, report=args.report)
+    target, _ = check_request(args.to, path, options, report=args.report)
+    language = {option: value for option in LANGUAGE if (value := getattr(args, option)) is not None}
+    if not target.packed:
+        return _language_model(args, options | language)
+    if language:
+        raise UsageError(f"--{min(language)} does not apply to --to {args.to}")
     net, data = _opened(args)
     inputs, what = None, ""
     if data is not None:
@@ -61,6 +73,16 @@ def main(argv: list[str]) -> int:
         "report": made.report,
     }
     answer_either(facts, str(made), as_json=args.json)
+    return 0
+
+
+def _language_model(args: Any, options: dict[str, Any]) -> int:
+    from onebit.runs.language import export_gguf
+
+    made = export_gguf(args.run, args.output, **options)
+    checked = "each sign, scale and byte read back equal"
+    facts = {"file": args.output, "bytes": made.size, "bits_per_weight": made.bits, "tensors": made.weights}
+    answer_either(facts | {"checked": checked}, f"{made}\n{checked}", as_json=args.json)
     return 0
 
 

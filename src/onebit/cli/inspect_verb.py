@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> Parser:
-    description = "Is it really binary? Inspects any torch, safetensors or .1bit file, or a run folder."
+    description = "Is it really binary? Inspects any torch, safetensors, .1bit, GGUF or ONNX file, or a run folder."
     made = Parser("inspect", description, "model", "json")
     made.add_argument("run", metavar="RUN-OR-NET", help=f"run folder, any weight file, or {NET_HELP}")
     made.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
@@ -27,18 +27,20 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
+    from onebit.verification.foreign_files import SUFFIXES, inspect_foreign
     from onebit.verification.inspection import inspect_file, net_totals
 
-    found = inspect_file(args.run)
-    run = None if found.kind == "packed" else _known_net(args, found)
+    foreign = Path(args.run).suffix in SUFFIXES
+    found = inspect_foreign(Path(args.run)) if foreign else inspect_file(args.run)
+    run = None if foreign or found.kind == "packed" else _known_net(args, found)
     latent = False
     if run is not None:
         from onebit.layers import binary_layers
 
         found.total.update(net_totals(run.model))
         latent = not found.total["binary_weights"] and any(binary_layers(run.model))
-    if args.plot and found.kind == "packed":
-        raise UsageError("--plot draws latent weights, got a packed net")
+    if args.plot and (foreign or found.kind == "packed"):
+        raise UsageError(f"--plot draws latent weights, got a {found.kind} file")
     if args.plot:
         from onebit.report import plot_weights
         from onebit.train.weights import read_state, weight_file
@@ -57,6 +59,20 @@ def _lines(found: Inspection, *, latent: bool) -> Iterator[str]:
     """The answer as text; `latent` for the latent weights of a binary net."""
     packed, total = found.kind == "packed", found.total
     yield f"{escaped(found.file)}: {found.verdict} ({found.kind} file)"
+    if "bits_per_weight" in total:
+        heads = ["layer", "shape", "type", "bits a weight", "verdict", "smallest", "largest"]
+        rows = [
+            [x.name, _sizes(x.shape), x.dtype, f"{x.bits:.4g}", x.verdict, f"{x.low:.4g}", f"{x.high:.4g}"]
+            for x in found.layers
+        ]
+        yield table([heads, *rows], right=(3, 5, 6))
+        yield (
+            f"{total['binary_weights']:,} of {total['weights']:,} weights binary; {size(total['bytes_in_file'])}, "
+            f"{total['bits_per_weight']:.2f} bits a weight in all"
+        )
+        for key, value in found.facts.items():
+            yield from _fact(key, value)
+        return
     rows = [["layer", "shape", "verdict", "-1", "+1", "between", "beyond", "distance to ±1"]]
     for layer in found.layers:
         counts = (layer.minus_one, layer.plus_one, layer.between, layer.outside)

@@ -23,10 +23,10 @@ def facts_of(content: bytes) -> dict[str, Any]:
     return facts
 
 
-def open_safetensors(path: AnyPath) -> tuple[Any, dict[str, Any]]:
-    """(the open file, a context manager whose tensors are arrays of numpy; the facts in it, see `facts_of`)."""
+def open_safetensors(path: AnyPath, framework: str = "numpy") -> tuple[Any, dict[str, Any]]:
+    """(the open file, a context manager whose tensors are those of `framework`; the facts in it, see `facts_of`)."""
     import safetensors
 
     with open_regular(path) as stream:
         facts = facts_of(stream.read(8 + MOST_HEADER))
-    return safetensors.safe_open(path, framework="numpy"), facts
+    return safetensors.safe_open(path, framework=framework), facts

@@ -35,6 +35,7 @@ class Target:
         report: whether the module has `report(net, path, **options)`, a text on what the exported net needs.
         several_inputs: whether it takes nets with more than one input.
         samples: whether `write` takes `samples`: (N, …) real inputs of the net, or None.
+        packed: whether it takes packed nets; one that takes language models instead needs no module.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Target:
     report: bool = False
     several_inputs: bool = True
     samples: bool = False
+    packed: bool = True
 
     @property
     def writer(self) -> Any:
@@ -77,6 +79,13 @@ EXPORTS: dict[str, Target] = {
         suffixes=(".html",),
         several_inputs=False,
         samples=True,
+    ),
+    "gguf": Target(
+        text="a language model for llama.cpp, from a folder of save_pretrained",
+        module="",
+        suffixes=(".gguf",),
+        options={"rest": ("q8_0", "f16", "bf16", "f32")},
+        packed=False,
     ),
 }
 """Name -> target of `onebit export NET --to NAME`."""

@@ -86,6 +86,8 @@ def export_net(
     """
     net, path = opened(net), Path(os.path.realpath(path) if os.path.islink(path) else path)
     target, settings = check_request(to, path, options, report=report)
+    if not target.packed:
+        raise UsageError(f"{to} takes a language model, not a packed net: onebit.export_{to}(model, path)")
     writer, samples = target.writer, {}
     if len(net.inputs) > 1 and not target.several_inputs:
         raise UsageError(f"{to} takes nets with one input, this one has {', '.join(net.inputs)}")

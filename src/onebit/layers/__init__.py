@@ -19,7 +19,7 @@ from onebit.layers.base import (
     recompute_inputs_,
     with_options,
 )
-from onebit.layers.binarize import binarize_
+from onebit.layers.binarize import binarize_, dense_
 from onebit.layers.binary import (
     BINARY_TWINS,
     BinaryConv1d,
@@ -29,7 +29,7 @@ from onebit.layers.binary import (
     BinaryLinear,
 )
 from onebit.layers.coding import InputCoding, Normalize
-from onebit.layers.description import BinarizeReport, BinaryRow, RealRow, describe_layers
+from onebit.layers.description import BinarizeReport, BinaryRow, RealRow, describe_layers, quantizer_config
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations
 from onebit.layers.rprelu import RPReLU
 from onebit.layers.statistics import (
@@ -63,6 +63,7 @@ __all__ = [
     "binarize_",
     "binary_layers",
     "binary_parametrizations",
+    "dense_",
     "describe_layers",
     "glorot_bound",
     "has_other_statistics",
@@ -70,6 +71,7 @@ __all__ = [
     "input_quantizers",
     "latent_keys",
     "make_input_quantizer",
+    "quantizer_config",
     "recompute_inputs_",
     "settling_steps",
     "trains_other_weights",

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from onebit.errors import UsageError
 from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, skip_fused_path_
@@ -80,6 +81,35 @@ def binarize_(
     if report.warnings:
         warnings.warn("; ".join(report.warnings), stacklevel=2)
     return report
+
+
+def dense_(model: nn.Module) -> nn.Module:
+    """Write the binary weights over the latents and remove their quantizers, in place; the outputs stay the same.
+
+    The model is then an ordinary one, for tools that know nothing of onebit; it cannot be trained further as a binary
+    one. Layers with an input quantizer keep it.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> dense_(model).save_pretrained("folder")  # then convert_hf_to_gguf.py and llama-quantize
+    """
+    plain: dict[type, Any] = {twin: kind for kind, twin in BINARY_TWINS.items()}
+    for module in [*model.modules()]:
+        for name, part in binary_parametrizations(module).items():
+            part.hold(None)
+            part.fixed_weight = part.dense(part.binary_weight())  # no draw in training mode
+            remove_parametrizations(module, name)
+            if isinstance(module, nn.RNNBase):
+                module._init_flat_weights()
+        if isinstance(module, BinaryLayer) and module.weight_quantizer is not None:
+            with torch.no_grad():
+                module.weight.copy_(module.dense(module.binary_weight()))
+            module.weight_quantizer = None
+            if module.input_quantizer is None and not getattr(module, "padding_value", 0):
+                module.__class__ = plain.get(type(module), type(module))
+    return model
 
 
 def _choose(

@@ -178,13 +178,32 @@ def _parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str, Ten
 
 def _quantizers(latent: LatentWeight) -> str:
     """Names of the quantizers of weights and of inputs."""
-
-    def named(quantizer: Any, table: Any) -> str:
-        return next((name for name, kind in table.items() if type(quantizer) is kind), type(quantizer).__name__)
-
-    weights = named(latent.weight_quantizer, WEIGHT_QUANTIZERS)
+    weights = _named(latent.weight_quantizer, WEIGHT_QUANTIZERS)
     inputs = latent.input_quantizer
-    return weights if inputs is None else f"{weights}, inputs {named(inputs, INPUT_QUANTIZERS)}"
+    return weights if inputs is None else f"{weights}, inputs {_named(inputs, INPUT_QUANTIZERS)}"
+
+
+def _named(quantizer: Any, table: Any) -> str:
+    return next((name for name, kind in table.items() if type(quantizer) is kind), type(quantizer).__name__)
+
+
+def quantizer_config(model: nn.Module) -> dict[str, Any]:
+    """Which layers are binary, and by which quantizers, as JSON to store beside the latent weights.
+
+    `onebit.export_gguf` and `onebit export` find it in the `config.json` of a model of transformers.
+
+    Example:
+        >>> model.config.onebit = quantizer_config(model)
+        >>> model.save_pretrained("folder")
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for _, name, latent in latent_keys(model).values():
+        weights: Any = latent.weight_quantizer
+        group = {"weight_quantizer": _named(weights, WEIGHT_QUANTIZERS), "options": weights.numbers()}
+        if latent.input_quantizer is not None:
+            group |= {"input_quantizer": _named(latent.input_quantizer, INPUT_QUANTIZERS)}
+        groups.setdefault(repr(group), {**group, "layers": []})["layers"].append(name)
+    return {"quantizers": [*groups.values()]}
 
 
 def _reason(kind: type, parameters: dict[str, Tensor], *, lazy: bool) -> tuple[str, bool]:

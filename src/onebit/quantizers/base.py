@@ -272,10 +272,13 @@ class Quantizer(torch.nn.Module):
         """One random draw of the weights, or None if the method draws nothing."""
         return None
 
-    def extra_repr(self) -> str:
+    def numbers(self) -> dict[str, float]:
         """The numeric arguments of the quantizer."""
         arguments = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
-        numbers = {name: value for name, value in arguments.items() if isinstance(value, (int, float))}
+        return {name: value for name, value in arguments.items() if isinstance(value, (int, float))}
+
+    def extra_repr(self) -> str:
+        numbers = self.numbers()
         # checkpoints compare this text: 1 and 1.0 must agree
         return ", ".join(f"{name}={value if type(value) is bool else f'{value:g}'}" for name, value in numbers.items())
 

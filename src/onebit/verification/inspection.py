@@ -32,7 +32,7 @@ class LayerReport:
     verdict: "binary" (exactly two values per output channel, not always ±1, see `is_binary`), "clipped" (inside
         [−1, 1], not binary) or "real".
     minus_one, plus_one: number of values that are exactly −1, +1; between: inside (−1, 1); outside: beyond ±1.
-    distance: mean distance of |w| to 1. bits: per weight in a packed net, 1 or 32.
+    distance: mean distance of |w| to 1. bits: per weight when packed, 1 or 32; in a GGUF or ONNX file, as stored there.
     histogram: counts in 21 equal bins of [low, high].
     """
 
@@ -48,7 +48,7 @@ class LayerReport:
     outside: int
     not_numbers: int
     distance: float
-    bits: int
+    bits: float
     histogram: tuple[int, ...] = ()
 
 

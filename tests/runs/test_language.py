@@ -1,0 +1,436 @@
+"""Language models to GGUF and back: the file holds what ships; what llama.cpp would compute differently is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import onebit
+from onebit.errors import CheckpointError, FormatError, OnebitError, UnknownNameError, UsageError
+from onebit.packed import Card
+from onebit.packed.gguf_file import pack_q1_0, read_gguf
+from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer
+from onebit.runs.language import open_pretrained
+from support.stand_in_models import HEADS, KEYS, TOKENS, Groups, language_model, save_pretrained
+
+gguf = pytest.importorskip("gguf")
+
+QUERY = "model.layers.1.self_attn.q_proj"
+
+
+def of_transformers(name: str, x: np.ndarray) -> np.ndarray:
+    """Rows of q and k: llama.cpp turns neighbors, transformers row i of a head with row i of its second half."""
+    heads = HEADS if "attn_q" in name else KEYS
+    size = len(x) // heads
+    places = [head * size + 2 * (i % (size // 2)) + i // (size // 2) for head in range(heads) for i in range(size)]
+    return x[places]
+
+
+@pytest.mark.parametrize("quantizer", ["sign", "magnitude_aware", Groups])
+@pytest.mark.parametrize(("kind", "tied", "bias"), [("llama", False, True), ("qwen3", True, False)])
+def test_every_weight_of_the_file_is_that_of_the_model(
+    tmp_path: Path, kind: str, tied: bool, bias: bool, quantizer: Any
+) -> None:
+    model = language_model(kind, quantizer=quantizer, tied=tied, bias=bias)
+    made = onebit.export_gguf(model, tmp_path / "x.gguf", rest="f32")
+    file = read_gguf(tmp_path / "x.gguf")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind.upper()], 2)
+    for name, parameter in model.named_parameters():
+        place = names.get_name(name, (".weight", ".bias"))
+        layer = model.get_submodule(name.rpartition(".")[0])
+        binary = isinstance(layer, onebit.BinaryLinear) and name.endswith("weight")
+        expected = parameter
+        if binary:
+            signs, scale, _ = layer.binary_weight()
+            scale = torch.ones(len(signs), 1) if scale is None else scale.half().float().view(len(signs), -1)
+            expected = signs * scale.repeat_interleave(signs.shape[1] // scale.shape[1], 1)
+        found = file.tensors.pop(place)
+        assert found.kind == ("Q1_0" if binary else "F32")
+        values = found.values()
+        if kind == "llama" and ("attn_q" in place or "attn_k" in place):
+            values = of_transformers(place, values)
+        assert np.array_equal(values, expected.detach().numpy()), name
+    assert not file.tensors
+    assert made.weights["Q1_0"] == (12, sum(p.numel() for n, p in model.named_parameters() if is_binary(n)))
+    assert made.size == (tmp_path / "x.gguf").stat().st_size
+    heads = ("attention.head_count", "attention.head_count_kv", "attention.key_length", "rope.freq_base")
+    assert [file.facts[f"{kind}.{key}"] for key in heads] == [4, 2, 16, 10000]
+    assert file.facts["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q1_0
+
+
+def is_binary(name: str) -> bool:
+    return "proj.weight" in name and "o_proj" not in name
+
+
+@pytest.mark.parametrize("rest", ["q8_0", "f16", "bf16", "f32"])
+@pytest.mark.parametrize("quantizer", ["sign", "xnor", Groups])
+def test_export_load_export_gives_the_same_bytes(tmp_path: Path, quantizer: Any, rest: str) -> None:
+    one, two = tmp_path / "1.gguf", tmp_path / "2.gguf"
+    model = language_model(quantizer=quantizer, bias=True)
+    onebit.export_gguf(model, one, rest=rest)
+    other = language_model(quantizer=quantizer, bias=True, seed=1)
+    assert onebit.load_gguf_(other, one) is other
+    onebit.export_gguf(other, two, rest=rest)
+    assert one.read_bytes() == two.read_bytes()
+    latent = other.get_submodule(QUERY).weight
+    if quantizer == "sign":  # at its start size
+        assert latent.abs().unique().tolist() == [0.5]
+    latent.grad = torch.ones_like(latent)
+    torch.optim.SGD([latent], lr=10).step()  # it is still trained
+    assert not torch.equal(latent.sign(), model.get_submodule(QUERY).weight.sign())
+
+
+def test_a_file_goes_into_a_model_without_binary_layers(tmp_path: Path) -> None:
+    model = language_model(quantizer=Groups)
+    onebit.export_gguf(model, tmp_path / "x.gguf", rest="f32")
+    plain = onebit.load_gguf_(language_model(quantizer=None, seed=1), tmp_path / "x.gguf")
+    signs, scale, _ = model.get_submodule(QUERY).binary_weight()
+    assert torch.equal(plain.get_submodule(QUERY).weight, signs * scale)
+    assert torch.equal(plain.model.norm.weight, model.model.norm.weight)
+
+
+@pytest.mark.parametrize("quantizer", ["magnitude_aware", Groups])
+def test_a_dense_model_becomes_the_same_blocks_in_llama_cpp(tmp_path: Path, quantizer: Any) -> None:
+    """Its converter rounds the weights to fp16; its Q1_0 takes d = mean|w| and the sign of each."""
+    model = language_model("qwen3", quantizer=quantizer)
+    onebit.export_gguf(model, tmp_path / "x.gguf")
+    file, weights = read_gguf(tmp_path / "x.gguf"), onebit.dense_(model).get_submodule(QUERY).weight
+    assert type(model.get_submodule(QUERY)) is nn.Linear
+    blocks = weights.detach().numpy().astype(np.float16).astype(np.float32).reshape(len(weights), -1, 128)
+    scale = (np.abs(blocks).sum(2) / 128).astype(np.float16)
+    expected = pack_q1_0(np.where(blocks >= 0, 1, -1).reshape(len(weights), -1), scale)
+    assert np.array_equal(file.tensors["blk.1.attn_q.weight"].data, expected)
+
+
+def test_files_of_other_models_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    onebit.export_gguf(language_model(quantizer=Groups), path)
+    for other in (
+        language_model("qwen3"),
+        language_model(tied=True),
+        language_model(bias=True),
+        language_model(quantizer="sign"),  # has no scales
+        language_model(quantizer="magnitude_aware"),  # has one for each row
+    ):
+        before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+        with pytest.raises(CheckpointError):
+            onebit.load_gguf_(other, path)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+    other = language_model(quantizer=Groups)
+    other.lm_head = nn.Linear(128, 9, bias=False)
+    with pytest.raises(CheckpointError, match="shape"):
+        onebit.load_gguf_(other, path)
+
+
+def test_a_float_model_is_written_too(tmp_path: Path) -> None:
+    made = onebit.export_gguf(language_model(quantizer=None), tmp_path / "x.gguf", rest="f16")
+    assert "Q1_0" not in made.weights
+    assert read_gguf(tmp_path / "x.gguf").facts["general.file_type"] == gguf.LlamaFileType.MOSTLY_F16
+
+
+def test_the_card_is_in_the_metadata(tmp_path: Path) -> None:
+    model = language_model()
+    onebit.export_gguf(model, tmp_path / "x.gguf", card={"summary": "a poet", "data": "poems"})
+    facts = read_gguf(tmp_path / "x.gguf").facts
+    card = Card.from_json(json.loads(facts["onebit.card"]))
+    assert (card.summary, card.data, card.method) == ("a poet", "poems", "weights magnitude_aware")
+    assert facts["general.name"] == "a poet"
+    assert facts["onebit.version"] == onebit.__version__
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+REFUSED: dict[str, dict[str, Any]] = {
+    "mixtral": {"model_type": "mixtral"},
+    "rope": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+    "rope scaling": {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "partial": {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+    "silu": {"hidden_act": "gelu"},
+    "sliding": {"layer_types": ["full_attention", "sliding_attention"]},
+    "experts": {"num_local_experts": 8},
+    "num_hidden_layers": {"num_hidden_layers": 10**9},
+    "hidden_size": {"hidden_size": None},
+}
+
+
+@pytest.mark.parametrize("noun", REFUSED)
+def test_what_llama_cpp_would_compute_differently_is_refused(tmp_path: Path, noun: str) -> None:
+    model = language_model()
+    model.config |= REFUSED[noun]
+    with pytest.raises(UsageError, match=noun):
+        onebit.export_gguf(model, tmp_path / "x.gguf")
+    assert not [*tmp_path.iterdir()]
+
+
+def with_centers(model: Any) -> None:
+    model.get_submodule(QUERY).weight_quantizer = WEIGHT_QUANTIZERS["adabin"]()
+
+
+def with_narrow_rows(model: Any) -> None:
+    onebit.binarize_(model, where=lambda name, _: "o_proj" in name)  # 64 inputs
+
+
+def with_a_tied_binary_head(model: Any) -> None:
+    onebit.binarize_(model, where=lambda name, _: name == "lm_head")
+    model.lm_head.weight = model.model.embed_tokens.weight
+
+
+def with_a_nan(model: Any) -> None:
+    model.get_submodule(QUERY).weight.data[3, 5] = torch.nan
+
+
+def with_tiny_scales(model: Any) -> None:
+    model.get_submodule(QUERY).weight.data *= 1e-5
+
+
+def with_quantized_inputs(model: Any) -> None:
+    model.get_submodule(QUERY).input_quantizer = nn.Identity()
+
+
+def with_an_adapter(model: Any) -> None:
+    model.get_submodule(QUERY).adapter = nn.Linear(2, 2)
+
+
+def without_a_layer(model: Any) -> None:
+    del model.model.layers[1].mlp.up_proj
+
+
+BREAK = [
+    *(
+        (with_centers, "center"),
+        (with_narrow_rows, "128"),
+        (with_a_tied_binary_head, "lm_head"),
+        (with_a_nan, "finite"),
+    ),
+    *((with_tiny_scales, "scales"), (with_quantized_inputs, "inputs"), (with_an_adapter, "adapter")),
+    (without_a_layer, "ffn_up"),
+]
+
+
+@pytest.mark.parametrize(("change", "noun"), BREAK)
+def test_models_that_do_not_fit_are_refused(tmp_path: Path, change: Any, noun: str) -> None:
+    model = language_model()
+    change(model)
+    with pytest.raises(UsageError, match=noun):
+        onebit.export_gguf(model, tmp_path / "x.gguf")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_model_without_configuration_and_an_unknown_type_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="config"):
+        onebit.export_gguf(nn.Linear(2, 2), tmp_path / "x.gguf")
+    with pytest.raises(UnknownNameError, match="q4"):
+        onebit.export_gguf(language_model(), tmp_path / "x.gguf", rest="q4")
+
+
+def test_a_wrong_bit_in_the_written_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onebit.export.gguf import target
+
+    def wrong(signs: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        blocks = pack(signs, scale)
+        blocks[-1, -1] ^= 1
+        return blocks
+
+    pack = target.pack_q1_0
+    monkeypatch.setattr(target, "pack_q1_0", wrong)
+    with pytest.raises(OnebitError, match=r"blk.*model"):
+        onebit.export_gguf(language_model(), tmp_path / "x.gguf")
+    assert not [*tmp_path.iterdir()]
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS])
+def test_a_folder_gives_the_binary_weights_of_its_model(tmp_path: Path, quantizer: str) -> None:
+    """With the options and the parameters of quantizers."""
+    options: dict[str, Any] = {
+        "ste_sign": {"clip_value": 2.0},
+        "recu": {"tau_end": 0.9},
+        "sign": {"value": 0.25},
+        "xnor": {"group": 128},
+    }
+    made: Quantizer = WEIGHT_QUANTIZERS[quantizer](**options.get(quantizer, {}))
+    model = language_model(quantizer=made)
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False) if isinstance(module, Quantizer) else ():
+            parameter.data *= 1.5
+    opened = open_pretrained(save_pretrained(model, tmp_path))
+    for name, layer in model.named_modules():
+        if isinstance(layer, onebit.BinaryLinear):
+            other = opened.get_submodule(name)
+            assert repr(other.weight_quantizer) == repr(layer.weight_quantizer)
+            for mine, expected in zip(other.binary_weight(), layer.binary_weight(), strict=True):
+                assert (mine is None and expected is None) or torch.equal(mine, expected)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_folder_is_exported_as_its_model(tmp_path: Path, tied: bool) -> None:
+    model = language_model(tied=tied)
+    folder = save_pretrained(model, tmp_path / "folder")
+    onebit.export_gguf(model, tmp_path / "1.gguf")
+    onebit.export_gguf(folder, tmp_path / "2.gguf")
+    one, two = (read_gguf(tmp_path / name) for name in ("1.gguf", "2.gguf"))
+    assert one.facts == two.facts
+    assert one.tensors.keys() == two.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert np.array_equal(tensor.data, two.tensors[name].data)
+
+
+def test_shards_and_the_card_of_a_folder_are_read(tmp_path: Path) -> None:
+    folder = save_pretrained(language_model(), tmp_path / "folder")
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)  # of old checkpoints
+    (folder / "model.safetensors").unlink()
+    for n in range(3):
+        safetensors.torch.save_file(dict([*state.items()][n::3]), folder / f"model-{n}.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["onebit"]["card"] = {"license": "CC0"}
+    (folder / "config.json").write_text(json.dumps(config))
+    onebit.export_gguf(folder, tmp_path / "x.gguf")
+    card = json.loads(read_gguf(tmp_path / "x.gguf").facts["onebit.card"])
+    assert card == {"license": "CC0", "method": "weights magnitude_aware"}
+
+
+def test_damaged_folders_are_refused(tmp_path: Path) -> None:
+    folder = save_pretrained(language_model(), tmp_path / "folder")
+    config = json.loads((folder / "config.json").read_text())
+    group = config["onebit"]["quantizers"][0]
+
+    def refused(content: Any, error: type[Exception] = FormatError) -> None:
+        (folder / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        with pytest.raises(error):
+            onebit.export_gguf(folder, tmp_path / "x.gguf")
+
+    def with_group(**other: Any) -> dict[str, Any]:
+        return {**config, "onebit": {"quantizers": [{**group, **other}]}}
+
+    for content in (
+        "",
+        "[]",
+        "[" * 10**5,
+        {**config, "onebit": None},
+        {k: v for k, v in config.items() if k != "onebit"},
+    ):
+        refused(content)
+    for onebit_ in ([], {"quantizers": 1}, {"quantizers": [1]}, {"quantizers": [{"layers": ["x"]}]}):
+        refused({**config, "onebit": onebit_})
+    refused(with_group(weight_quantizer="own.py:Mine"), UnknownNameError)
+    refused(with_group(options={"nothing": 1}))
+    refused(with_group(layers=[*group["layers"], "lm_head_of_none"]))
+    refused(with_group(layers=[*group["layers"], "model.norm"]), UsageError)
+    for name in ("a..weight", "train.weight", ".".join("a" * 5000), "model.norm.weight.x"):
+        (folder / "config.json").write_text(json.dumps(config))
+        safetensors.torch.save_file({name: torch.ones(3)}, folder / "model-2.safetensors")
+        with pytest.raises(OnebitError):
+            onebit.export_gguf(folder, tmp_path / "x.gguf")
+    (folder / "model-2.safetensors").unlink()
+    for content in (b"", b"\xff" * 99, (folder / "model.safetensors").read_bytes()[:-99]):
+        (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(FormatError):
+            onebit.export_gguf(folder, tmp_path / "x.gguf")
+
+
+# ---------------------------------------------------------------------------------------------------------- tokenizers
+LETTERS = [chr(n) for n in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
+"""GPT-2's characters for the bytes."""
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def tokenizer(folder: Path, **other: Any) -> Path:
+    vocabulary = {letter: n + 2 for n, letter in enumerate(LETTERS)} | {"ĠĠ": 258, "Ã©": 259, "ĠÃ©": 260}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [["Ġ", "Ġ"], ["Ã", "©"], ["Ġ", "Ã©"]]}
+    added = [{"id": n, "content": text, "special": n < 2} for n, text in ((0, "<s>"), (1, "</s>"), (261, "<a b>\n"))]
+    before = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    post = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]}
+    found = {"model": model, "added_tokens": added, "pre_tokenizer": before, "post_processor": post, "normalizer": None}
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps({**found, **other}))
+    return folder
+
+
+def entries(path: Path) -> dict[str, Any]:
+    found = gguf.GGUFReader(path).fields.items()
+    return {key.removeprefix("tokenizer."): field.contents() for key, field in found if key.startswith("tokenizer.")}
+
+
+def test_tokens_merges_and_special_tokens_are_written(tmp_path: Path) -> None:
+    onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=tokenizer(tmp_path / "tokens"))
+    found = entries(tmp_path / "x.gguf")
+    tokens = found["ggml.tokens"]
+    assert len(tokens) == len(found["ggml.token_type"]) == TOKENS
+    assert tokens[:3] == ["<s>", "</s>", "!"]
+    assert tokens[258:263] == ["ĠĠ", "Ã©", "ĠÃ©", "<a b>\n", "[PAD262]"]
+    kinds = gguf.TokenType
+    expected = [kinds.CONTROL] * 2 + [kinds.NORMAL] * 259 + [kinds.USER_DEFINED] + [kinds.UNUSED] * 38
+    assert found["ggml.token_type"] == expected
+    assert found["ggml.merges"] == ["Ġ Ġ", "Ã ©", "Ġ Ã©"]
+    assert (found["ggml.model"], found["ggml.pre"], found["ggml.add_bos_token"]) == ("gpt2", "gpt-2", True)
+    assert (found["ggml.bos_token_id"], found["ggml.eos_token_id"]) == (0, 1)  # of the model
+
+
+def test_the_tokenizer_of_a_folder_is_its_own(tmp_path: Path) -> None:
+    folder = save_pretrained(language_model(), tokenizer(tmp_path / "folder", post_processor=None))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<s>", "chat_template": "{{x}}"}))
+    onebit.export_gguf(folder, tmp_path / "x.gguf")
+    found = entries(tmp_path / "x.gguf")
+    assert (found["ggml.eos_token_id"], found["ggml.add_bos_token"], found["chat_template"]) == (0, False, "{{x}}")
+    onebit.export_gguf(language_model(), tmp_path / "x.gguf")
+    assert entries(tmp_path / "x.gguf") == {"ggml.model": "none"}
+
+
+def split(regex: str) -> dict[str, Any]:
+    last = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    first = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [first, last]}}
+
+
+def test_ways_to_split_words_are_recognized(tmp_path: Path) -> None:
+    llama = {"ignore_merges": True, "type": "BPE", "vocab": {"a": 5}, "merges": []}
+    for pre, other in (
+        ("qwen2", split(WORDS)),
+        ("qwen2", {**split(WORDS), "normalizer": {"type": "NFC"}}),
+        ("llama-bpe", {**split(WORDS.replace(r"\p{N}|", r"\p{N}{1,3}|")), "model": llama}),
+    ):
+        onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=tokenizer(tmp_path / "tokens", **other))
+        assert entries(tmp_path / "x.gguf")["ggml.pre"] == pre
+
+
+OTHER_TOKENIZERS: list[dict[str, Any]] = [
+    split(r"\w+"),
+    split(WORDS) | {"normalizer": {"type": "Lowercase"}},
+    {"normalizer": {"type": "NFC"}},
+    {"pre_tokenizer": None},
+    {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
+    {"pre_tokenizer": {"type": "Whitespace"}},
+]
+
+
+@pytest.mark.parametrize("other", OTHER_TOKENIZERS)
+def test_other_tokenizers_need_a_name(tmp_path: Path, other: dict[str, Any]) -> None:
+    folder = tokenizer(tmp_path / "tokens", **other)
+    with pytest.raises(UsageError, match="pre"):
+        onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=folder)
+    onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=folder, pre="mine")
+    assert entries(tmp_path / "x.gguf")["ggml.pre"] == "mine"
+
+
+def test_damaged_tokenizers_are_refused(tmp_path: Path) -> None:
+    many = {"type": "BPE", "vocab": {"a": TOKENS}, "merges": []}
+    with pytest.raises(UsageError, match="tokens"):
+        onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=tokenizer(tmp_path / "a", model=many))
+    words = tokenizer(tmp_path / "a", model={"type": "WordPiece", "vocab": {"a": 0}})
+    with pytest.raises(UsageError, match="BPE"):
+        onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=words, pre="mine")
+    damaged: list[dict[str, Any]] = [{"model": {}}, {"added_tokens": [1]}, {"pre_tokenizer": 1}, {"post_processor": 1}]
+    for other in damaged:
+        with pytest.raises(FormatError, match="tokenizer"):
+            onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=tokenizer(tmp_path / "a", **other))
+    with pytest.raises(FormatError, match="tokenizer"):
+        onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=tmp_path / "none")
