@@ -81,7 +81,7 @@ def _language_model(args: Any, options: dict[str, Any]) -> int:
 
     made = export_gguf(args.run, args.output, **options)
     checked = "each sign, scale and byte read back equal"
-    facts = {"file": args.output, "bytes": made.size, "bits_per_weight": made.bits, "tensors": made.weights}
+    facts = {"file": args.output, "bytes": made.size, "bits_per_weight": made.bits, "tensors": made.tensors}
     answer_either(facts | {"checked": checked}, f"{made}\n{checked}", as_json=args.json)
     return 0
 

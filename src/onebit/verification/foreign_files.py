@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +16,23 @@ from onebit.packed.gguf_file import CARD, GROUP, Q1_0, GgufTensor, gguf_package,
 from onebit.packed.strict_json import parse_object
 from onebit.verification.inspection import Inspection, LayerReport, inspect_weight
 
-WEIGHT_INPUT = {
-    "MatMul": 1,
-    "Gemm": 1,
-    "Conv": 1,
-    "ConvTranspose": 1,
-    "MatMulInteger": 1,
-    "ConvInteger": 1,
-    "QLinearConv": 3,
-}
+PRODUCTS = {"MatMul": 1, "Gemm": 1, "Conv": 1, "ConvTranspose": 1, "MatMulInteger": 1, "ConvInteger": 1}
+PRODUCTS |= {"QLinearConv": 3}
 """Operation of ONNX -> which input is its weight."""
 SUFFIXES = (".gguf", ".onnx")
 
 
 def inspect_foreign(path: Path) -> Inspection:
-    """Inspect a file with one of `SUFFIXES`."""
+    """Inspect a file with one of `SUFFIXES`: its matrices, and how many bits of the file a weight takes."""
     layers, facts, real = (_gguf if path.suffix == ".gguf" else _onnx)(path)
     if not layers:
         raise FormatError(f"{path}: no weights of two or more axes found")
-    verdicts = {layer.verdict for layer in layers}
-    weights, length = sum(math.prod(layer.shape) for layer in layers), path.stat().st_size
-    binary = sum(math.prod(layer.shape) for layer in layers if layer.verdict == "binary")
+    verdicts, length = {layer.verdict for layer in layers}, path.stat().st_size
+    weights, binary = (sum(prod(x.shape) for x in layers if x.verdict in kinds) for kinds in (verdicts, {"binary"}))
     total = {
-        "parameters": weights + real,
-        "weights": weights,
-        "binary_weights": binary,
-        "bits_per_weight": 8 * length / weights,
-        "bytes_in_file": length,
-        "bytes_at_32_bit": 4 * (weights + real),
+        **{"parameters": weights + real, "weights": weights, "binary_weights": binary, "macs": None},
+        **{"bits_per_weight": 8 * length / weights, "bytes_in_file": length, "bytes_at_32_bit": 4 * (weights + real)},
         "bytes_at_1_bit": -(-binary // 8) + 4 * (weights - binary + real),
-        "macs": None,
     }
     verdict = verdicts.pop() if len(verdicts) == 1 else "mixed"
     tensors = tuple({"name": layer.name, "shape": list(layer.shape), "dtype": layer.dtype} for layer in layers)
@@ -53,16 +40,14 @@ def inspect_foreign(path: Path) -> Inspection:
 
 
 def _gguf(path: Path) -> tuple[list[LayerReport], dict[str, Any], int]:
-    file = read_gguf(path)
+    found, tensors = read_gguf(path)
     keys = {"name": "general.name", "architecture": "general.architecture", "onebit": "onebit.version"}
-    facts = {name: file.facts[key] for name, key in keys.items() if key in file.facts}
-    if CARD in file.facts:
-        facts["card"] = parse_object("card", str(file.facts[CARD]))
-    matrices = {name: tensor for name, tensor in file.tensors.items() if len(tensor.shape) > 1}
-    real = sum(math.prod(tensor.shape) for name, tensor in file.tensors.items() if name not in matrices)
+    facts = {name: found[key] for name, key in keys.items() if key in found}
+    if CARD in found:
+        facts["card"] = parse_object("card", str(found[CARD]))
     sizes = {kind.name: 8 * size / block for kind, (block, size) in gguf_package().GGML_QUANT_SIZES.items()}
-    layers = [replace(_matrix(name, tensor), bits=sizes[tensor.kind]) for name, tensor in matrices.items()]
-    return layers, facts, real
+    layers = [replace(_matrix(*x), bits=sizes[x[1].kind]) for x in tensors.items() if len(x[1].shape) > 1]
+    return layers, facts, sum(prod(tensor.shape) for tensor in tensors.values() if len(tensor.shape) < 2)
 
 
 def _matrix(name: str, tensor: GgufTensor) -> LayerReport:
@@ -73,26 +58,15 @@ def _matrix(name: str, tensor: GgufTensor) -> LayerReport:
         blocks = np.abs(values.reshape(-1, GROUP if values.shape[-1] % GROUP == 0 else values.shape[-1]))
         even = found.not_numbers == 0 and bool(((blocks == blocks[:, :1]) & (blocks > 0)).all())
         return replace(found, verdict="binary" if even else found.verdict)
-    blocks = tensor.data.reshape(-1, 2 + GROUP // 8)  # counted by block: published nets have billions of weights
-    scale = np.abs(np.ascontiguousarray(blocks[:, :2]).view("<f2")[:, 0].astype(np.float32))
-    numbers, ones = np.isfinite(scale), np.bitwise_count(blocks[:, 2:]).sum(1, dtype=np.int64)
-    plus, size = int(ones[scale == 1].sum()), [int((x).sum()) * GROUP for x in (scale == 1, scale < 1, scale > 1)]
-    most, sound = float(scale.max()), bool((numbers & (scale > 0)).all())
-    return LayerReport(
-        name=name,
-        shape=tensor.shape,
-        dtype=tensor.kind,
-        verdict="binary" if sound else "real",
-        low=-most,
-        high=most,
-        minus_one=size[0] - plus,
-        plus_one=plus,
-        between=size[1],
-        outside=size[2],
-        not_numbers=int((~numbers).sum()) * GROUP,
-        distance=float(np.abs(scale - 1).mean(dtype=np.float64)),
-        bits=1,
-    )
+    # of each block a ±d stands for all: published nets have billions of weights
+    blocks = tensor.data.reshape(-1, 2 + GROUP // 8)
+    scale = np.abs(np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32))
+    found = inspect_weight(name, np.concatenate([scale, -scale], axis=1), dtype=tensor.kind)
+    ones, one = int(np.bitwise_count(blocks[scale[:, 0] == 1, 2:]).sum()), GROUP * int((scale == 1).sum())
+    counts: dict[str, Any] = {"minus_one": one - ones, "plus_one": ones, "not_numbers": found.not_numbers * GROUP // 2}
+    counts |= {"between": found.between * GROUP // 2, "outside": found.outside * GROUP // 2}
+    sound = found.not_numbers == 0 and bool((scale > 0).all())
+    return replace(found, shape=tensor.shape, verdict="binary" if sound else "real", histogram=(), **counts)
 
 
 def _onnx(path: Path) -> tuple[list[LayerReport], dict[str, Any], int]:
@@ -104,11 +78,15 @@ def _onnx(path: Path) -> tuple[list[LayerReport], dict[str, Any], int]:
     try:
         with open_regular(path) as file:
             content = file.read()
-        constants = _Constants(onnx.load_model_from_string(content), onnx, budget=512 * len(content))
+        model = onnx.load_model_from_string(content)
+        constants = _Constants(model.graph, onnx, budget=512 * len(content))
         layers = [*constants.weights()]
     except (OSError, DecodeError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise FormatError(f"{path}: damaged, or not an ONNX file of one part ({error})") from None
-    return layers, constants.facts, constants.others()
+    real = [
+        t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and not constants.found.get(t.name)
+    ]
+    return layers, {"producer": f"{model.producer_name} {model.producer_version}"}, sum(prod(t.dims) for t in real)
 
 
 class _Constants:
@@ -118,11 +96,10 @@ class _Constants:
         budget: the most numbers to compute; a small file must not fill the memory.
     """
 
-    def __init__(self, model: Any, onnx: Any, budget: int) -> None:
-        self.graph, self.onnx, self.budget = model.graph, onnx, budget
-        self.facts = {"producer": f"{model.producer_name} {model.producer_version}".strip()}
-        self.stored = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.made = {name: (node, n) for node in self.graph.node for n, name in enumerate(node.output)}
+    def __init__(self, graph: Any, onnx: Any, budget: int) -> None:
+        self.graph, self.onnx, self.budget = graph, onnx, budget
+        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self.made = {name: (node, n) for node in graph.node for n, name in enumerate(node.output)}
         self.found: dict[str, tuple[np.ndarray, float] | None] = {}
 
     def value(self, name: str) -> tuple[np.ndarray, float] | None:
@@ -130,11 +107,11 @@ class _Constants:
         if name not in self.found:
             self.found[name] = None  # of a loop
             self.found[name] = found = self._value(name)
-            self._spend(0 if found is None else found[0].size)
+            self._spend(found)
         return self.found[name]
 
-    def _spend(self, numbers: int) -> None:
-        self.budget -= numbers
+    def _spend(self, found: tuple[np.ndarray, float] | None) -> None:
+        self.budget -= 0 if found is None else found[0].size
         if self.budget < 0:
             raise ValueError("its weights are far larger than it")
 
@@ -156,44 +133,33 @@ class _Constants:
         inputs = [found for each in node.input if (found := self.value(each)) is not None]
         if not inputs or len(inputs) < len(node.input):
             return None
-        (x, bits), *others = inputs
-        y = others[0][0] if others else np.ones(())
+        (x, bits), (y, others) = inputs[0], inputs[-1]
         match node.op_type:
             case "Gather" if x.ndim == 2 and x.shape[1] * y.size <= self.budget:
-                return x[y], others[0][1] / x.shape[1]
+                return x[y], others / x.shape[1]
             case "Reshape":
                 return x.reshape(y), bits
             case "Split":
                 end = y[: n + 1].sum()
                 return x[end - y[n] : end], bits
-            case "Cast":
-                return x, bits
             case "Transpose":
                 return x.T, bits
             case "Mul" if np.broadcast_shapes(x.shape, y.shape) == x.shape:
                 return x * y, bits
             case "BipolarQuant" if y.size == 1:
                 return np.where(x >= 0, y, -y), bits
-        return None
+        return (x, bits) if node.op_type == "Cast" else None
 
     def weights(self) -> Iterator[LayerReport]:
         """The report of each weight."""
         for node in self.graph.node:
-            place = WEIGHT_INPUT.get(node.op_type, len(node.input))
-            name = node.input[place] if place < len(node.input) else ""
-            if (found := self.value(name)) is None or found[0].ndim < 2:
-                continue
-            self._spend(found[0].size)  # the same weight may come often
-            weight, bits = found[0].astype(np.float32), found[1]
-            of_columns = node.op_type.startswith("MatMul") or (
-                node.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in node.attribute)
-            )
-            report = inspect_weight(name, weight.T if of_columns else weight, dtype=str(found[0].dtype))
-            yield replace(report, bits=bits)
-
-    def others(self) -> int:
-        """Real numbers that are no weights."""
-        kind = self.onnx.TensorProto.FLOAT
-        return sum(
-            math.prod(t.dims) for name, t in self.stored.items() if t.data_type == kind and not self.found.get(name)
-        )
+            place = PRODUCTS.get(node.op_type, len(node.input))
+            name = "".join(node.input[place : place + 1])
+            found = self.value(name)
+            self._spend(found)  # the same weight may come often
+            if found is not None and found[0].ndim >= 2 and found[0].size:
+                weight = found[0].astype(np.float32)
+                transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
+                of_columns = node.op_type in ("MatMul", "MatMulInteger", "Gemm") and not transposed
+                report = inspect_weight(name, weight.T if of_columns else weight, dtype=str(found[0].dtype))
+                yield replace(report, bits=found[1])

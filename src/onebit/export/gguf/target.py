@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from onebit.common import __version__
 from onebit.common.files import AnyPath, atomic_path
 from onebit.common.text import size
-from onebit.errors import OnebitError, UsageError
+from onebit.errors import OnebitError, UsageError, short
 from onebit.export.gguf.tokenizer import add_tokenizer
 from onebit.packed import Card
 from onebit.packed.gguf_file import CARD, GROUP, Q1_0, gguf_package, pack_q1_0, unpack_q1_0
@@ -22,34 +22,25 @@ ARCHITECTURES = ("llama", "qwen3")
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "max_position_embeddings")  # fmt: skip
 _PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm")
-
-
-class Weight(NamedTuple):
-    """A parameter of a model.
-
-    name: in its state_dict. values: float32, or the ±1 of a binary weight. scale: (O, I/128) float16 of a binary one.
-    """
-
-    name: str
-    values: np.ndarray
-    scale: np.ndarray | None = None
+Weight = tuple[str, np.ndarray, np.ndarray | None]
+"""(name in the state_dict, float32 values, None); of a binary weight (name, ±1, (O, I/128) float16 scales)."""
 
 
 class ExportedGguf(NamedTuple):
-    """What `export_gguf` wrote: size: bytes of the file; weights: type -> (number of tensors, numbers in them)."""
+    """What `export_gguf` wrote: size: bytes of the file; tensors: type -> (number of tensors, numbers in them)."""
 
     file: Path
     size: int
-    weights: dict[str, tuple[int, int]]
+    tensors: dict[str, tuple[int, int]]
 
     @property
     def bits(self) -> float:
         """Bits a weight of the whole file."""
-        return 8 * self.size / sum(count for _, count in self.weights.values())
+        return 8 * self.size / sum(numbers for _, numbers in self.tensors.values())
 
     def __str__(self) -> str:
-        rows = ", ".join(f"{tensors} {kind} ({count:,})" for kind, (tensors, count) in self.weights.items())
-        return f"{self.file}: {size(self.size)}, {self.bits:.2f} bits a weight; tensors (weights): {rows}"
+        parts = ", ".join(f"{count} {kind} ({numbers:,})" for kind, (count, numbers) in self.tensors.items())
+        return f"{self.file}: {size(self.size)}, {self.bits:.2f} bits a weight; tensors (weights): {parts}"
 
 
 def block_scales(name: str, scale: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -61,14 +52,13 @@ def block_scales(name: str, scale: np.ndarray | None, shape: tuple[int, ...]) ->
     Raises:
         UsageError: rows that are no blocks of 128, or a scale that is not normal in float16.
     """
-    if len(shape) != 2 or shape[1] % GROUP:
-        raise UsageError(f"{name}: shape {shape}, expected rows of a multiple of {GROUP} weights")
-    blocks = shape[1] // GROUP
     scales = np.ones((shape[0], 1)) if scale is None else scale.reshape(shape[0], -1)
-    if blocks % scales.shape[1]:
-        raise UsageError(f"{name}: {scales.shape[1]} scales a row, expected one for every {GROUP} weights or more")
+    if len(shape) != 2 or shape[1] % (GROUP * scales.shape[1]):
+        raise UsageError(
+            f"{name}: {scales.shape[1]} scales for rows of {shape[1:]}, expected groups of {GROUP} weights"
+        )
     with np.errstate(over="ignore"):
-        half = np.repeat(scales, blocks // scales.shape[1], axis=1).astype(np.float16)
+        half = np.repeat(scales, shape[1] // GROUP // scales.shape[1], axis=1).astype(np.float16)
     if not (np.isfinite(half) & (half >= np.finfo(np.float16).tiny)).all():
         raise UsageError(f"{name}: scales from {scales.min():g} to {scales.max():g}, expected normal float16")
     return half
@@ -87,13 +77,15 @@ class Layout:
     def __init__(self, config: Mapping[str, Any]) -> None:
         kind, rope = config.get("model_type"), config.get("rope_parameters") or config.get("rope_scaling") or {}
         if kind not in ARCHITECTURES:
-            raise UsageError(
-                f"GGUF takes models of type {' and '.join(ARCHITECTURES)}, got {kind!r}: for others, call "
-                f"onebit.dense_(model), and convert its checkpoint with llama.cpp"
+            known, way = (
+                " and ".join(ARCHITECTURES),
+                "for others convert what onebit.dense_(model) gives with llama.cpp",
             )
-        for size_ in _SIZES:
-            if type(config.get(size_)) is not int or not 0 < config[size_] < 1 << 24:
-                raise UsageError(f"config: {size_} is {config.get(size_)!r}, expected a positive integer")
+            raise UsageError(f"GGUF takes models of type {known}, got {kind!r}: {way}")
+        for name in _SIZES:
+            most = 4096 if name == "num_hidden_layers" else 1 << 24  # a table of names has a row for each layer
+            if type(config.get(name)) is not int or not 0 < config[name] <= most:
+                raise UsageError(f"config: {name} is {short(config.get(name))}, expected 1 to {most:,}")
         others = {
             "rope scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
             "partial rotary": rope.get("partial_rotary_factor", 1) != 1,
@@ -103,14 +95,12 @@ class Layout:
         }
         if wrong := [what for what, found in others.items() if found]:
             raise UsageError(f"GGUF export of a {kind} with {' and '.join(wrong)} is not supported")
-        gguf = gguf_package()
-        self.config, self.kind = config, kind
+        self.config, self.kind, heads = config, kind, config["num_attention_heads"]
         self.theta = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
-        heads = config["num_attention_heads"]
         self.heads = {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
         self.head_size = config.get("head_dim") or config["hidden_size"] // heads
-        architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
-        self._names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
+        gguf = gguf_package()
+        self._names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind.upper()], config["num_hidden_layers"])
 
     def place(self, name: str) -> str:
         """The name of a parameter in the file."""
@@ -119,85 +109,61 @@ class Layout:
             raise UsageError(f"GGUF has no place for {name!r} in a {self.kind}")
         return place
 
-    def rows(self, name: str, x: np.ndarray, *, back: bool = False) -> np.ndarray:
+    def rows(self, name: str, x: Any, *, back: bool = False) -> Any:
         """The rows of q and k in llama's order: in each head, row i of the first half stands before i of the second."""
         heads = self.heads.get(name.split(".")[-2]) if self.kind == "llama" else None
-        if heads is None:
+        if heads is None or x is None:
             return x
         half = len(x) // heads // 2
         return x.reshape(heads, *((half, 2) if back else (2, half)), *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
-    def required(self) -> Iterator[str]:
-        """The tensors that every net has."""
-        blocks = (f"blk.{n}.{part}" for n in range(self.config["num_hidden_layers"]) for part in _PARTS)
-        return (f"{name}.weight" for name in ("token_embd", *blocks, "output_norm"))
-
 
 def write_gguf(
-    weights: Iterable[Weight],
-    layout: Layout,
-    path: AnyPath,
-    *,
-    tokenizer: Path | None,
-    pre: str | None,
-    rest: str,
+    weights: Iterable[Weight], layout: Layout, path: AnyPath, *, tokenizer: Path | None, pre: str | None, rest: str,
     card: Card,
-) -> ExportedGguf:
+) -> ExportedGguf:  # fmt: skip
     """Write the file, read it back with the package `gguf`, and compare."""
     gguf, config = gguf_package(), layout.config
-    writer = gguf.GGUFWriter(None, layout.kind)
-    writer.add_name(card.summary or f"1-bit {layout.kind}")
+    writer, expected, counts = gguf.GGUFWriter(None, layout.kind), dict[str, Any](), Counter[str]()
+    for key, value in {
+        **{"name": card.summary or f"1-bit {layout.kind}", "vocab_size": config["vocab_size"]},
+        **{"context_length": config["max_position_embeddings"], "embedding_length": config["hidden_size"]},
+        **{"feed_forward_length": config["intermediate_size"], "block_count": config["num_hidden_layers"]},
+        **{"head_count": layout.heads["q_proj"], "head_count_kv": layout.heads["k_proj"]},
+        **dict.fromkeys(("key_length", "value_length", "rope_dimension_count"), layout.head_size),
+        **{"rope_freq_base": layout.theta, "layer_norm_rms_eps": config["rms_norm_eps"]},
+        "quantization_version": gguf.GGML_QUANT_VERSION,
+    }.items():
+        getattr(writer, f"add_{key}")(value)
     writer.add_string("onebit.version", __version__)
     writer.add_string(CARD, json.dumps(card.to_json()))
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_head_count(layout.heads["q_proj"])
-    writer.add_head_count_kv(layout.heads["k_proj"])
-    for add in (writer.add_key_length, writer.add_value_length, writer.add_rope_dimension_count):
-        add(layout.head_size)
-    writer.add_rope_freq_base(layout.theta)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     add_tokenizer(writer, tokenizer, config, pre)
-    expected: dict[str, Any] = {}
-    weights_of, tensors_of = Counter[str](), Counter[str]()
     for name, values, scale in weights:
-        values, scale = layout.rows(name, values), None if scale is None else layout.rows(name, scale)
+        values, scale = layout.rows(name, values), layout.rows(name, scale)
         kind = gguf.GGMLQuantizationType[Q1_0 if scale is not None else "F32" if values.ndim == 1 else rest.upper()]
         if values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             kind = gguf.GGMLQuantizationType.F16  # as llama.cpp does with rows that are no blocks
         data = gguf.quantize(values, kind) if scale is None else pack_q1_0(values, scale)
         writer.add_tensor(layout.place(name), data, raw_dtype=kind)
         expected[layout.place(name)] = kind, data if scale is None else (values, scale)
-        weights_of[kind.name] += values.size
-        tensors_of[kind.name] += 1
-    for place in layout.required():
-        if place not in expected:
-            raise UsageError(f"the model has no weight for {place}")
-    mostly = f"MOSTLY_{Q1_0 if tensors_of[Q1_0] else rest.upper()}"
-    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if mostly == "MOSTLY_F32" else mostly])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        counts[kind.name] += values.size
+    blocks = (f"blk.{n}.{part}" for n in range(config["num_hidden_layers"]) for part in _PARTS)
+    if missing := {f"{place}.weight" for place in ("token_embd", *blocks, "output_norm")} - expected.keys():
+        raise UsageError(f"the model has no weight for {min(missing)}")
+    mostly = f"MOSTLY_{Q1_0 if counts[Q1_0] else rest.upper()}".replace("MOSTLY_F32", "ALL_F32")
+    writer.add_file_type(gguf.LlamaFileType[mostly])
     with atomic_path(path) as temporary:
         writer.write_header_to_file(temporary)
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        _compare(gguf.GGUFReader(temporary).tensors, expected)
+        written = {tensor.name: tensor for tensor in gguf.GGUFReader(temporary).tensors}
+        for place, (kind, data) in expected.items():
+            tensor = written[place]
+            found = unpack_q1_0(tensor.data) if isinstance(data, tuple) else (tensor.data.view(np.uint8),)
+            wanted = data if isinstance(data, tuple) else (data.view(np.uint8),)
+            if tensor.tensor_type != kind or not all(map(np.array_equal, found, wanted)):
+                raise OnebitError(f"{place} in the file is not that of the model")
         length = temporary.stat().st_size
-    return ExportedGguf(Path(path), length, {kind: (tensors_of[kind], weights_of[kind]) for kind in sorted(tensors_of)})
-
-
-def _compare(tensors: list[Any], expected: dict[str, Any]) -> None:
-    """Raise OnebitError if the type, a sign, a scale or another byte of a tensor is not that of the model."""
-    if len(tensors) != len(expected):
-        raise OnebitError(f"the file has {len(tensors)} tensors, expected {len(expected)}")
-    for tensor in tensors:
-        kind, data = expected[tensor.name]
-        if isinstance(data, tuple):
-            same = all(map(np.array_equal, unpack_q1_0(tensor.data), data))
-        else:
-            same = np.array_equal(tensor.data.view(np.uint8), data.view(np.uint8))
-        if tensor.tensor_type != kind or not same:
-            raise OnebitError(f"{tensor.name} in the file is not that of the model")
+    tensors = Counter(tensor.tensor_type.name for tensor in written.values())
+    return ExportedGguf(Path(path), length, {kind: (tensors[kind], counts[kind]) for kind in sorted(tensors)})

@@ -10,7 +10,7 @@ from onebit.common.files import read_json
 from onebit.errors import FormatError, UsageError
 from onebit.packed.gguf_file import gguf_package
 
-LARGEST = 200_000_000
+FILE, LARGEST = "tokenizer.json", 200_000_000
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PRE: dict[tuple[Any, ...], str] = {
     ("", False, ""): "gpt-2",
@@ -27,25 +27,21 @@ def add_tokenizer(writer: Any, folder: Path | None, config: Mapping[str, Any], p
     Args:
         pre: llama.cpp's name of how text is split into words; None to recognize it.
     """
-    if folder is None:
-        writer.add_tokenizer_model("none")
-        return
     try:
-        _add(writer, folder, config, pre)
+        if folder is None:
+            writer.add_tokenizer_model("none")
+        else:
+            _add(writer, folder, config, pre)
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-        raise FormatError(f"{folder / 'tokenizer.json'}: {error!r}") from None
+        raise FormatError(f"{folder}: {FILE}: {error!r}") from None
 
 
 def _add(writer: Any, folder: Path, config: Mapping[str, Any], pre: str | None) -> None:
-    gguf, size = gguf_package(), config["vocab_size"]
-    found = read_json(folder / "tokenizer.json", largest=LARGEST)
-    model = found["model"]
-    pre = pre or PRE.get((_regex(found), bool(model.get("ignore_merges")), (found["normalizer"] or {}).get("type", "")))
+    gguf, size, found = gguf_package(), config["vocab_size"], read_json(folder / FILE, largest=LARGEST)
+    model, normalizer, kinds = found["model"], found["normalizer"] or {}, gguf.TokenType
+    pre = pre or PRE.get((_regex(found), bool(model.get("ignore_merges")), normalizer.get("type", "")))
     if pre is None or model["type"] != "BPE":
-        raise UsageError(
-            f"{folder}: not a known byte-level BPE tokenizer; name how llama.cpp splits the words of a BPE with pre"
-        )
-    kinds = gguf.TokenType
+        raise UsageError(f"{folder}: no known byte-level BPE; name how llama.cpp splits the words of a BPE with pre")
     tokens = {number: (text, kinds.NORMAL) for text, number in model["vocab"].items()}
     for added in found["added_tokens"]:
         tokens[added["id"]] = added["content"], kinds.CONTROL if added["special"] else kinds.USER_DEFINED
