@@ -124,7 +124,7 @@ def test_a_real_net_is_inspected_but_not_packed(onebit: Onebit, real_folder: Pat
     assert "latent" not in onebit("inspect", real_folder).out
     with Image.open(picture) as image:
         assert image.size[0] > 300
-    assert "packed net" in onebit("inspect", "mnist-mlp", "--plot", picture).line
+    assert "packed" in onebit("inspect", "mnist-mlp", "--plot", picture).line
     done = onebit("verify", real_folder, "--json")
     assert (done.status, done.json["ok"]) == (1, False)
     assert onebit("pack", real_folder, "-o", tmp_path / "net.1bit").status == 2
