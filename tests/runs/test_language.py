@@ -82,6 +82,8 @@ def test_export_load_export_gives_the_same_bytes(tmp_path: Path, quantizer: Any,
     latent = other.get_submodule(QUERY).weight
     if quantizer == "sign":  # at its start size
         assert latent.abs().unique().tolist() == [0.5]
+    other.config["rope_parameters"] = {"rope_type": "yarn"}  # no obstacle here
+    onebit.load_gguf_(other, one)
     latent.grad = torch.ones_like(latent)
     torch.optim.SGD([latent], lr=10).step()  # it is still trained
     assert not torch.equal(latent.sign(), model.get_submodule(QUERY).weight.sign())
@@ -118,6 +120,20 @@ def test_latents_in_bfloat16_are_exported_as_they_are_used(tmp_path: Path) -> No
     onebit.export_gguf(language_model("qwen3", quantizer=Groups), tmp_path / "x.gguf")
     with pytest.raises(CheckpointError, match="groups"):  # bfloat16 cannot hold every fp16 scale
         onebit.load_gguf_(model, tmp_path / "x.gguf")
+
+
+def test_frequencies_of_rotations_in_a_file_are_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_frequencies(writer: Any, kind: int) -> None:
+        writer.add_tensor("rope_freqs.weight", np.ones(8, np.float32))
+        add(writer, kind)
+
+    add = gguf.GGUFWriter.add_file_type
+    monkeypatch.setattr(gguf.GGUFWriter, "add_file_type", with_frequencies)
+    model = language_model(quantizer=Groups)
+    onebit.export_gguf(model, tmp_path / "x.gguf", rest="f32")
+    assert "rope_freqs.weight" in read_gguf(tmp_path / "x.gguf").tensors
+    other = onebit.load_gguf_(language_model(quantizer=Groups, seed=1), tmp_path / "x.gguf")
+    assert torch.equal(other.lm_head.weight, model.lm_head.weight)
 
 
 def test_files_of_other_models_are_refused_and_change_nothing(tmp_path: Path) -> None:
@@ -166,7 +182,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "sliding": {"layer_types": ["full_attention", "sliding_attention"]},
     "experts": {"num_local_experts": 8},
     "num_hidden_layers": {"num_hidden_layers": 10**6},
-    "hidden_size": {"hidden_size": None},
 }
 
 

@@ -86,6 +86,7 @@ def load_gguf_(model: nn.Module, path: AnyPath) -> nn.Module:
             have: binarize the model with a quantizer for groups of 128.
     """
     (facts, tensors), layout = read_gguf(path), Layout(_config(model))
+    tensors.pop("rope_freqs.weight", None)  # which follow from the configuration
     latents = {latent.plain_key: latent.layer for latent in latent_keys(model).values()}
     parameters = {layout.place(name): (name, parameter) for name, parameter in _parameters(model).items()}
     if differ := tensors.keys() ^ parameters.keys() or {str(facts.get("general.architecture"))} - {layout.kind}:

@@ -19,8 +19,7 @@ from onebit.packed import Card
 from onebit.packed.gguf_file import CARD, GROUP, Q1_0, gguf_package, pack_q1_0, unpack_q1_0
 
 ARCHITECTURES = ("llama", "qwen3")
-_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-          "max_position_embeddings")  # fmt: skip
+MOST_LAYERS = 4096
 _PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm")
 Weight = tuple[str, np.ndarray, np.ndarray | None]
 """(name in the state_dict, float32 values, None); of a binary weight (name, ±1, (O, I/128) float16 scales)."""
@@ -69,23 +68,23 @@ class Layout:
 
     Args:
         config: of a transformers model, as a dict.
-
-    Raises:
-        UsageError: a model that llama.cpp would compute in another way.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        kind, rope = config.get("model_type"), config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if kind not in ARCHITECTURES:
-            known, way = (
-                " and ".join(ARCHITECTURES),
-                "for others convert what onebit.dense_(model) gives with llama.cpp",
-            )
-            raise UsageError(f"GGUF takes models of type {known}, got {kind!r}: {way}")
-        for name in _SIZES:
-            most = 4096 if name == "num_hidden_layers" else 1 << 24  # a table of names has a row for each layer
-            if type(config.get(name)) is not int or not 0 < config[name] <= most:
-                raise UsageError(f"config: {name} is {short(config.get(name))}, expected 1 to {most:,}")
+        self.config, self.kind, layers = config, config.get("model_type"), config.get("num_hidden_layers")
+        if self.kind not in ARCHITECTURES:
+            way = "for others convert what onebit.dense_(model) gives with llama.cpp"
+            raise UsageError(f"GGUF takes models of type {' and '.join(ARCHITECTURES)}, got {self.kind!r}: {way}")
+        if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
+            raise UsageError(f"config: num_hidden_layers is {short(layers)}, expected 1 to {MOST_LAYERS}")
+        heads = config["num_attention_heads"]
+        self.heads = {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
+        gguf = gguf_package()
+        self._names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[self.kind.upper()], layers)
+
+    def rope_theta(self) -> float:
+        """The base of the rotary embedding; UsageError for what llama.cpp would compute in another way."""
+        config, rope = self.config, self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
         others = {
             "rope scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
             "partial rotary": rope.get("partial_rotary_factor", 1) != 1,
@@ -94,13 +93,8 @@ class Layout:
             "experts": config.get("num_local_experts") or config.get("num_experts"),
         }
         if wrong := [what for what, found in others.items() if found]:
-            raise UsageError(f"GGUF export of a {kind} with {' and '.join(wrong)} is not supported")
-        self.config, self.kind, heads = config, kind, config["num_attention_heads"]
-        self.theta = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
-        self.heads = {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
-        self.head_size = config.get("head_dim") or config["hidden_size"] // heads
-        gguf = gguf_package()
-        self._names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind.upper()], config["num_hidden_layers"])
+            raise UsageError(f"GGUF export of a {self.kind} with {' and '.join(wrong)} is not supported")
+        return float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
 
     def place(self, name: str) -> str:
         """The name of a parameter in the file."""
@@ -123,15 +117,16 @@ def write_gguf(
     card: Card,
 ) -> ExportedGguf:  # fmt: skip
     """Write the file, read it back with the package `gguf`, and compare."""
-    gguf, config = gguf_package(), layout.config
+    gguf, config, theta = gguf_package(), layout.config, layout.rope_theta()
+    head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     writer, expected, counts = gguf.GGUFWriter(None, layout.kind), dict[str, Any](), Counter[str]()
     for key, value in {
         **{"name": card.summary or f"1-bit {layout.kind}", "vocab_size": config["vocab_size"]},
         **{"context_length": config["max_position_embeddings"], "embedding_length": config["hidden_size"]},
         **{"feed_forward_length": config["intermediate_size"], "block_count": config["num_hidden_layers"]},
         **{"head_count": layout.heads["q_proj"], "head_count_kv": layout.heads["k_proj"]},
-        **dict.fromkeys(("key_length", "value_length", "rope_dimension_count"), layout.head_size),
-        **{"rope_freq_base": layout.theta, "layer_norm_rms_eps": config["rms_norm_eps"]},
+        **dict.fromkeys(("key_length", "value_length", "rope_dimension_count"), head_size),
+        **{"rope_freq_base": theta, "layer_norm_rms_eps": config["rms_norm_eps"]},
         "quantization_version": gguf.GGML_QUANT_VERSION,
     }.items():
         getattr(writer, f"add_{key}")(value)
