@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -18,28 +17,37 @@ from onebit.verification.inspection import Inspection, LayerReport, inspect_weig
 
 PRODUCTS = {"MatMul": 1, "Gemm": 1, "Conv": 1, "ConvTranspose": 1, "MatMulInteger": 1, "ConvInteger": 1}
 PRODUCTS |= {"QLinearConv": 3}
-"""Operation of ONNX -> which input is its weight."""
+"""Operation of ONNX -> which input is its weight; other operations may have weights too."""
 SUFFIXES = (".gguf", ".onnx")
+_Constant = tuple[np.ndarray, float] | None
+"""A constant of an ONNX graph, and the bits that each of its numbers takes in the file; None if it was not computed."""
+_Found = tuple[list[LayerReport], dict[str, Any], int, list[str]]
+"""Reports of matrices, facts, the number of other real numbers, and the names of weights that cannot be read."""
 
 
 def inspect_foreign(path: Path) -> Inspection:
     """Inspect a file with one of `SUFFIXES`: its matrices, and how many bits of the file a weight takes."""
-    layers, facts, real = (_gguf if path.suffix == ".gguf" else _onnx)(path)
-    if not layers:
+    layers, facts, real, unread = (_gguf if path.suffix == ".gguf" else _onnx)(path)
+    if not layers and not unread:
         raise FormatError(f"{path}: no weights of two or more axes found")
     verdicts, length = {layer.verdict for layer in layers}, path.stat().st_size
     weights, binary = (sum(prod(x.shape) for x in layers if x.verdict in kinds) for kinds in (verdicts, {"binary"}))
     total = {
         **{"parameters": weights + real, "weights": weights, "binary_weights": binary, "macs": None},
-        **{"bits_per_weight": 8 * length / weights, "bytes_in_file": length, "bytes_at_32_bit": 4 * (weights + real)},
+        **{
+            "bits_per_weight": 8 * length / max(1, weights),
+            "bytes_in_file": length,
+            "bytes_at_32_bit": 4 * (weights + real),
+        },
         "bytes_at_1_bit": -(-binary // 8) + 4 * (weights - binary + real),
     }
-    verdict = verdicts.pop() if len(verdicts) == 1 else "mixed"
+    verdict = verdicts.pop() if len(verdicts) == 1 and not unread else "mixed"
+    warnings = [f"{name}: a weight by operations that are not known here" for name in unread[:5]]
     tensors = tuple({"name": layer.name, "shape": list(layer.shape), "dtype": layer.dtype} for layer in layers)
-    return Inspection(str(path), path.suffix[1:], verdict, tuple(layers), total, facts, tensors, ())
+    return Inspection(str(path), path.suffix[1:], verdict, tuple(layers), total, facts, tensors, tuple(warnings))
 
 
-def _gguf(path: Path) -> tuple[list[LayerReport], dict[str, Any], int]:
+def _gguf(path: Path) -> _Found:
     found, tensors = read_gguf(path)
     keys = {"name": "general.name", "architecture": "general.architecture", "onebit": "onebit.version"}
     facts = {name: found[key] for name, key in keys.items() if key in found}
@@ -47,7 +55,7 @@ def _gguf(path: Path) -> tuple[list[LayerReport], dict[str, Any], int]:
         facts["card"] = parse_object("card", str(found[CARD]))
     sizes = {kind.name: 8 * size / block for kind, (block, size) in gguf_package().GGML_QUANT_SIZES.items()}
     layers = [replace(_matrix(*x), bits=sizes[x[1].kind]) for x in tensors.items() if len(x[1].shape) > 1]
-    return layers, facts, sum(prod(tensor.shape) for tensor in tensors.values() if len(tensor.shape) < 2)
+    return layers, facts, sum(prod(tensor.shape) for tensor in tensors.values() if len(tensor.shape) < 2), []
 
 
 def _matrix(name: str, tensor: GgufTensor) -> LayerReport:
@@ -69,7 +77,8 @@ def _matrix(name: str, tensor: GgufTensor) -> LayerReport:
     return replace(found, shape=tensor.shape, verdict="binary" if sound else "real", histogram=(), **counts)
 
 
-def _onnx(path: Path) -> tuple[list[LayerReport], dict[str, Any], int]:
+def _onnx(path: Path) -> _Found:
+    """The weights are what the graph computes of its constants alone, which stand in topological order."""
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -78,88 +87,63 @@ def _onnx(path: Path) -> tuple[list[LayerReport], dict[str, Any], int]:
     try:
         with open_regular(path) as file:
             content = file.read()
-        model = onnx.load_model_from_string(content)
-        constants = _Constants(model.graph, onnx, budget=512 * len(content))
-        layers = [*constants.weights()]
-    except (OSError, DecodeError, ValueError, LookupError, TypeError, RecursionError) as error:
+        model, to_array = onnx.load_model_from_string(content), onnx.numpy_helper.to_array
+        stored = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
+        constants: dict[str, _Constant] = {name: (x, 8 * x.itemsize) for name, x in stored.items()}
+        layers, unread = dict[str, LayerReport](), set[str]()
+        budget = 512 * len(content)  # numbers: a small file must not fill the memory
+        for node in model.graph.node:
+            op, given = node.op_type, {n: name for n, name in enumerate(node.input) if name in constants}
+            attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+            if op == "Constant" and "value" in attributes:
+                constants[node.output[0]] = (x := to_array(attributes["value"])), 8 * x.itemsize
+            elif len(given) == len(node.input):
+                for n, name in enumerate(node.output):
+                    found = _computed(op, attributes, n, [constants[name] for name in given.values()], budget)
+                    constants[name] = found
+                    budget -= 0 if found is None else found[0].size
+            else:
+                for n, name in given.items():
+                    if (found := constants[name]) is None:
+                        unread.update({name} if PRODUCTS.get(op) == n else ())
+                    elif name not in layers and sum(side > 1 for side in found[0].shape) > 1 and found[0].dtype != int:
+                        of_columns = n and ("MatMul" in op or (op == "Gemm" and not attributes.get("transB")))
+                        weight = (found[0].T if of_columns else found[0]).astype(np.float32)
+                        layers[name] = replace(inspect_weight(name, weight, dtype=str(found[0].dtype)), bits=found[1])
+            if budget < 0:
+                raise ValueError("its weights are far larger than it")
+    except (OSError, DecodeError, ValueError, LookupError, TypeError) as error:
         raise FormatError(f"{path}: damaged, or not an ONNX file of one part ({error})") from None
-    real = [
-        t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and not constants.found.get(t.name)
-    ]
-    return layers, {"producer": f"{model.producer_name} {model.producer_version}"}, sum(prod(t.dims) for t in real)
+    real = sum(x.size for x in stored.values() if x.dtype == np.float32 and sum(side > 1 for side in x.shape) < 2)
+    return [*layers.values()], {"producer": f"{model.producer_name} {model.producer_version}"}, real, sorted(unread)
 
 
-class _Constants:
-    """What an ONNX graph computes of its constants alone, by a few operations.
-
-    Args:
-        budget: the most numbers to compute; a small file must not fill the memory.
-    """
-
-    def __init__(self, graph: Any, onnx: Any, budget: int) -> None:
-        self.graph, self.onnx, self.budget = graph, onnx, budget
-        self.stored = {tensor.name: tensor for tensor in graph.initializer}
-        self.made = {name: (node, n) for node in graph.node for n, name in enumerate(node.output)}
-        self.found: dict[str, tuple[np.ndarray, float] | None] = {}
-
-    def value(self, name: str) -> tuple[np.ndarray, float] | None:
-        """(the tensor, bits of each number in the file); None if it depends on inputs, or on other operations."""
-        if name not in self.found:
-            self.found[name] = None  # of a loop
-            self.found[name] = found = self._value(name)
-            self._spend(found)
-        return self.found[name]
-
-    def _spend(self, found: tuple[np.ndarray, float] | None) -> None:
-        self.budget -= 0 if found is None else found[0].size
-        if self.budget < 0:
-            raise ValueError("its weights are far larger than it")
-
-    def _value(self, name: str) -> tuple[np.ndarray, float] | None:
-        if name in self.stored:
-            array = self.onnx.numpy_helper.to_array(self.stored[name])
-            return array, 8 * array.itemsize
-        node, n = self.made.get(name, (None, 0))
-        if node is None or node.op_type not in (
-            "Gather",
-            "Reshape",
-            "Split",
-            "Cast",
-            "Mul",
-            "Transpose",
-            "BipolarQuant",
-        ):
-            return None
-        inputs = [found for each in node.input if (found := self.value(each)) is not None]
-        if not inputs or len(inputs) < len(node.input):
-            return None
-        (x, bits), (y, others) = inputs[0], inputs[-1]
-        match node.op_type:
-            case "Gather" if x.ndim == 2 and x.shape[1] * y.size <= self.budget:
-                return x[y], others / x.shape[1]
-            case "Reshape":
-                return x.reshape(y), bits
-            case "Split":
-                end = y[: n + 1].sum()
-                return x[end - y[n] : end], bits
-            case "Transpose":
-                return x.T, bits
-            case "Mul" if np.broadcast_shapes(x.shape, y.shape) == x.shape:
-                return x * y, bits
-            case "BipolarQuant" if y.size == 1:
-                return np.where(x >= 0, y, -y), bits
-        return (x, bits) if node.op_type == "Cast" else None
-
-    def weights(self) -> Iterator[LayerReport]:
-        """The report of each weight."""
-        for node in self.graph.node:
-            place = PRODUCTS.get(node.op_type, len(node.input))
-            name = "".join(node.input[place : place + 1])
-            found = self.value(name)
-            self._spend(found)  # the same weight may come often
-            if found is not None and found[0].ndim >= 2 and found[0].size:
-                weight = found[0].astype(np.float32)
-                transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
-                of_columns = node.op_type in ("MatMul", "MatMulInteger", "Gemm") and not transposed
-                report = inspect_weight(name, weight.T if of_columns else weight, dtype=str(found[0].dtype))
-                yield replace(report, bits=found[1])
+def _computed(op: str, attributes: dict[str, Any], n: int, given: list[_Constant], most: int) -> _Constant:
+    """The output `n` of a node whose inputs are constants; None for other operations, or more than `most` numbers."""
+    known = [each for each in given if each is not None]
+    if not known or len(known) < len(given):
+        return None
+    (x, bits), (y, others) = known[0], known[-1]
+    match op:
+        case "Cast" | "Identity":
+            return x, bits
+        case "Reshape":
+            return x.reshape(y), bits
+        case "Transpose":
+            return x.transpose(attributes.get("perm")), bits
+        case "Split" if len(known) == 2 and not attributes.get("axis"):
+            end = y[: n + 1].sum()
+            return x[end - y[n] : end], bits
+        case "Gather" if x.ndim == 2 and not attributes.get("axis") and x.shape[1] * y.size <= most:
+            return x[y], others / x.shape[1]
+        case "Mul" if np.broadcast_shapes(x.shape, y.shape) == x.shape:
+            return x * y, bits
+        case "BipolarQuant" if y.size == 1:
+            return np.where(x >= 0, y, -y), bits
+        case "DequantizeLinear" if x.ndim > 1:
+            axis = attributes.get("axis", 1) % x.ndim
+            shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+            if all(part.size in (1, x.shape[axis]) for part, _ in known[1:]):
+                zero = y.reshape(shape) if len(known) > 2 else 0
+                return (x.astype(np.float32) - zero) * known[1][0].reshape(shape), bits
+    return None
