@@ -15,7 +15,7 @@ from onebit.native.abi import CallStruct, EpilogueOpStruct, InputStruct, OutputS
 from support.compiling import FLAGS, SOURCES, compiled
 from support.covering import covering
 from support.executors import reference
-from support.kernel_nets import kernel_nets
+from support.kernel_nets import kernel_nets, scaled_net
 from support.packed_nets import inputs_of
 
 COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
@@ -87,7 +87,7 @@ def test_every_net_has_the_bits_of_the_reference(program: Path, name: str, tmp_p
     index = [isa.name for isa in isas].index(name)
     files: list[Path] = []
     wanted = []
-    for number, net in enumerate(kernel_nets()):
+    for number, net in enumerate([*kernel_nets(), scaled_net(128, 5, 70), scaled_net(30, 3, 9)]):
         images = inputs_of(net, 5)
         wanted.append(reference(net, images))
         blob = Blob(make_plan(net, isas[index]), images)

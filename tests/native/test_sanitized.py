@@ -28,7 +28,7 @@ sanitized = library.ctypes.CDLL(sys.argv[1])
 library.ctypes.CDLL = lambda path: sanitized
 from support.executors import assert_agrees, reference
 from support.hostile_files import changed_nets
-from support.kernel_nets import kernel_nets
+from support.kernel_nets import kernel_nets, scaled_net
 from support.packed_nets import inputs_of
 from onebit.native import instruction_sets
 
@@ -36,7 +36,7 @@ known, planned = library.compiled_sets(sanitized), 0
 isas = {name: known[name] for name in known if name in instruction_sets() or name in sys.argv[2:]}
 if "amx" in isas:  # byte by byte in batches of any size
     isas["amx"] = isas["amx"]._replace(byte_tiles=1)
-for net in kernel_nets():
+for net in [*kernel_nets(), scaled_net(128, 5, 70), scaled_net(30, 3, 9)]:
     images = inputs_of(net, 5)
     expected = reference(net, images)
     planned += sum(assert_agrees(net, images, expected, isa) for isa in isas.values())
@@ -83,4 +83,4 @@ def test_no_access_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     planned, *isas = done.stdout.split()
     assert set(isas) == {*instruction_sets(), *emulated}
-    assert int(planned) == len(kernel_nets()) * len(isas)
+    assert int(planned) == (len(kernel_nets()) + 2) * len(isas)

@@ -28,7 +28,7 @@ static int run_file(const ob_isa *isa, const char *from, const char *to) {
         ob_call *call = (ob_call *)&plan->calls[k];
         call->rows = at(call->rows), call->columns = at(call->columns), call->runs = at(call->runs);
         call->weights = at(call->weights), call->tap_sums = at(call->tap_sums);
-        call->weight_units = at(call->weight_units), call->divisor = at(call->divisor);
+        call->weight_units = at(call->weight_units), call->scales = at(call->scales), call->divisor = at(call->divisor);
         call->epilogue = at(call->epilogue);
         for (int n = 0; n < call->epilogue_count; n++) {
             ob_epilogue_op *op = (ob_epilogue_op *)&call->epilogue[n];

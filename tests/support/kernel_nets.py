@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet, RealConv, Relu, Sign, Threshold
+from onebit.packed.nodes import ScaledDense
 from support.packed_nets import IMAGE_NETS, NETS_OF_OTHER_INPUTS, Builder
 
 _INT32 = np.iinfo(np.int32)
@@ -74,6 +75,14 @@ def kernel_nets() -> list[PackedNet]:
             nets += [_wide(channels, outputs, form, value) for value in values]
     nets += [make() for make in (*THRESHOLD_NETS.values(), *NETS_OF_OTHER_INPUTS.values())]
     return [*nets, _long(2100, 1100)]
+
+
+def scaled_net(group: int, groups: int, outputs: int, *, seed: int = 0) -> PackedNet:
+    """One dense layer with a scale for each group of inputs; no file holds it."""
+    b = Builder((group * groups,), seed=seed, coding="float32")
+    fields = b.signs(outputs, group * groups) | {"scale": None, "centre": None}
+    b.add(ScaledDense, **fields, scales=np.abs(b.real(outputs, groups)) + np.float32(0.1))
+    return b.net()
 
 
 def _bytes(draw: st.DrawFn, shape: tuple[int, ...]) -> Builder:

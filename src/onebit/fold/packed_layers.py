@@ -139,8 +139,8 @@ def _refuse_extras(name: str, module: nn.Module) -> None:
 
 def _arguments(weight: BinaryWeight, bias: Tensor | None, quantizer: nn.Module | None = None) -> dict[str, Any]:
     """The arguments of a `PackedLayer`."""
-    if weight.grouped:
-        raise FoldError("a scale per group of inputs cannot be packed yet")
+    if weight.grouped and weight.centre is not None:
+        raise FoldError("a layer with scales per group of inputs has no centers")
     signs = weight_rows(weight.signs)
     arguments = {"rows": words_to_bytes(pack_signs(signs), signs.shape[1]), "terms": signs.shape[1]}
     bias = None if bias is None else bias.detach().float()

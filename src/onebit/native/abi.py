@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "e20db557e1c4cf2b4c0f407d44930c70eb905b91991dba67768f33e49ad0bfb6"
+HASH = "2959a371cf42c4746b1f6664afc6ec3304e19710ae400d9c6f00f7c128cf60d6"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -91,8 +91,8 @@ class CallStruct(ctypes.Structure):
         *_of(Float, "low high"),
         ("weights", Pointer),
         ("panel", Long),
-        *_of(Int, "outputs tap_channels tap_words tap_lookups tap_fours real levels center planes together"),
-        *_of(Pointer, "tap_sums weight_units epilogue"),
+        *_of(Int, "outputs tap_channels tap_words tap_lookups tap_fours real levels center planes together scaled"),
+        *_of(Pointer, "tap_sums weight_units scales epilogue"),
         *_of(Int, "epilogue_count bits"),
         ("divisor", Pointer),
         *_of(Int * AXES, "box from_stride to_stride"),

@@ -21,6 +21,7 @@ from onebit.native.weight_kernels import (
     lookup_kernel,
     planes_of_bytes,
     real_kernel,
+    scaled_kernel,
     tap_sums,
 )
 from onebit.packed import OneBitWeights, PackedNet, nodes
@@ -74,6 +75,26 @@ class _Planner(Pointwise):
             slot = slot.seen_as((prod(slot.shape), 1, 1))
         rows = rows.reshape(1, node.outputs, height * width, -1)
         return self.matmul(node, slot, rows, (whole(height), whole(width)), (node.outputs, 1, 1))
+
+    def scaled_dense(self, node: nodes.ScaledDense) -> Slot:
+        """A group of inputs is a tap."""
+        slot = self.integers(node, self.value(node.inputs[0]))
+        rows = np.asarray(node.rows > 0).reshape(1, node.outputs, -1, node.group)
+        kernel = scaled_kernel(rows, self.isa)
+        if kernel is None or slot.call is None or slot.call.kernel != "grid":
+            raise NotPlanned("groups of this size, or of integers")
+        scales = np.pad(node.scales.T, ((0, 0), (0, -node.outputs % self.isa.lanes)))
+        fields: dict[str, Any] = {
+            "groups": 1,
+            "outputs": node.outputs,
+            "tap_channels": node.in_features,
+            "constant": 0,
+            "real": True,
+        }
+        fields |= {"runs": whole(1).runs, **_taps(whole(1), whole(1)), "scaled": node.group}
+        key = node.output, self.isa.name, "scales"
+        fields["scales"] = self.panels.setdefault(key, np.ascontiguousarray(scales))
+        return self.product(node, kernel, (slot,), (node.outputs, 1, 1), REAL, taps=1, **fields)
 
     def conv(self, node: nodes.Grouped) -> Slot:
         slot = self.value(node.inputs[0])
@@ -140,14 +161,8 @@ class _Planner(Pointwise):
                 kernel = lookup_kernel(node, rows, axes, slot.shape[2], self.isa)
         kind = INTEGER if one_bit and not fields.get("real") and not levels else REAL
         sources = (slot,) if levels is None else (slot, levels)
-        known = node.output, self.isa.name, kernel.name, kernel.tap_words, kernel.weights.shape
-        fields |= {"weights": self.panels.setdefault(known, kernel.weights), "panel": prod(kernel.weights.shape[2:])}
-        fields |= {"tap_words": kernel.tap_words, **kernel.more}
-        answer = self.emit(kernel.name, sources, made, kind, **fields)
+        answer = self.product(node, kernel, sources, made, kind, taps=taps, **fields)
         assert answer.call is not None
-        answer.call.scratch = -(-taps // 8) * 8 * _SEGMENT_UNITS + kernel.scratch
-        if answer.call.scratch > _MOST_SCRATCH:
-            raise NotPlanned("tables of a layer beyond a gigabyte")
         dense = kernel.name == "lut" and slot.shape[1:] == made[1:] == (1, 1)
         if dense and not kernel.more and 0 < self.isa.byte_tiles <= most_batch(slot.buffer.units):
             block, units = planes_of_bytes(channels, self.isa)
@@ -161,6 +176,28 @@ class _Planner(Pointwise):
             if node.centre is not None:
                 answer.call.fields["center"] = 1
                 answer.then("center", node.centre)
+        return answer
+
+    def product(
+        self,
+        node: Any,
+        kernel: WeightKernel,
+        sources: tuple[Slot, ...],
+        made: tuple[int, int, int],
+        kind: str,
+        *,
+        taps: int,
+        **fields: Any,
+    ) -> Slot:
+        """The call of a kernel with weights."""
+        known = node.output, self.isa.name, kernel.name, kernel.tap_words, kernel.weights.shape
+        fields |= {"weights": self.panels.setdefault(known, kernel.weights), "panel": prod(kernel.weights.shape[2:])}
+        fields |= {"tap_words": kernel.tap_words, **kernel.more}
+        answer = self.emit(kernel.name, sources, made, kind, **fields)
+        assert answer.call is not None
+        answer.call.scratch = -(-taps // 8) * 8 * _SEGMENT_UNITS + kernel.scratch
+        if answer.call.scratch > _MOST_SCRATCH:
+            raise NotPlanned("tables of a layer beyond a gigabyte")
         return answer
 
     def integers(self, node: Any, slot: Slot) -> Slot:
@@ -217,6 +254,7 @@ class _Planner(Pointwise):
 _MAKERS: dict[type, Any] = {
     nodes.Flatten: _Planner.flatten,
     nodes.DenseLayer: _Planner.dense,
+    nodes.ScaledDense: _Planner.scaled_dense,
     nodes.Grouped: _Planner.conv,
     nodes.MaxPool: _Planner.max_pool,
     nodes.AveragePool: _Planner.average_pool,

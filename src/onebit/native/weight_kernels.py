@@ -62,6 +62,17 @@ def lookup_kernel(
     return WeightKernel("lut", *sign_panels(rows, isa.lanes, size=size), wide + tables, more)
 
 
+def scaled_kernel(rows: np.ndarray, isa: InstructionSet) -> WeightKernel | None:
+    """±1 × int32 with a scale for each tap; None for taps whose sums may not fit an int32. rows: (1, O, T, I) bool."""
+    outputs, channels = rows.shape[1], rows.shape[3]
+    weights, words = sign_panels(rows, isa.lanes, size=isa.lut_inputs * isa.lut_groups)
+    if channels > _MOST_GRID_TAPS + 1 or words > isa.dense_words:  # no float32 is at the end of the grid
+        return None
+    sums = -(-outputs // isa.lanes) * isa.lanes * 2
+    tables = isa.dense_words * isa.lut_groups * 2**isa.lut_inputs
+    return WeightKernel("lut", weights, words, isa.tile_rows * (sums + tables))
+
+
 def dot_kernel(
     node: Any, rows: np.ndarray, axes: tuple[Axis, Axis], slot: Slot, coding: Coding, isa: InstructionSet
 ) -> WeightKernel:

@@ -9,12 +9,13 @@ import numpy as np
 
 from onebit.packed import Node, Value, nodes
 from onebit.runtime.pooling import adaptive_average_pool, average_pool, max_pool
-from onebit.runtime.reference_matmul import Executor, conv, conv_transpose, dense
+from onebit.runtime.reference_matmul import Executor, conv, conv_transpose, dense, dense_in_groups
 
 DTYPES = {"sign": np.int8, "integer": np.int32, "real": np.float32}
 """The dtype of each kind of value."""
 EXECUTORS: dict[type, Callable[..., Executor]] = {
     nodes.DenseLayer: dense,
+    nodes.ScaledDense: dense_in_groups,
     nodes.Convolution: conv,
     nodes.Transposed: conv_transpose,
     nodes.MaxPool: max_pool,

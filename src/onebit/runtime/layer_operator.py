@@ -25,6 +25,7 @@ from onebit.native import NativePlan, NotPlanned, instruction_set, make_plan, ru
 from onebit.packed import Affine, Conv, ConvTranspose, Dense, InputSpec, Node, PackedNet, Sign
 from onebit.packed.bits import bytes_to_words
 from onebit.packed.net import INPUT
+from onebit.packed.nodes import ScaledDense
 from onebit.runtime.executors import executor_of
 from onebit.runtime.running import thread_count
 
@@ -136,10 +137,12 @@ def _run_native(plan: NativePlan, x: Tensor, shape: torch.Size, out: Tensor) -> 
 class _Layer(NamedTuple):
     """Plans of a layer, or nets that the library cannot run, and the weights that they share.
 
-    state: version of the signs, and bytes of scale, center and bias, that they were made from.
+    state: what they were made from: the version of the signs, and of a scale per group, whose bytes would take long to
+        compare; the bytes of the others.
     """
 
     signs: weakref.ref[Tensor]
+    scale: Tensor | None
     state: list[Any]
     plans: dict[Any, NativePlan | PackedNet]
     panels: dict[Any, np.ndarray]
@@ -151,13 +154,15 @@ _LAYERS: dict[int, _Layer] = {}
 
 def _cached(tensors: LayerTensors) -> tuple[dict[Any, NativePlan | PackedNet], dict[Any, np.ndarray]]:
     """Plans and weights of a layer, empty if its tensors have changed."""
-    signs, *parameters = tensors
-    version = signs.numpy().tobytes() if signs.is_inference() else signs._version
-    state = [version, *[part if part is None else part.numpy().tobytes() for part in parameters]]
+    signs, scale, *_ = tensors
+    state: list[Any] = []
+    for part in tensors:
+        versioned = part is not None and part.dim() == 2 and not part.is_inference()
+        state.append(part if part is None else part._version if versioned else part.numpy().tobytes())
     layer = _LAYERS.get(address := signs.data_ptr())
-    if layer is None or layer.signs() is not signs or layer.state != state:
+    if layer is None or layer.signs() is not signs or layer.scale is not scale or layer.state != state:
         reference = weakref.ref(signs, lambda _: _LAYERS.pop(address, None))
-        layer = _LAYERS[address] = _Layer(reference, state, {}, {})
+        layer = _LAYERS[address] = _Layer(reference, scale, state, {}, {})
     return layer.plans, layer.panels
 
 
@@ -167,6 +172,8 @@ def _net(tensors: LayerTensors, window: PackedWindow | None, shape: tuple[int, .
     assert signs is not None
     fields: dict[str, Any] = {"scale": scale, "centre": center, "in_features": shape[0]}
     kind: Any = Dense
+    if scale is not None and scale.ndim == 2:
+        kind, fields = ScaledDense, {"scales": scale, "in_features": shape[0]}
     if window is not None:
         kind = ConvTranspose if window.transposed else Conv
         fields |= {name: getattr(window, name) for name in ("kernel", "groups", "stride", "padding", "dilation")}
@@ -280,7 +287,8 @@ class _Differentiable(torch.autograd.Function):
         terms, window, shape = ctx.sizes
         weight = dense_signs(signs, terms)
         if scale is not None:
-            weight = weight * scale.view(-1, 1)
+            scale = scale.view(len(weight), -1, 1)
+            weight = (weight.unflatten(1, (scale.shape[1], -1)) * scale).flatten(1)
         if center is not None:
             weight = weight + center.view(-1, 1)
         gradient = gradients[0].float()

@@ -34,6 +34,21 @@ def dense(node: nodes.DenseLayer, x: Value) -> Executor:
     return execute
 
 
+def dense_in_groups(node: nodes.ScaledDense, x: Value) -> Executor:
+    """(N, K) -> (N, O) for real inputs."""
+    weight = unpack_signs(node.signs, node.in_features, dtype=np.float64)
+
+    def execute(v: np.ndarray) -> np.ndarray:
+        integers, units = on_grid(v.astype(np.float32))
+        y = np.zeros((len(v), node.outputs), np.float32)
+        for g, scale in enumerate(node.scales.T):
+            part = slice(g * node.group, (g + 1) * node.group)
+            y += (integers[:, part] @ weight[:, part].T).astype(np.float32) * units[:, None] * scale
+        return y
+
+    return execute
+
+
 def conv(node: nodes.Convolution, x: Value) -> Executor:
     """(N, I, H, W) -> (N, O, H', W')."""
     weight = _weight(node, x, groups=node.groups, padding_value=node.padding_value)

@@ -28,7 +28,7 @@ class PackedLayer(nn.Module):
     Args:
         rows: (O, ceil(K / 8)) uint8, see `onebit.packed.bits.words_to_bytes`.
         terms: weights of an output, K.
-        scale, center, bias: (O,) float32; None for 1 or 0.
+        scale, center, bias: (O,) float32; None for 1 or 0. A scale (O, G) is for K / G inputs each.
         input_quantizer: applied to inputs first.
         sign_inputs: the outputs of `input_quantizer` are ±1.
         plain: `input_quantizer` is the sign, which the kernels can compute.
@@ -68,8 +68,8 @@ class PackedLayer(nn.Module):
     @property
     def packed_sizes(self) -> tuple[int, int]:
         """(one-bit weights, real numbers of scale, center and bias)."""
-        real = sum(one is not None for one in (self.scale, self.center, self.bias))
-        return self.outputs * self.terms, self.outputs * real
+        real = sum(one.numel() for one in (self.scale, self.center, self.bias) if one is not None)
+        return self.outputs * self.terms, real
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, unless the kernels compute it."""

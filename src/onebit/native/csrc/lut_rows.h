@@ -129,7 +129,7 @@ static int row_lanes(const run_t *at, span_t tiles, position_t position, int man
 static int lut_or_rows(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     int64_t rows = call->out_height * call->out_width == 1 ? count : call->runs[2], lanes = (rows + ROW_LANES - 1) / ROW_LANES * ROW_LANES;
     int faster = rows * ROW_LANES * call->outputs >= lanes * ROW_LEAST * (call->outputs + ROW_TABLE_COST);
-    if (call->table_rows || !faster) return lut(call, share, count, arena);
+    if (call->table_rows || call->scaled || !faster) return lut(call, share, count, arena);
     return lut_rows(call, share, count, arena, ROW_LANES, row_lanes);
 }
 #undef RUN_LUT

@@ -192,7 +192,7 @@ static inline void read_sums(const run_t *at, block_t *x, int start, int count, 
         for (int k = 0; k < count; k++) whole[k] = (int32_t)wide[k];
     else if (call->kernel == OB_KERNEL_XNOR) /* `sums` of the terms have different signs */
         CHANNELS(whole[k] = (int32_t)(terms - 2 * (uint32_t)sums[k]))
-    else if (call->real)
+    else if (call->real && !call->scaled) /* else they are real already */
         CHANNELS(real[k] = (float)sums[k] * unit)
     else
         CHANNELS(whole[k] = sums[k])
@@ -380,6 +380,48 @@ static int lut_block(const run_t *at, span_t tiles, position_t position, int man
     return saw_nan;
 }
 
+/* A dense layer with scales for groups of inputs: sums of a group fit an int32, and are scaled and added in float32. */
+static int lut_scaled(const run_t *at, span_t tiles, position_t position, int many, const int32_t *x, int64_t stride, void *room) {
+    const ob_call *call = at->call;
+    int padded = (call->outputs + LANES - 1) / LANES, width = padded * LANES, size = call->scaled, words = call->tap_words;
+    int block = DENSE_WORDS / words, groups = call->tap_channels / size, saw_nan = 0;
+    float *real = room, units[TILE_ROWS];
+    int32_t *all = (int32_t *)((int64_t *)room + TILE_ROWS * width), sums[TILE_ROWS * TILE_OUTPUTS];
+    const int32_t *tables[TILE_ROWS];
+    position_t positions[TILE_ROWS];
+    memset(real, 0, (size_t)(many * width) * sizeof *real);
+    for (int m = 0; m < many; m++, position = next_position(at, position)) {
+        positions[m] = position, units[m] = unit_of(at, position);
+        tables[m] = all + m * DENSE_WORDS * LUT_GROUPS * TABLE;
+    }
+    for (int from = 0; from < groups; from += block) {
+        int end = from + block < groups ? from + block : groups;
+        for (int m = 0; m < many; m++)
+            for (int g = from; g < end; g++)
+                lut_tables(x + m * stride + g * size, size, (int32_t *)tables[m] + (g - from) * words * LUT_GROUPS * TABLE);
+        for (int tile = tiles.begin; tile < tiles.end; tile++) {
+            int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
+            int first = p * LANES, lanes = panels * LANES;
+            const uint32_t *b = (const uint32_t *)call->weights + p * call->panel;
+            for (int g = from; g < end; g++) {
+                segment_t segment = {(int64_t)(g - from) * words * LUT_GROUPS * TABLE, (int64_t)g * words, words,
+                                     (size + LUT_INPUTS - 1) / LUT_INPUTS};
+                lut_tile(many, panels, tables, &segment, 1, b, call->panel, INT32_MAX, NULL, 0, sums);
+                const float *scales = call->scales + (int64_t)g * width + first;
+                for (int m = 0; m < many; m++) {
+                    float *to = real + m * width + first;
+                    const int32_t *sum = sums + m * lanes;
+                    for (int k = 0; k < lanes; k++) to[k] += (float)sum[k] * units[m] * scales[k];
+                }
+            }
+            int part = call->outputs - first < lanes ? call->outputs - first : lanes;
+            for (int m = 0; m < many && end == groups; m++)
+                saw_nan |= finish_sums(at, positions[m], 0, first, part, (const int32_t *)(real + m * width + first), NULL);
+        }
+    }
+    return saw_nan;
+}
+
 /* A convolution: makes the tables of each input row once and keeps those that an output row needs. */
 static int lut_conv(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     int64_t stride = (int64_t)(call->outputs + LANES - 1) / LANES * LANES;
@@ -429,6 +471,7 @@ static int lut_conv(const ob_call *call, const share_t *share, int64_t count, ui
 
 static int lut(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     if (call->table_rows) return lut_conv(call, share, count, arena);
+    if (call->scaled) return lut_rows(call, share, count, arena, LUT_ROWS((call->outputs + LANES - 1) / LANES), lut_scaled);
     return lut_rows(call, share, count, arena, LUT_ROWS((call->outputs + LANES - 1) / LANES), lut_block);
 }
 #define RUN_LUT lut

@@ -121,8 +121,10 @@ typedef struct {
     int32_t center;       /* the epilogue needs sum(x) */
     int32_t planes;       /* OB_KERNEL_LUT, dense: fewest images of a batch that is multiplied byte by byte; 0: never */
     int32_t together;     /* finish this number of pixels of few channels as one block: parameters are repeated for them */
+    int32_t scaled;       /* OB_KERNEL_LUT, dense: inputs that share a scale, a tap of the weights; or 0 */
     const int64_t *tap_sums;   /* [taps][outputs of all groups]: sums of the weights of a tap; NULL if they are not needed */
     const float *weight_units; /* grid units of real weights */
+    const float *scales;       /* for each `scaled` inputs, of all outputs, padded to whole panels */
 
     const ob_epilogue_op *epilogue;
     int32_t epilogue_count, bits; /* bits: of a word of the signs in which the epilogue ends, 32, or fewer where each pixel has a

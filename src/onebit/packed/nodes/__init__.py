@@ -28,7 +28,7 @@ from onebit.packed.nodes.conv import (
     RealConvTranspose,
     Transposed,
 )
-from onebit.packed.nodes.dense import Dense, DenseLayer, OneBitWeights, RealDense, RealWeights, Weights
+from onebit.packed.nodes.dense import Dense, DenseLayer, OneBitWeights, RealDense, RealWeights, ScaledDense, Weights
 from onebit.packed.nodes.node import Node, Value, by_class
 from onebit.packed.nodes.pointwise import (
     Add,
@@ -122,6 +122,7 @@ __all__ = [
     "Repeat",
     "Requantize",
     "Reshape",
+    "ScaledDense",
     "Sigmoid",
     "Sign",
     "Silu",

@@ -133,5 +133,29 @@ class Dense(DenseLayer, OneBitWeights):
 
 
 @operation
+class ScaledDense(DenseLayer, OneBitWeights):
+    """Dense layer of one-bit weights with scales for groups of inputs; no file holds it, as it is not in `OPS`.
+
+    y = Σ_g scales[:, g] · (signs · x of group g), added in float32 in the order of the groups.
+
+    Args:
+        scales: (O, G) float32, each for in_features / G inputs.
+    """
+
+    scales: np.ndarray
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        return (self.outputs, self.scales.shape[1]) if name == "scales" else super().shape_of(name)
+
+    @property
+    def group(self) -> int:
+        """Inputs of a group."""
+        return self.in_features // self.scales.shape[1]
+
+    def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
+        return Value(shape, "real")
+
+
+@operation
 class RealDense(DenseLayer, RealWeights):
     """Dense layer with real weights: (in_features,) -> (O,)."""

@@ -34,7 +34,7 @@ WIDEST = 2**16  # of a range: activations have up to 16 bits
 MOST_SHIFT = 52
 ARRAYS = {
     **dict.fromkeys(("scale", "centre", "shift", "slope", "low", "high"), ("float32", 1)),
-    "weight": ("float32", 2),
+    **dict.fromkeys(("weight", "scales"), ("float32", 2)),
     "signs": ("uint64", 2),
     "multiplier": ("int32", 2),
     "offset": ("int64", 1),
