@@ -70,7 +70,7 @@ def scaled_kernel(rows: np.ndarray, isa: InstructionSet) -> WeightKernel | None:
         return None
     sums = -(-outputs // isa.lanes) * isa.lanes * 2
     tables = isa.dense_words * isa.lut_groups * 2**isa.lut_inputs
-    return WeightKernel("lut", weights, words, isa.tile_rows * (sums + tables))
+    return WeightKernel("lut", weights, words, max(isa.tile_rows * (sums + tables), isa.row_units))
 
 
 def dot_kernel(

@@ -14,6 +14,8 @@
 
 /* An integer of each row, in two registers. */
 typedef uint32_t half_t __attribute__((vector_size(2 * ROW_LANES), may_alias));
+typedef int32_t half_int_t __attribute__((vector_size(2 * ROW_LANES), may_alias));
+typedef float half_real_t __attribute__((vector_size(2 * ROW_LANES), may_alias));
 typedef struct {
     half_t of[2];
 } lanes_t;
@@ -42,8 +44,10 @@ static void row_tables(const lanes_t *x, int count, lanes_t *table) {
     }
 }
 
-/* Adds what a panel of words of weights chooses from `count` tables, the first of them table `from` of the word. */
-ALWAYS void row_panel(const int count, const lanes_t *restrict tables, int from, const uint32_t *restrict w, lanes_t *restrict sums) {
+/* Adds what a panel of words of weights chooses from `count` tables, the first of them table `from` of the word; with `ends`, then
+ * scales the sums, by `units` of the rows and `scales` of the outputs, and adds them to `real`. */
+ALWAYS void row_panel(const int count, const int ends, const lanes_t *restrict tables, int from, const uint32_t *restrict w,
+                      lanes_t *restrict sums, const lanes_t *units, const float *scales, lanes_t *restrict real) {
     for (int o = 0; o < LANES; o++) {
         const char *entry[ROW_TABLES];
 #pragma GCC unroll 8
@@ -54,8 +58,28 @@ ALWAYS void row_panel(const int count, const lanes_t *restrict tables, int from,
         }
         HALVES(half_t sum = sums[o].of[h];
                _Pragma("GCC unroll 8") for (int t = 0; t < count; t++) sum += ((const lanes_t *)entry[t])->of[h];
+               if (ends) {
+                   half_real_t scaled = __builtin_convertvector((half_int_t)sum, half_real_t) * (half_real_t)units->of[h];
+                   real[o].of[h] = (half_t)((half_real_t)real[o].of[h] + scaled * scales[o]);
+                   sum ^= sum;
+               }
                sums[o].of[h] = sum)
     }
+}
+
+/* The same for all tables of a word that has `count`. */
+ALWAYS void row_tables_panel(const int ends, int count, const lanes_t *tables, const uint32_t *w, lanes_t *sums, const lanes_t *units,
+                             const float *scales, lanes_t *real) {
+    int t = 0;
+    if (count == ROW_TABLES) {
+        row_panel(ROW_TABLES, ends, tables, 0, w, sums, units, scales, real);
+        return;
+    }
+    for (; t + 2 < count; t += 2) row_panel(2, 0, tables, t, w, sums, units, scales, real);
+    if (t + 1 < count)
+        row_panel(2, ends, tables, t, w, sums, units, scales, real);
+    else
+        row_panel(1, ends, tables, t, w, sums, units, scales, real);
 }
 
 /* The largest magnitude of sums of a word of inputs, at most: real values then fit int32 for several times as many words as with the
@@ -79,10 +103,17 @@ static int row_outputs(const run_t *at, position_t position, int many, const uin
     const ob_call *call = at->call;
     int panels = (count + LANES - 1) / LANES, padded = (call->outputs + LANES - 1) / LANES, is_wide = 0, saw_nan = 0;
     const uint32_t *b = (const uint32_t *)call->weights + ((int64_t)group * padded + first / LANES) * call->panel;
+    int size = call->scaled ? call->scaled : call->tap_channels;
     int64_t bound = 0; /* no sum has a larger magnitude */
+    const float *scales = call->scaled ? call->scales + first : NULL;
+    lanes_t units = {0}, *real = (lanes_t *)room->wide; /* if `scaled` */
+    position_t of_row = position;
+    for (int m = 0; m < many; m++, of_row = next_position(at, of_row)) ((float *)&units)[m] = unit_of(at, of_row);
     memset(room->sums, 0, (size_t)panels * LANES * sizeof *room->sums);
-    for (int from = 0; from < call->tap_channels; from += ROW_WORD, b += LANES) {
-        int part = call->tap_channels - from < ROW_WORD ? call->tap_channels - from : ROW_WORD;
+    if (call->scaled) memset(real, 0, (size_t)panels * LANES * sizeof *room->sums);
+    for (int from = 0, part; from < call->tap_channels; from += part, b += LANES) {
+        int left = size - from % size;
+        part = left < ROW_WORD ? left : ROW_WORD;
         int tables = (part + ROW_BITS - 1) / ROW_BITS;
         memset(room->inputs, 0, sizeof room->inputs);
         turn_units(x + from, stride, many, part, (uint32_t *)room->inputs, ROW_LANES);
@@ -93,19 +124,25 @@ static int row_outputs(const run_t *at, position_t position, int many, const uin
             bound = most, is_wide = 1;
         }
         row_tables(room->inputs, tables, room->tables);
-        for (int p = 0; p < panels; p++)
-            if (tables == ROW_TABLES) {
-                __builtin_prefetch(b + (p + 8) * call->panel);
-                row_panel(ROW_TABLES, room->tables, 0, b + p * call->panel, room->sums + p * LANES);
-            } else
-                for (int t = 0; t < tables; t++) row_panel(1, room->tables, t, b + p * call->panel, room->sums + p * LANES);
+        int ends = call->scaled && part == left;
+        for (int p = 0; p < panels; p++) {
+            const uint32_t *w = b + p * call->panel;
+            lanes_t *sums = room->sums + p * LANES;
+            __builtin_prefetch(w + 8 * call->panel);
+            if (ends)
+                row_tables_panel(1, tables, room->tables, w, sums, &units, scales + p * LANES, real + p * LANES);
+            else
+                row_tables_panel(0, tables, room->tables, w, sums, NULL, NULL, NULL);
+        }
+        if (ends) bound = 0, scales += (int64_t)padded * LANES;
     }
+    const uint32_t *sums = (const uint32_t *)(call->scaled ? real : room->sums);
     if (is_wide) row_flush((int32_t *)room->sums, count, room->wide);
     for (int done = 0; done < count; done += BLOCK) {
         int part = count - done < BLOCK ? count - done : BLOCK;
         if (!is_wide)
-            turn_units((const uint32_t *)(room->sums + done), ROW_LANES, part, ROW_LANES, (uint32_t *)room->turned, BLOCK);
-        position_t of_row = position;
+            turn_units(sums + done * ROW_LANES, ROW_LANES, part, ROW_LANES, (uint32_t *)room->turned, BLOCK);
+        of_row = position;
         for (int m = 0; m < many; m++, of_row = next_position(at, of_row)) {
             int64_t wide[BLOCK];
             for (int o = 0; is_wide && o < part; o++) wide[o] = room->wide[(done + o) * ROW_LANES + m];
@@ -129,7 +166,7 @@ static int row_lanes(const run_t *at, span_t tiles, position_t position, int man
 static int lut_or_rows(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     int64_t rows = call->out_height * call->out_width == 1 ? count : call->runs[2], lanes = (rows + ROW_LANES - 1) / ROW_LANES * ROW_LANES;
     int faster = rows * ROW_LANES * call->outputs >= lanes * ROW_LEAST * (call->outputs + ROW_TABLE_COST);
-    if (call->table_rows || call->scaled || !faster) return lut(call, share, count, arena);
+    if (call->table_rows || !faster) return lut(call, share, count, arena);
     return lut_rows(call, share, count, arena, ROW_LANES, row_lanes);
 }
 #undef RUN_LUT
