@@ -46,6 +46,8 @@ NETS = {
 """Nets that ship or may be added: name -> summary."""
 ACTIVATIONS = {"resnet20-cifar10-int8": 8}
 """Bits of activations that are rounded after training."""
+FREE = {"membrane-unet"}
+"""Nets that take images of any size."""
 
 
 def ship(name: str, folder: str) -> PackedNet:
@@ -63,7 +65,8 @@ def ship(name: str, folder: str) -> PackedNet:
 
     run = open_run(folder)
     data = load_run_data(run)
-    net = pack_run(run, data, rounding=Rounding(ACTIVATIONS[name]) if name in ACTIVATIONS else None)
+    rounding = Rounding(ACTIVATIONS[name]) if name in ACTIVATIONS else None
+    net = pack_run(run, data, rounding=rounding, sizes="any" if name in FREE else "fixed")
     made = run_card(run, net.certificate)
     assert made is not None, "stores no recipe"
     score = score_packed(net, data.test)

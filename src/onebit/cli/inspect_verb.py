@@ -91,7 +91,8 @@ def _lines(found: Inspection, *, latent: bool) -> Iterator[str]:
         for key, taken in found.facts.get("inputs", {"": found.facts.get("input")}).items():
             meaning = f" ({taken['meaning']})" if taken["meaning"] else ""
             named = [f", {x} {', '.join(f'{y:.6g}' for y in taken[x])}" for x in ("mean", "std") if x in taken]
-            what = f"{taken['dtype']} {_sizes(taken['shape'])}{meaning}, coding {taken['coding']}{''.join(named)}"
+            taken_size = _sizes(taken["shape"]) + " or any size" * ("sizes" in taken)
+            what = f"{taken['dtype']} {taken_size}{meaning}, coding {taken['coding']}{''.join(named)}"
             yield f"input {key}".strip() + f": {what}"
         yield "output: " + ", ".join(f"{row['key']} {_sizes(row['shape']) or 1}".strip() for row in given)
     for key, value in found.facts.items():

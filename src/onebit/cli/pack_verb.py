@@ -21,6 +21,8 @@ def parser() -> Parser:
     made = Parser("pack", description, "run", "recipe", "model", "dataset", "seed", "data", "threads", "json")
     made.add_argument("-o", "--output", required=True, metavar="NET.1bit")
     made.add_argument("--weights", choices=("binary", "sample"), default="binary", help="sample: one random draw")
+    any_size = "any: a fully convolutional net takes images of any size (default: fixed)"
+    made.add_argument("--sizes", choices=("fixed", "any"), default="fixed", help=any_size)
     count = whole_number(1)
     made.add_argument("--images", type=count, metavar="N", help="test images to compare, evenly spread (default: all)")
     made.add_argument("--no-certify", action="store_true", help="compare nothing: needs no data set")
@@ -46,7 +48,9 @@ def main(argv: list[str]) -> int:
 
     trained = open_trained(args, args.run)
     run = on_raw_images(trained)
-    packed, compared, ranges = (fold_run(run, None)[1], {}, {}) if args.no_certify else _certified(run, args)
+    packed, compared, ranges = (
+        (fold_run(run, None, sizes=args.sizes)[1], {}, {}) if args.no_certify else _certified(run, args)
+    )
     certificate = packed.certificate
     if not (lost := _lost(certificate)) <= args.allow_drop:
         say(f"onebit: rounding costs {lost:.2f} points of accuracy, more than {args.allow_drop:g}: nothing is written")
@@ -109,9 +113,9 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
 
     bits = args.activations
     rounding = None if bits is None else Rounding(bits, args.calibration or CALIBRATION, state)
-    options = {"weights": args.weights, "seed": args.seed, "images": args.images, "rounding": rounding}
+    options = {"weights": args.weights, "seed": args.seed, "sizes": args.sizes, "images": args.images}
     with progress("comparing", "images") as bar:
-        packed = pack_run(run, data, on_images=update, **options)
+        packed = pack_run(run, data, on_images=update, rounding=rounding, **options)
     others = OTHER_FILES in data.note
     facts: dict[str, Any] = {"images": compared, "native": None, "numpy": compared, "other_files": others}
     if (plan := native_plan(packed)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,6 +60,8 @@ def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
         found: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy raises almost anything for a damaged file
         raise DataError(f"{path}: not a .npy file of numbers ({first_line(error)[:100]})") from None
+    if spec.sizes == "any" and found.ndim > 1:
+        spec = replace(spec, shape=(spec.shape[0], *found.shape[-2:]))
     if found.shape == spec.shape or (is_gray(spec) and found.ndim in (2, 3) and found.shape[-2:] == spec.shape[1:]):
         found = found.reshape(-1, *spec.shape)
     kinds = "f" if spec.dtype == "float32" else "uif"  # integers are raw pixels, not prepared values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from onebit.data import (
     load_dataset,
     with_classes,
 )
-from onebit.errors import FormatError, UsageError
+from onebit.errors import UsageError
 from onebit.evaluation.scores import score_logits
 from onebit.packed import PackedNet
+from onebit.packed.net import resized
 from onebit.runtime import run
 
 
@@ -85,10 +85,9 @@ def mask_shape(net: PackedNet) -> tuple[int, int, int]:
     _, height, width = net.input.shape
     classes, *sides = net.values[net.only_output].shape
     try:
-        spec = replace(net.input, shape=(net.input.shape[0], 2 * height, 2 * width))
-        larger = replace(net, inputs=dict.fromkeys(net.inputs, spec))
+        larger = resized(net, dict.fromkeys(net.inputs, (2 * height, 2 * width)))
         _, *grown = larger.values[net.only_output].shape
-    except FormatError:  # a size that such a net does not take
+    except UsageError:  # a size that such a net does not take
         grown = [sides[0] + height, sides[1] + width]
     if grown != [sides[0] + height, sides[1] + width]:
         raise UsageError(f"the net predicts {sides[0]}×{sides[1]} pixels for images of {height}×{width}, another scale")

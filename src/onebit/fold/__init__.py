@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from onebit.common.fields import read
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold.folder import Folded, Folder, Site
 from onebit.fold.operations import FOLDS
@@ -29,12 +30,15 @@ from onebit.integer.nets import rounded_as_trained
 from onebit.layers import binary_layers, has_other_statistics
 from onebit.layers.base import unwrapped
 from onebit.packed import InputSpec, PackedNet, dumps
-from onebit.packed.net import INPUT
+from onebit.packed.difference import graph_difference
+from onebit.packed.net import INPUT, resized, shown_sizes
 
 __all__ = ["FOLDS", "Folded", "Site", "eval_copy", "example_of", "fold_model", "pack"]
 
 COUNT, OTHER_BATCH = 2, 7
 """Samples of a trace, and of a second trace, which finds models that compute with the size of the batch."""
+GROWTH = (1, 2, 4, 8, 16, 32, 64)
+"""Larger images of a second trace have 3 and 5 times as many rows and columns more, the first that the model takes."""
 LARGE = 100_000
 """Batches with at least so many numbers are traced by shape only, if the model reads no values."""
 
@@ -47,6 +51,7 @@ def pack(
     preprocess: nn.Module | None = None,
     weights: str = "binary",
     seed: int = 0,
+    sizes: str = "fixed",
     classes: Sequence[str] | None = None,
     name: str = "",
 ) -> PackedNet:
@@ -54,7 +59,8 @@ def pack(
 
     Operations on the input, such as `x.float() / 255`, `Normalize` or `InputCoding`, are packed too.
     """
-    folded = fold_model(model, example, input_shape=input_shape, preprocess=preprocess, weights=weights, seed=seed)
+    what: dict[str, Any] = {"preprocess": preprocess, "weights": weights, "seed": seed, "sizes": sizes}
+    folded = fold_model(model, example, input_shape=input_shape, **what)
     if weights == "binary" and has_other_statistics(model):
         warnings.warn(
             "BatchNorm was not trained with the binary weights, which costs accuracy: first call "
@@ -72,13 +78,17 @@ def fold_model(
     preprocess: nn.Module | None = None,
     weights: str = "binary",
     seed: int = 0,
+    sizes: str = "fixed",
 ) -> Folded:
     """The packed net of a model, and where it takes signs. See `pack`."""
+    read(sizes, Literal["fixed", "any"], name="sizes")
     folder, batch = _prepared(model, example, input_shape, preprocess, weights, seed)
+    folder.free = sizes == "any"
     graph = trace(folder.model, batch, is_leaf=folder.is_leaf)
     folded = folder.fold(graph)
     _check_other_batch(folded.net, batch, folder)
     refuse_other_branch(folder.model, graph, batch)
+    folded = _of_all_sizes(folded, folder, batch) if folder.free else folded
     net, real = rounded_as_trained(folded.net, folded.numbers)
     return folded._replace(net=net, real=real)
 
@@ -125,12 +135,49 @@ def _traced(batch: Inputs, folder: Folder) -> torch.fx.Graph:
 def _check_other_batch(net: PackedNet, batch: Inputs, folder: Folder) -> None:
     """Raise FoldError if the net depends on the number of samples."""
     larger = {name: x.new_zeros((OTHER_BATCH, *x.shape[1:])) for name, x in batch.items()}
-    folder = Folder(folder.model, folder.first_inputs, folder.shipped, folder.table)
-    if dumps(net) != dumps(folder.fold(_traced(larger, folder)).net):
+    if dumps(net) != dumps(_folded_again(folder, larger)):
         raise FoldError(
             f"the model computes something else for {OTHER_BATCH} samples than for {COUNT}: its values and "
             "branches must not depend on len(x), x.shape[0] or earlier batches"
         )
+
+
+def _folded_again(folder: Folder, batch: Inputs) -> PackedNet:
+    """The net of another batch for the same model."""
+    specs = {name: replace(spec, shape=tuple(batch[name].shape[1:])) for name, spec in folder.first_inputs.items()}
+    again = Folder(folder.model, specs, folder.shipped, folder.table, folder.free)
+    return again.fold(_traced(batch, again)).net
+
+
+def _of_all_sizes(folded: Folded, folder: Folder, batch: Inputs) -> Folded:
+    """A net that takes images of any size, if the net of larger ones is the same; FoldError if it is another.
+
+    The two sides grow differently, and by odd numbers unless the model refuses these: windows and crops that depend on
+    them differ.
+    """
+    images = [name for name, x in batch.items() if x.ndim == 4]
+    if not images:
+        raise UsageError('sizes="any" is for inputs (N, C, H, W)')
+    inputs = {
+        name: replace(spec, sizes="any" if name in images else "fixed") for name, spec in folded.net.inputs.items()
+    }
+    refusal = FoldError("")
+    for step in GROWTH:
+        sizes = {name: (batch[name].shape[2] + 3 * step, batch[name].shape[3] + 5 * step) for name in images}
+        larger = {name: x.new_zeros((*x.shape[:2], *sizes.get(name, x.shape[2:]))) for name, x in batch.items()}
+        try:
+            other = _folded_again(folder, larger)
+        except FoldError as error:
+            refusal = error
+            continue
+        same = None
+        with suppress(UsageError):  # no graph of this size
+            same = resized(folded.net, sizes)
+        if same is None or dumps(same) != dumps(other):
+            what = "another node" if same is None else graph_difference(other, same) or "other numbers"
+            raise FoldError(f"the net of images of {shown_sizes(sizes)} is another: {what}; use sizes='fixed'")
+        return folded._replace(net=replace(folded.net, inputs=inputs))
+    raise FoldError(f"the model does not take larger images: {refusal}")
 
 
 def example_of(net: PackedNet) -> Any:

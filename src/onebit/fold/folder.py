@@ -88,6 +88,7 @@ class Folder:
         specs: the inputs by name, with the coding "values".
         shipped: the binary weights of each binary layer.
         table: the operations by layer class, function and method name, as `FOLDS`.
+        free: whether the nodes must not depend on the size of images.
     """
 
     def __init__(
@@ -96,11 +97,12 @@ class Folder:
         specs: dict[str, InputSpec],
         shipped: Mapping[nn.Module, BinaryWeight],
         table: Mapping[Any, Operation],
+        free: bool = False,
     ) -> None:
         self.model = model
         self.inputs, self.first_inputs = dict(specs), specs
         self.shipped = shipped
-        self.table = table
+        self.table, self.free = table, free
         self.refusals: dict[str, OnebitError] | None = None
         """Collects the errors of refused operations by path; None to raise the first."""
         self.pending: dict[fx.Node, Pending] = {}

@@ -21,6 +21,8 @@ from onebit.packed.nodes.node import SUM_LIMIT, WIDEST
 @any_dtype
 def max_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     fields = _window(call, before, after, dilation=as_size(call, call.argument(4, "dilation", 1), 1))
+    if folder.free and fields["kernel"] == before[2:] and not any(fields["padding"]):
+        fields["whole"] = 1
     scales = [op.scale for op in x.ops if op.kind is None and op.shift is None and op.scale is not None]
     if scales and len(scales) == len(x.ops) and folder.values[x.base].exact and all((s > 0).all() for s in scales):
         return Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.ops)  # scales stay deferred
@@ -37,6 +39,8 @@ def average_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: S
             raise call.refusal("its last windows count less padding than the others: use ceil_mode=False")
         fields["count_padding"] = 1
     del fields["dilation"]
+    if folder.free and fields["kernel"] == before[2:] and not any(fields["padding"]):
+        return _averaged(folder, call, x, before[2:], (1, 1))
     whole, pixels = not any(fields["padding"]), prod(fields["kernel"])
     if fields["kernel"] == (1, 1) and whole:
         strides = (1, *fields["stride"])
@@ -77,13 +81,15 @@ def adaptive_average_pool(folder: Folder, call: Call, x: Pending, before: Shape,
 
 def _averaged(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     """The means of images of `before` pixels over `after` windows."""
-    if after == (1, 1) and _is_scaled_integers(folder, x, prod(before)):
+    if after == (1, 1) and not folder.free and _is_scaled_integers(folder, x, prod(before)):
         return _average_of_integers(folder, call, x, kernel=before, stride=before)
     return Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=after))
 
 
 @on_images
 def adaptive_max_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
+    if after[2:] == (1, 1):
+        return folder.moved(call, x, MaxPool, kernel=before[2:], stride=before[2:], whole=1)
     kernel, image = [], before[1:]
     for axis, (old, new) in enumerate(zip(before[2:], after[2:], strict=True), 1):
         windows = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
@@ -108,6 +114,9 @@ def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, **fields
     """A reduction, as a pool whose window covers the reduced axes."""
     before, after = call.shapes
     axes = _axes(call)
+    if kind is MaxPool and len(before) == 4 and axes == [2, 3]:
+        y = folder.moved(call, x, MaxPool, kernel=before[2:], stride=before[2:], whole=1)
+        return folder.reshaped(call, y, (before[1], 1, 1), after[1:])
     count = prod(before[axis] for axis in axes)
     made = folder.emit(kind, call.name, folder.write(_last(folder, call, x, axes)), kernel=(1, count), **fields)
     return folder.reshaped(call, Pending(made), folder.values[made].shape, after[1:])

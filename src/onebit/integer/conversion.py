@@ -255,9 +255,9 @@ class Conversion:
         return not (isinstance(reader, (nodes.Add, nodes.Requantize)) and form.clipped)
 
     def pool_of(self, node: nodes.AdaptiveAveragePool) -> nodes.AveragePool | None:
-        """The equivalent pool with windows of one size, if there is one."""
+        """The equivalent pool with windows of one size, if there is one for all sizes of images."""
         height, width = self.known[node.inputs[0]].shape[1:]
-        if height % node.size[0] or width % node.size[1]:
+        if self.exact.free or height % node.size[0] or width % node.size[1]:
             return None
         window = height // node.size[0], width // node.size[1]
         return nodes.AveragePool(inputs=node.inputs, output=node.output, kernel=window, stride=window)

@@ -103,6 +103,7 @@ class Certificate(Record):
         activations: bits of the activations if they were rounded after the training; else None.
         calibration: number of training images, evenly spaced in the split, that set their ranges.
         inputs: names of the inputs, if there are several.
+        sizes: of the compared images, such as "512×512", for a net that takes images of any size.
         model_correct: labels that torch predicts correctly, in an integer net with real activations; None without any.
         faults: what breaks the promise; empty for a certified net. Not stored.
     """
@@ -128,6 +129,7 @@ class Certificate(Record):
     calibration: Whole | None = None
     model_correct: Whole | None = None
     inputs: tuple[Text, ...] = ()
+    sizes: tuple[Text, ...] = ()
     faults: tuple[str, ...] = ()
 
     KIND = "certificate"
@@ -154,6 +156,7 @@ class Certificate(Record):
             weights += f" ({self.model_correct:,} in torch)"
         calibrated = "" if self.calibration is None else f"; ranges of {self.calibration:,} training images"
         unit = f"{unit} ({', '.join(self.inputs)})" if self.inputs else unit
+        unit = f"{unit} (images of {' and '.join(self.sizes)})" if self.sizes else unit
         what = f"{self.dataset} {self.split} {unit}" if self.split else f"{unit} of {self.dataset}"
         differing = number_differing(self.label_mismatches, COMPARED[self.compared])
         return (
@@ -167,6 +170,8 @@ class Certificate(Record):
         flags = [] if self.seed is None else [f"--weights {self.weights} --seed {self.seed}"]
         if self.activations is not None:
             flags.append(f"--activations {self.activations} --calibration {self.calibration}")
+        if self.sizes:
+            flags.append("--sizes any")
         return " ".join(flags)
 
     @property

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from onebit.common.fields import Bound
+from onebit.common.fields import Bound, one_of
 from onebit.common.record import Record, Text
 from onebit.errors import FormatError, UsageError, short
 from onebit.packed.card import Card
@@ -39,12 +39,15 @@ class InputSpec(Record):
         mean: (C,) float32 in pixel units 0..255, for "standardise" only.
         std: (C,) float32 in pixel units, positive, for "standardise" only.
         meaning: describes a sample, for display.
+        sizes: "any" if images of other sizes than that of `shape` are taken, too; else "fixed". The graph is that of
+            images of `shape`; `resized` gives those of others.
     """
 
     shape: tuple[int, ...]
     coding: Text = "integer"
     dtype: Text = "uint8"
     meaning: Text = ""
+    sizes: Annotated[str, one_of("fixed", "any")] = "fixed"
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
 
@@ -57,6 +60,7 @@ class InputSpec(Record):
         Numbers(None, most=MOST_VALUES).check("input shape", self.shape)
         check_size("input", self.shape)
         self.require(shape=self.shape != (), coding=self.coding in _CODINGS.get(self.dtype, ()))
+        self.require(sizes=self.sizes == "fixed" or len(self.shape) == 3)
         for name, array in (("mean", self.mean), ("std", self.std)):
             shaped = array is not None and array.dtype == np.float32 and array.shape == self.shape[:1]
             self.require(**{name: shaped if self.coding == "standardise" else array is None})
@@ -95,7 +99,8 @@ class PackedNet(Record):
         name: name of the recipe or model, for display.
         card: what the net is and how it was made, or None.
 
-    `values` has the shape and kind of every value by name, as `infer` finds them.
+    `values` has the shape and kind of every value by name, as `infer` finds them. `free` tells whether an input takes
+    images of any size.
 
     Raises:
         FormatError: the graph is invalid; see `infer`.
@@ -109,6 +114,7 @@ class PackedNet(Record):
     certificate: Certificate | None = None
     card: Card | None = None
     values: Mapping[str, Value] = field(init=False)
+    free: bool = field(init=False)
 
     KIND = "the graph"
     WRITTEN = ("name", "classes", "certificate")
@@ -118,6 +124,7 @@ class PackedNet(Record):
         super().__post_init__()
         made = infer(self)
         object.__setattr__(self, "values", made)
+        object.__setattr__(self, "free", any(spec.sizes == "any" for spec in self.inputs.values()))
         if self.classes is not None:
             logits = made[self.output].shape[:1] if isinstance(self.output, str) else ()
             if logits != (len(set(self.classes)),) or len(self.classes) != logits[0]:
@@ -135,6 +142,11 @@ class PackedNet(Record):
             for spec in self.inputs.values()
         )
         return f"PackedNet({short(self.name)}, {taken} -> {given}: {nodes}; {bits:,} binary weights, {size:,} bytes)"
+
+    @property
+    def sizes(self) -> str:
+        """The argument `sizes` of `onebit.pack`: "any" for a net that takes images of any size, else "fixed"."""
+        return "any" if self.free else "fixed"
 
     @property
     def input(self) -> InputSpec:
@@ -205,6 +217,20 @@ class PackedNet(Record):
         against = "" if made.recipe is not None and made.trained_mismatches is None else f"; {made.against}"
         return f"certified on {made.in_words(unit)}{against}"
 
+    def at(self, *sizes: Sequence[int]) -> PackedNet:
+        """The same net for images of another size.
+
+        Args:
+            sizes: (H, W) of each input with images of any size, in their order.
+
+        Raises:
+            UsageError: the net takes images of its own size only, or none of this size.
+        """
+        free = [name for name, spec in self.inputs.items() if spec.sizes == "any"]
+        if len(free) != len(sizes) or not free:
+            raise UsageError(f"the net {self.name!r} has {len(free)} inputs of any size, got {len(sizes)} sizes")
+        return resized(self, dict(zip(free, sizes, strict=True)))
+
     def structured(self, values: Mapping[str, Any]) -> Any:
         """The output in the form that the model returns: a value, a tuple or a dict, from `values` by name."""
         output = self.output
@@ -264,6 +290,35 @@ def infer(net: PackedNet) -> dict[str, Value]:
     if wrong := missing + [name for name in values if name not in used]:
         raise FormatError(f"no node computes the value {short(wrong[0])}, or none reads it")
     return values
+
+
+def resized(net: PackedNet, sizes: Mapping[str, Sequence[int]]) -> PackedNet:
+    """The net for inputs of other sizes (H, W), by name; UsageError if it has none.
+
+    Right only for a net that was packed with sizes="any", or for shapes alone.
+    """
+    try:
+        inputs = {
+            name: replace(spec, shape=(spec.shape[0], *sizes[name])) if name in sizes else spec
+            for name, spec in net.inputs.items()
+        }
+        values, nodes = {name: spec.value for name, spec in inputs.items()}, []
+        for node in net.nodes:
+            first = node.inputs[0]
+            try:
+                made = node.resized(net.values[first], values[first])
+                values[node.output] = made.infer(*(values[name] for name in node.inputs))
+            except FormatError as error:
+                raise _of_node(node, error) from None
+            nodes.append(made)
+        return replace(net, inputs=inputs, nodes=tuple(nodes))
+    except FormatError as error:
+        raise UsageError(f"the net takes no images of {shown_sizes(sizes)}: {error}") from None
+
+
+def shown_sizes(sizes: Mapping[str, Sequence[int]]) -> str:
+    """The sizes (H, W) of inputs, as text."""
+    return " and ".join("×".join(map(str, size)) for size in sizes.values())
 
 
 def readers(net: PackedNet) -> dict[str, list[Node]]:

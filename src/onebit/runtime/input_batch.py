@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from onebit.errors import UsageError
 from onebit.packed import InputSpec, PackedNet
 
+MOST_SIZES = 8
+"""Sizes of images for which a net is kept, with its plans."""
+_SIZED: MutableMapping[PackedNet, dict[tuple[tuple[int, ...], ...], PackedNet]] = WeakKeyDictionary()
+_LOCK = Lock()
 DTYPES = {name: np.dtype(name) for name in ("uint8", "float32")}
 
 
@@ -53,6 +59,34 @@ def as_batches(net: PackedNet, inputs: Any) -> list[Any]:
     if len(counts := {part.shape[0] for part in parts}) > 1:
         raise UsageError(f"got {' and '.join(map(str, counts))} samples, expected as many of each input")
     return parts
+
+
+def fitting(net: PackedNet, inputs: Any) -> PackedNet:
+    """The net for images of the size of a batch; itself if it has one size. The last `MOST_SIZES` are kept.
+
+    Raises:
+        UsageError: images of a size that the net does not take.
+    """
+    if not net.free:
+        return net
+    if not isinstance(inputs, Mapping):
+        inputs = dict(zip(net.inputs, inputs if len(net.inputs) > 1 else [inputs], strict=False))
+    shapes = [
+        (spec.shape, tuple(np.shape(inputs[name])) if name in inputs else ())
+        for name, spec in net.inputs.items()
+        if spec.sizes == "any"
+    ]
+    sizes = tuple(found[-2:] for _, found in shapes)
+    if any(len(found) not in (3, 4) for _, found in shapes):
+        return net  # `as_batches` refuses them
+    if all(size == own[1:] for size, (own, _) in zip(sizes, shapes, strict=True)):
+        return net
+    with _LOCK:
+        known = _SIZED.setdefault(net, {})
+        known[sizes] = made = known.pop(sizes, None) or net.at(*sizes)  # the latest is the last
+        if len(known) > MOST_SIZES:
+            del known[next(iter(known))]
+    return made
 
 
 def as_given(parts: Sequence[Any]) -> Any:

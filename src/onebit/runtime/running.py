@@ -20,7 +20,7 @@ from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_s
 from onebit.packed import InputSpec, Node, PackedNet, load
 from onebit.packed.nodes.node import per_channel
 from onebit.runtime.executors import executor_of
-from onebit.runtime.input_batch import all_finite, as_batch, as_batches, as_given
+from onebit.runtime.input_batch import all_finite, as_batch, as_batches, as_given, fitting
 from onebit.runtime.reference_matmul import Executor
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
@@ -47,7 +47,8 @@ def run(
         net: a packed net, the path of its file, or the name of a net that comes with onebit. Paths and names are read
             in every call: for many calls, `load` the net once.
         batch: (N, …) in the shape and dtype (uint8 or float32) of the net's input, an array or a tensor on the CPU;
-            gray images may be (N, H, W). For several inputs a tuple, or a dict by name.
+            gray images may be (N, H, W). A net packed with sizes="any" takes images of any size. For several
+            inputs a tuple, or a dict by name.
         batch_size: samples per batch, which changes memory use but no result; chosen automatically if None.
         threads: most threads of the native executor; ONEBIT_THREADS or one per core if None. They share the samples, or
             the work on a single one. Fewer are used if each would have less than a third of a millisecond of work.
@@ -67,7 +68,7 @@ def run(
     Example:
         >>> labels = run("net.1bit", images).argmax(axis=1)
     """
-    net = opened(net)
+    net = fitting(opened(net), batch)
     return run_planned(
         net, native_plan(net, executor), batch, batch_size=batch_size, threads=threads, on_images=on_images
     )
@@ -218,8 +219,8 @@ def batches(
     Raises:
         UsageError, NotBinaryError: as `run`.
     """
-    inputs = as_batches(net, images)
-    known = net.values
+    net = fitting(net, images)
+    inputs, known = as_batches(net, images), net.values
     size = max(1, min(batch_size or sys.maxsize, _BATCH_VALUES // max(prod(value.shape) for value in known.values())))
     executors = [executor_of(node, *(known[name] for name in node.inputs)) for node in net.nodes]
     last_use = {name: index for index, node in enumerate(net.nodes) for name in node.inputs}

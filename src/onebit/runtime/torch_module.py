@@ -17,7 +17,7 @@ from onebit.errors import OnebitError, UsageError
 from onebit.native import NativePlan
 from onebit.packed import PackedNet, dumps, loads
 from onebit.runtime import native_plan
-from onebit.runtime.input_batch import as_given
+from onebit.runtime.input_batch import as_given, fitting
 from onebit.runtime.layer_operator import refuse_tangent
 from onebit.runtime.running import opened, run_planned, thread_count
 
@@ -28,6 +28,8 @@ _Shapes = tuple[tuple[int, ...], ...]
 def _outputs(inputs: Sequence[Tensor], file: Tensor, shapes: _Shapes) -> list[Tensor]:
     """The outputs of a net with these shapes of a sample; ONEBIT_THREADS or torch's threads share a batch."""
     net, found, plan = _read(file)[:3]
+    if net.free and (sized := fitting(net, as_given(inputs))) is not net:
+        net, found, plan = sized, Signature.of(sized).shapes, native_plan(sized)
     if found != shapes:
         raise UsageError(f"got a packed net with outputs of shapes {found}, expected {shapes}")
     batch, threads = as_given([x.numpy() for x in inputs]), 1
@@ -87,7 +89,8 @@ class PackedModule(nn.Module):
 
     For inference only: outputs have no gradient. The state_dict has a single entry, `file`: (B,) uint8, the bytes of
     the `.1bit` file. Copies, pickles and exported programs contain only these. `load_state_dict` accepts any net with
-    the same shapes and dtype of inputs and outputs.
+    the same shapes and dtype of inputs and outputs. A net packed with sizes="any" takes images of any size; where torch
+    traces the module, as `torch.compile` does, of its own size only.
 
     Args:
         net: a packed net, the path of its file, or the name of a net that comes with onebit.
@@ -130,7 +133,7 @@ class PackedModule(nn.Module):
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU or
                 have a forward-mode tangent.
         """
-        names, shapes, order = self.signature
+        names, shapes, order, free = self.signature
         if images is not None and len(names) == 1 and not (more or named):
             inputs = [images]
         else:
@@ -147,7 +150,10 @@ class PackedModule(nn.Module):
             if x.requires_grad:  # the outputs must not seem to have a gradient
                 inputs[index] = x = x.detach()
             plain = plain and type(x) is Tensor and x.is_cpu
-        if plain and not torch.compiler.is_compiling() and not is_watched():
+        plain = plain and not torch.compiler.is_compiling()
+        if free and plain:
+            shapes = Signature.of(fitting(_read(file).net, as_given(inputs))).shapes
+        if plain and not is_watched():
             outputs = _outputs(inputs, file, shapes)  # torch would take 5 µs to call the operator
         elif isinstance(order, int) and len(inputs) == 1:
             outputs = [_call(inputs[0], file, shapes[0])]
@@ -181,18 +187,20 @@ class Signature(NamedTuple):
     """The inputs and outputs of a packed net.
 
     inputs: dtype and shape of a sample of each input, by name. shapes: of each value that is an output, for one sample.
-    order: the index of the output in `shapes`; for several outputs a tuple of indices, or a dict by key.
+    order: the index of the output in `shapes`; for several outputs a tuple of indices, or a dict by key. free: whether
+    it takes images of other sizes, too.
     """
 
     inputs: dict[str, tuple[str, tuple[int, ...]]]
     shapes: _Shapes
     order: int | tuple[int, ...] | dict[str, int]
+    free: bool
 
     @classmethod
     def of(cls, net: PackedNet) -> Signature:
         shapes = tuple(net.values[name].shape for name in net.outputs)
         order = net.structured({name: index for index, name in enumerate(net.outputs)})
-        return cls({name: (spec.dtype, spec.shape) for name, spec in net.inputs.items()}, shapes, order)
+        return cls({name: (spec.dtype, spec.shape) for name, spec in net.inputs.items()}, shapes, order, net.free)
 
 
 class _Read(NamedTuple):

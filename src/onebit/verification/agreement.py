@@ -151,6 +151,7 @@ def pack(
     labels: Any = None,
     weights: str = "binary",
     seed: int = 0,
+    sizes: str = "fixed",
     classes: Sequence[str] | None = None,
     name: str = "",
     on_images: Callable[[int, int], None] | None = None,
@@ -170,6 +171,8 @@ def pack(
         data, trained, labels: as for `onebit.verify`.
         weights: "binary" for the result of `decompose`, "sample" for one random draw.
         seed: of the draw; `onebit.evaluate` on the CPU draws the same weights.
+        sizes: "any" for a net that takes images of any size, if folding larger images than those of the example gives
+            the same net: a fully convolutional one, global pools included. "fixed" for those of the example.
         classes: one name per logit.
         name: of the recipe or model, for display.
         on_images: called with (samples done, all samples) during the comparison.
@@ -191,7 +194,7 @@ def pack(
     if data is None and (trained is not None or labels is not None):
         raise UsageError("got trained or labels without data, the inputs of the packed net")
     what: dict[str, Any] = {"preprocess": preprocess, "weights": weights, "seed": seed}
-    packed = fold(model, example, input_shape=input_shape, classes=classes, name=name, **what)
+    packed = fold(model, example, input_shape=input_shape, sizes=sizes, classes=classes, name=name, **what)
     if data is None:
         return packed
     return certify(model, packed, data, labels=labels, trained=trained, on_images=on_images, **what)

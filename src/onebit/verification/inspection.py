@@ -219,7 +219,9 @@ def inspect_file(path: str | Path) -> Inspection:
 def _input_facts(spec: InputSpec) -> dict[str, Any]:
     statistics = {} if spec.mean is None or spec.std is None else {"mean": spec.mean.tolist(), "std": spec.std.tolist()}
     coding = "standardize" if spec.coding == "standardise" else spec.coding
-    return {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning, "coding": coding, **statistics}
+    sizes = {"sizes": spec.sizes} if spec.sizes == "any" else {}
+    facts = {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning, "coding": coding}
+    return facts | sizes | statistics
 
 
 def _inspect_packed(path: str | Path) -> Inspection:

@@ -78,7 +78,7 @@ def with_own_ties(model: nn.Module, packed: PackedNet, *, weights: str, seed: in
 
     Another processor may round the modules' result at a tie the other way, which moves a threshold by one integer.
     """
-    folded = fold_model(model, example_of(packed), weights=weights, seed=seed)
+    folded = fold_model(model, example_of(packed), weights=weights, seed=seed, sizes=packed.sizes)
     chains = {site.value: site.chain for site in folded.sites if site.chain is not None and site.chain.exact}
     here = {node.output: node for node in folded.net.nodes}
     nodes = [

@@ -168,7 +168,7 @@ def _prove_uncertified(
         yield Claim("card", False, f"states {stated}, which was not compared")
     elif stated is not None and data is not None:
         yield _card_claim(net, data, stated, _packed_score(net, data.test, on_images))
-    model, fresh = fold_run(source, None)
+    model, fresh = fold_run(source, None, sizes=net.sizes)
     yield _same_net(net, fresh, *with_own_ties(model, net, weights="binary", seed=0))
 
 
@@ -190,7 +190,7 @@ def _prove_source(
     same_file = source.sha256 == certificate.source
     yield Claim("source", same_file, f"{source.source} is {'' if same_file else 'not '}the certified checkpoint")
     seed = certificate.seed or 0
-    model, fresh = fold_run(source, data, weights=certificate.weights, seed=seed)
+    model, fresh = fold_run(source, data, weights=certificate.weights, seed=seed, sizes=net.sizes)
     if certificate.activations is not None and certificate.calibration is not None:
         fresh = Rounding(certificate.activations, certificate.calibration).of(model, fresh, data).net
     ours, exact = with_own_ties(model, net, weights=certificate.weights, seed=seed)
@@ -260,7 +260,7 @@ def _same_claims(net: PackedNet, made: PackedNet, correct: int) -> Claim:
     assert made.certificate is not None
     stated, again = net.certificate, replace(made.certificate, correct=correct)
     names = ["dataset", "split", "count", "weights", "seed", "correct", "source", "recipe", "images", "compared"]
-    names += ["activations", "calibration"]
+    names += ["activations", "calibration", "sizes"]
     if made.promise == "exact":
         names.append("label_mismatches")
     differing = [name for name in names if getattr(stated, name) != getattr(again, name)]

@@ -78,12 +78,14 @@ def on_raw_images(run: Run) -> Run:
     return replace(run, model=model, recipe=replace(run.recipe, permutation=None))
 
 
-def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: int = 0) -> tuple[nn.Module, PackedNet]:
+def fold_run(
+    run: Run, data: Dataset | None, *, weights: str = "binary", seed: int = 0, sizes: str = "fixed"
+) -> tuple[nn.Module, PackedNet]:
     """A trained net and its packed net, without a certificate.
 
     Args:
         data: to re-estimate BatchNorm on training images; needed for weights "sample" only.
-        weights, seed: see `pack_run`.
+        weights, seed, sizes: see `pack_run`.
     """
     if on_raw_images(run) is not run:
         raise UsageError(f"{run.recipe.name} was trained on permuted pixels: pack on_raw_images(run)")
@@ -95,7 +97,7 @@ def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: i
         # a random draw is less accurate with BatchNorm statistics of the binary weights
         with fixed_weights(model, "sample", generator=torch.Generator().manual_seed(seed)):
             reestimate_batch_norm_(model, data.train)
-    return model, pack(model, weights=weights, seed=seed, classes=classes, name=run.recipe.name)
+    return model, pack(model, weights=weights, seed=seed, sizes=sizes, classes=classes, name=run.recipe.name)
 
 
 def pack_run(
@@ -104,6 +106,7 @@ def pack_run(
     *,
     weights: str = "binary",
     seed: int = 0,
+    sizes: str = "fixed",
     images: int | None = None,
     rounding: Rounding | None = None,
     on_images: OnImages | None = None,
@@ -112,11 +115,12 @@ def pack_run(
 
     Args:
         weights: "binary", or "sample" for one random draw from `seed`.
+        sizes: "any" for a net that takes images of any size.
         images: number of images to compare, evenly spaced; None for all.
         rounding: of activations; None for real ones.
         on_images: called with (images done, images) during the comparison.
     """
-    model, packed = fold_run(run, data, weights=weights, seed=seed)
+    model, packed = fold_run(run, data, weights=weights, seed=seed, sizes=sizes)
     packed = packed if rounding is None else rounding.of(model, packed, data).net
     split = data.test if images is None else data.test.spread(images)
     return certify(

@@ -17,12 +17,12 @@ from onebit.data import Dataset, Split
 from onebit.errors import FoldError, OnebitError, UsageError
 from onebit.evaluation.modes import fixed_weights
 from onebit.evaluation.packed_nets import fitted_to
-from onebit.evaluation.sources import as_samples, fitting_batch
+from onebit.evaluation.sources import Samples, as_samples, fitting_batch
 from onebit.evaluation.trees import mapped, size_of
 from onebit.fold import eval_copy, example_of, fold_model
 from onebit.fold.trace import called
 from onebit.packed import Certificate, LayerProof, PackedNet
-from onebit.runtime.input_batch import as_batches, as_given
+from onebit.runtime.input_batch import as_batches, as_given, fitting
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.outputs import OutputCounts
 from onebit.verification.sample_feeds import (
@@ -74,8 +74,15 @@ class Comparison:
 
     def run(self) -> tuple[Certificate, Proof | None]:
         """Compare both nets on the samples; the proof is None if the model takes other inputs than the packed net."""
-        packed, split = self.packed, self.data.test if isinstance(self.data, Dataset) else self.data
-        samples = as_samples(fitted_to(packed, split) if isinstance(split, Split) else split)
+        split = self.data.test if isinstance(self.data, Dataset) else self.data
+        samples = as_samples(fitted_to(self.packed, split) if isinstance(split, Split) else split)
+        first = next(samples.batches(1), None) if self.packed.free else None
+        packed = self.packed if first is None else fitting(self.packed, mapped(Tensor.numpy, first[0]))
+        return replace(self, packed=packed)._compared(samples)
+
+    def _compared(self, samples: Samples) -> tuple[Certificate, Proof | None]:
+        """`run` on samples of the size of the net."""
+        packed = self.packed
         labels = None if self.labels is None else InOrder([tensors(self.labels)], name="labels")
         feed = None if self.trained is None else TrainedFeed(packed, self.trained)
         proof = self._proof(feed)
@@ -118,7 +125,8 @@ class Comparison:
         other_inputs = self.preprocess is None and feed is not None and feed.feeds_model
         with suppress(OnebitError) if other_inputs else nullcontext():
             example, seed = example_of(self.packed), self.seed or 0
-            folded = fold_model(self.model, example, preprocess=self.preprocess, weights=self.weights, seed=seed)
+            what: dict[str, Any] = {"weights": self.weights, "seed": seed, "sizes": self.packed.sizes}
+            folded = fold_model(self.model, example, preprocess=self.preprocess, **what)
             return Proof.of(folded, self.packed, self.activations)
         return None
 
@@ -138,6 +146,7 @@ class Comparison:
             max_logit_difference=max(output.difference for output in outputs.values()),
             bit_exact=all(output.bit_exact for output in outputs.values()),
             inputs=tuple(self.packed.inputs) if len(self.packed.inputs) > 1 else (),
+            sizes=tuple("×".join(map(str, x.shape[1:])) for x in self.packed.inputs.values() if x.sizes == "any"),
             layers=counts.layers(),
             faults=tuple(faults),
             **fields,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -121,6 +122,11 @@ class Slice(Move):
         if any(not start < stop <= size for size, start, stop, _ in axes):
             raise FormatError(f"got a value of shape {x.shape}, expected one that contains {self.start} to {self.stop}")
         return same_kind(x, [len(range(start, stop, step)) for _, start, stop, step in axes])
+
+    def resized(self, before: Value, after: Value) -> Slice:
+        ends = zip(self.stop, before.shape, after.shape, strict=True)
+        channels, height, width = (end + new - old for end, old, new in ends)
+        return replace(self, stop=(channels, height, width))
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         index = slice(None), *map(slice, self.start, self.stop, self.step)

@@ -14,7 +14,7 @@ import numpy as np
 from onebit.errors import FormatError, short
 
 if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
+    from typing_extensions import Self, dataclass_transform
 
     _Class = TypeVar("_Class")
 
@@ -90,7 +90,7 @@ ATTRIBUTES = {
     **dict.fromkeys(("kernel", "stride", "dilation", "size"), Numbers(2)),
     **dict.fromkeys(("extra", "channels"), Numbers(2, 0)),
     **dict.fromkeys(("value", "padding_value"), Numbers(1, -1, 1)),
-    **dict.fromkeys(("count_padding", "sums"), Numbers(1, 0, 1)),
+    **dict.fromkeys(("count_padding", "sums", "whole"), Numbers(1, 0, 1)),
     **dict.fromkeys(("shape", "times"), Numbers(None)),
     **dict.fromkeys(("stop", "step"), Numbers(3)),
     "groups": Numbers(1),
@@ -158,6 +158,10 @@ class Node(ABC):
         Raises:
             FormatError: an unsuitable input.
         """
+
+    def resized(self, before: Value, after: Value) -> Self:
+        """The same operation if its first input has the size of `after` instead of `before`."""
+        return self
 
     def compute(self, dtype: Any, *arrays: Any) -> np.ndarray:
         """The output (N, …) for the arrays of its inputs, in the dtype of its kind.

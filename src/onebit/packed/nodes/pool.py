@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -29,10 +30,24 @@ class Pool(Kernel):
 
 @operation
 class MaxPool(Pool):
-    """The largest value in each window, without padding."""
+    """The largest value in each window, without padding.
+
+    Args:
+        whole: 1 if the window is the whole image, of any size; else 0.
+    """
+
+    whole: int = 0
 
     def infer(self, x: Value) -> Value:
+        if self.whole and (self.kernel != x.shape[1:] or self.extent != self.kernel or any(self.padding)):
+            raise FormatError(f"a window of {self.kernel} is not the whole image of {x.shape}")
         return same_kind(x, (x.shape[0], *self.positions(x)))
+
+    def resized(self, before: Value, after: Value) -> MaxPool:
+        if not self.whole:
+            return self
+        _, height, width = require_image(after)
+        return replace(self, kernel=(height, width), stride=(height, width))
 
 
 @operation
