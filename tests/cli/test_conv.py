@@ -67,3 +67,17 @@ def test_broken_images_are_skipped_on_request(onebit: Onebit, tmp_path: Path, mo
     assert str(broken) in refused.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
     assert onebit("train", *flags, "--skip-broken").status == 0
+
+
+def test_a_net_of_any_size(onebit: Onebit, tmp_path: Path) -> None:
+    run, net = tmp_path / "nin", tmp_path / "any.1bit"
+    flags = ["--model", "nin", "--model.width", "0.05", "--epochs", "0.2", "--batch_size", "256", "--threads", "1"]
+    assert onebit("train", "--dataset", "toy", *flags, "--out", run).status == 0
+    assert "images of 8×8" in onebit("pack", run, "-o", net, "--sizes", "any").out
+    assert onebit("verify", net, "--source", run).status == 0
+    assert "any size" in onebit("inspect", net).out
+    np.save(tmp_path / "larger.npy", np.random.default_rng(0).integers(0, 256, (3, 3, 13, 20), np.uint8))
+    assert len(onebit("predict", net, tmp_path / "larger.npy", "--json").json["predictions"]) == 3
+    fixed = tmp_path / "fixed.1bit"
+    assert onebit("pack", run, "-o", fixed).status == 0
+    assert onebit("predict", fixed, tmp_path / "larger.npy").status == 2

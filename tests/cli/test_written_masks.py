@@ -136,6 +136,21 @@ def pixel_net(outputs: int, compared: str = "labels", stride: int = 1) -> Packed
     return replace(b.net(), certificate=replace(certificate, compared=compared, layers=()))
 
 
+@pytest.mark.parametrize(("size", "seen"), [((600, 700), (608, 704)), ((100, 512), (512, 512)), ((514, 8), (528, 512))])
+def test_a_net_of_any_size_sees_a_whole_image(size: tuple[int, int], seen: tuple[int, int]) -> None:
+    net = load("membrane-unet")
+    assert masks.whole(net, size).input.shape[1:] == seen
+    assert masks.whole(net, (4000, 600)) is net  # too large: in tiles
+    fixed = replace(net, inputs={"input": replace(net.input, sizes="fixed")})
+    assert masks.whole(fixed, size) is fixed
+
+
+def test_the_mask_of_a_whole_image_is_that_of_its_outputs() -> None:
+    net = load("membrane-unet")
+    image = np.random.default_rng(0).integers(0, 256, (1, 512, 528), np.uint8)
+    assert np.array_equal(masks.predict_mask(net, image), run(net, image[None])[0].argmax(axis=0))
+
+
 def test_a_single_output_is_a_mask_of_two_classes(onebit: Onebit, tmp_path: Path) -> None:
     net = pixel_net(1, "multi-label")
     save(net, tmp_path / "net.1bit")

@@ -6,6 +6,7 @@ import glob
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ from onebit.runtime import run
 
 MOST_VALUES = 1 << 22
 """Output values of tiles in memory at a time."""
+MOST_WHOLE = 1 << 26
+"""Numbers of the largest value of a net, for an image in one piece: 256 MiB of float32."""
+MOST_BORDER = 64
+"""Sizes to try for an image in one piece: a net of depth 6 takes one of these."""
 GAP = 6
 """White pixels between two parts of a picture."""
 COLORS = np.array(
@@ -83,9 +88,11 @@ def mask_line(found: dict[str, Any]) -> str:
 def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     """The class of each pixel of an image of any size: (C, H, W) uint8 -> (H, W).
 
-    With a single output channel, class 1 is where it is above 0.
+    With a single output channel, class 1 is where it is above 0. A net of any size sees the whole image, if a size that
+    the net takes is not too large; others see tiles.
     """
-    taken, made = net.input.shape, mask_shape(net)
+    sized = whole(net, image.shape[1:])
+    taken, made = sized.input.shape, mask_shape(sized)
     tiling = Tiling((image.shape[1], image.shape[2]), (taken[1], taken[2]), (made[1], made[2]))
     tiles = tiling.cut(image[np.newaxis])
     masks = np.empty((len(tiles), 1, *tiling.made), np.uint8)
@@ -97,6 +104,26 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
             masks[start : start + group, 0] = outputs.argmax(axis=1) if made[0] > 1 else outputs[:, 0] > 0
             bar.update(start + len(part), len(tiles))
     return tiling.join(masks)[0, 0]
+
+
+def whole(net: PackedNet, image: Sequence[int]) -> PackedNet:
+    """The net of the least size, its own or larger, that makes a mask of a whole image (H, W); else the net itself."""
+    if not net.free:
+        return net
+    _, *made = mask_shape(net)
+    sides = list(net.input.shape[1:])
+    for axis, size in enumerate(image):
+        least = sides[axis] + max(0, size - made[axis])
+        for side in range(least, least + MOST_BORDER):
+            tried = [*sides[:axis], side, *sides[axis + 1 :]]
+            with suppress(UsageError):
+                if max(math.prod(value.shape) for value in net.at(tried).values.values()) > MOST_WHOLE:
+                    return net
+                sides = tried
+                break
+        else:
+            return net
+    return net.at(sides)
 
 
 def _predict(net: PackedNet, file: Path, pixels: np.ndarray, folder: Path, *, invert: bool) -> dict[str, Any]:
