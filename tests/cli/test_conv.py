@@ -76,7 +76,7 @@ def test_a_net_of_any_size(onebit: Onebit, tmp_path: Path) -> None:
     assert "images of 8×8" in onebit("pack", run, "-o", net, "--sizes", "any").out
     assert onebit("verify", net, "--source", run).status == 0
     assert "any size" in onebit("inspect", net).out
-    np.save(tmp_path / "larger.npy", np.random.default_rng(0).integers(0, 256, (3, 3, 13, 20), np.uint8))
+    np.save(tmp_path / "larger.npy", np.random.default_rng(0).integers(0, 256, (3, 1, 13, 20), np.uint8))
     assert len(onebit("predict", net, tmp_path / "larger.npy", "--json").json["predictions"]) == 3
     fixed = tmp_path / "fixed.1bit"
     assert onebit("pack", run, "-o", fixed).status == 0
