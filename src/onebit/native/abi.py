@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "2959a371cf42c4746b1f6664afc6ec3304e19710ae400d9c6f00f7c128cf60d6"
+HASH = "c94d9747e78bf17a8b19ea952ce000cd159960f48cd9db35d7ea35016da2dc2c"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double

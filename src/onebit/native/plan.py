@@ -11,7 +11,7 @@ from onebit.native import library
 from onebit.native.arena import NativePlan, lay_out, most_batch
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, WORD, Slot
 from onebit.native.layout import NotPlanned
-from onebit.native.panels import sign_panels
+from onebit.native.panels import panels, sign_panels
 from onebit.native.pointwise import Pointwise
 from onebit.native.taps import Axis, axes_of, whole
 from onebit.native.weight_kernels import (
@@ -83,7 +83,6 @@ class _Planner(Pointwise):
         kernel = scaled_kernel(rows, self.isa)
         if kernel is None or slot.call is None or slot.call.kernel != "grid":
             raise NotPlanned("groups of this size, or of integers")
-        scales = np.pad(node.scales.T, ((0, 0), (0, -node.outputs % self.isa.lanes)))
         fields: dict[str, Any] = {
             "groups": 1,
             "outputs": node.outputs,
@@ -93,7 +92,7 @@ class _Planner(Pointwise):
         }
         fields |= {"runs": whole(1).runs, **_taps(whole(1), whole(1)), "scaled": node.group}
         key = node.output, self.isa.name, "scales"
-        fields["scales"] = self.panels.setdefault(key, np.ascontiguousarray(scales))
+        fields["scales"] = self.panels.setdefault(key, panels(node.scales[None], self.isa.lanes))
         return self.product(node, kernel, (slot,), (node.outputs, 1, 1), REAL, taps=1, **fields)
 
     def conv(self, node: nodes.Grouped) -> Slot:

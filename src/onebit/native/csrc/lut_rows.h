@@ -105,7 +105,8 @@ static int row_outputs(const run_t *at, position_t position, int many, const uin
     const uint32_t *b = (const uint32_t *)call->weights + ((int64_t)group * padded + first / LANES) * call->panel;
     int size = call->scaled ? call->scaled : call->tap_channels;
     int64_t bound = 0; /* no sum has a larger magnitude */
-    const float *scales = call->scaled ? call->scales + first : NULL;
+    int groups = call->tap_channels / size;
+    const float *scales = call->scaled ? call->scales + (int64_t)first * groups : NULL;
     lanes_t units = {0}, *real = (lanes_t *)room->wide; /* if `scaled` */
     position_t of_row = position;
     for (int m = 0; m < many; m++, of_row = next_position(at, of_row)) ((float *)&units)[m] = unit_of(at, of_row);
@@ -130,11 +131,11 @@ static int row_outputs(const run_t *at, position_t position, int many, const uin
             lanes_t *sums = room->sums + p * LANES;
             __builtin_prefetch(w + 8 * call->panel);
             if (ends)
-                row_tables_panel(1, tables, room->tables, w, sums, &units, scales + p * LANES, real + p * LANES);
+                row_tables_panel(1, tables, room->tables, w, sums, &units, scales + p * groups * LANES, real + p * LANES);
             else
                 row_tables_panel(0, tables, room->tables, w, sums, NULL, NULL, NULL);
         }
-        if (ends) bound = 0, scales += (int64_t)padded * LANES;
+        if (ends) bound = 0, scales += LANES;
     }
     const uint32_t *sums = (const uint32_t *)(call->scaled ? real : room->sums);
     if (is_wide) row_flush((int32_t *)room->sums, count, room->wide);

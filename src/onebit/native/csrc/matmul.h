@@ -384,7 +384,8 @@ static int lut_block(const run_t *at, span_t tiles, position_t position, int man
 static int lut_scaled(const run_t *at, span_t tiles, position_t position, int many, const int32_t *x, int64_t stride, void *room) {
     const ob_call *call = at->call;
     int padded = (call->outputs + LANES - 1) / LANES, width = padded * LANES, size = call->scaled, words = call->tap_words;
-    int block = DENSE_WORDS / words, groups = call->tap_channels / size, saw_nan = 0;
+    /* a single row has the room of all, so that it reads weights and scales in long runs */
+    int block = (many == 1 ? TILE_ROWS : 1) * DENSE_WORDS / words, groups = call->tap_channels / size, saw_nan = 0;
     float *real = room, units[TILE_ROWS];
     int32_t *all = (int32_t *)((int64_t *)room + TILE_ROWS * width), sums[TILE_ROWS * TILE_OUTPUTS];
     const int32_t *tables[TILE_ROWS];
@@ -407,12 +408,14 @@ static int lut_scaled(const run_t *at, span_t tiles, position_t position, int ma
                 segment_t segment = {(int64_t)(g - from) * words * LUT_GROUPS * TABLE, (int64_t)g * words, words,
                                      (size + LUT_INPUTS - 1) / LUT_INPUTS};
                 lut_tile(many, panels, tables, &segment, 1, b, call->panel, INT32_MAX, NULL, 0, sums);
-                const float *scales = call->scales + (int64_t)g * width + first;
-                for (int m = 0; m < many; m++) {
-                    float *to = real + m * width + first;
-                    const int32_t *sum = sums + m * lanes;
-                    for (int k = 0; k < lanes; k++) to[k] += (float)sum[k] * units[m] * scales[k];
-                }
+                const float *scales = call->scales + ((int64_t)p * groups + g) * LANES;
+                for (int m = 0; m < many; m++)
+                    for (int q = 0; q < panels; q++) {
+                        float *to = real + m * width + first + q * LANES;
+                        const int32_t *sum = sums + m * lanes + q * LANES;
+                        const float *scale = scales + (int64_t)q * groups * LANES;
+                        for (int k = 0; k < LANES; k++) to[k] += (float)sum[k] * units[m] * scale[k];
+                    }
             }
             int part = call->outputs - first < lanes ? call->outputs - first : lanes;
             for (int m = 0; m < many && end == groups; m++)

@@ -124,7 +124,7 @@ typedef struct {
     int32_t scaled;       /* OB_KERNEL_LUT, dense: inputs that share a scale, a tap of the weights; or 0 */
     const int64_t *tap_sums;   /* [taps][outputs of all groups]: sums of the weights of a tap; NULL if they are not needed */
     const float *weight_units; /* grid units of real weights */
-    const float *scales;       /* for each `scaled` inputs, of all outputs, padded to whole panels */
+    const float *scales;       /* for each `scaled` inputs, in panels as the weights */
 
     const ob_epilogue_op *epilogue;
     int32_t epilogue_count, bits; /* bits: of a word of the signs in which the epilogue ends, 32, or fewer where each pixel has a
