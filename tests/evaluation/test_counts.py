@@ -243,3 +243,10 @@ def test_the_summary_does_not_change_the_example() -> None:
     x = torch.full((5, 4), -1.0)
     summary(nn.Sequential(nn.ReLU(inplace=True), BinaryLinear(4, 3)), x[:2])
     assert bool((x == -1).all())
+
+
+def test_an_embedding_that_is_the_head_too_is_counted_once() -> None:
+    net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
+    net[1].weight = net[0].weight
+    assert model_size(net) == (0, 20, 80)
+    assert summary(net, torch.zeros(2, 3, dtype=torch.int64)).total("real_parameters") == 20

@@ -26,26 +26,32 @@ Size = tuple[int, int, int]
 """(binary weights, real numbers, bytes) of a packed net."""
 
 
-def layer_size(layer: nn.Module) -> tuple[int, int]:
+def layer_size(layer: nn.Module, counted: set[int] | None = None) -> tuple[int, int]:
     """(binary weights, real numbers) of one layer, without its children, in a packed net.
 
     BatchNorm keeps two numbers per channel, scale and shift, into which its running statistics fold.
+
+    Args:
+        counted: ids of the parameters of earlier layers, such as an embedding that is the head, too; is added to.
     """
+    counted = set() if counted is None else counted
     if isinstance(layer, BATCH_NORM):
         return 0, 2 * layer.num_features
     if isinstance(layer, ParametrizationList) and isinstance(layer[0], BinaryParametrization):
         return 0, 0  # part of the layer that reads the weight
     if isinstance(layer, PackedLayer):
         return layer.packed_sizes
-    parameters = sum(p.numel() for p in layer.parameters(recurse=False))
     if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
-        return layer.weight.numel(), parameters - layer.weight.numel()
+        return layer.weight.numel(), sum(p.numel() for p in layer.parameters(recurse=False)) - layer.weight.numel()
+    parameters = sum(p.numel() for p in layer.parameters(recurse=False) if id(p) not in counted)
+    counted.update(map(id, layer.parameters(recurse=False)))
     return sum(part.weight.numel() for part in binary_parametrizations(layer).values()), parameters
 
 
 def model_size(model: nn.Module) -> Size:
     """The size of all layers of a model, without a forward pass."""
-    return _summed(layer_size(layer) for layer in model.modules())
+    counted: set[int] = set()
+    return _summed(layer_size(layer, counted) for layer in model.modules())
 
 
 def state_size(state: Mapping[str, Tensor], weights: Collection[str]) -> Size:
@@ -177,10 +183,11 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
         for layer in names:
             hooks.enter_context(layer.register_forward_hook(note, with_kwargs=True))
         net.eval()(inputs)
-    rows = []
+    rows, counted = [], set[int]()
     for layer, name in names.items():
         of_sample = (macs[layer, binary] // len(inputs) for binary in (True, False))
-        rows.append(LayerSummary(name, kind_name(layer), outputs.get(layer, ()), *layer_size(layer), *of_sample))
+        sizes = layer_size(layer, counted)
+        rows.append(LayerSummary(name, kind_name(layer), outputs.get(layer, ()), *sizes, *of_sample))
     return Summary(tuple(rows))
 
 
