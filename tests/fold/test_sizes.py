@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 
 import onebit
 from onebit.errors import FoldError, FormatError, UsageError
+from onebit.export import export_net
 from onebit.packed import InputSpec, dumps, loads
 from onebit.runtime import input_batch, run
 from onebit.runtime.torch_module import PackedModule
@@ -205,3 +209,19 @@ def test_integers_of_a_net_of_any_size() -> None:
     larger = torch.randint(256, (9, 1, 12, 10), dtype=torch.uint8)
     exact = run(net, larger)
     assert np.abs(run(made, larger) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_program_in_plain_torch_takes_any_size(head: str, seed: int, tmp_path: Path) -> None:
+    generator = np.random.default_rng([seed, len(head)])
+    packed = onebit.pack(random_net(generator, head), torch.rand(2, 3, 24, 26), sizes="any")
+    export_net(packed, "torch", tmp_path / "net.pth")
+    program = runpy.run_path(str(tmp_path / "net.py"))["load"](tmp_path / "net.pth")
+    for height, width in generator.integers(20, 50, (2, 2)).tolist():
+        x = torch.rand(3, 3, height, width)
+        ours, theirs = run(packed, x), program(x).detach().numpy()
+        assert ours.shape == theirs.shape
+        assert np.mean(np.abs(ours - theirs) > 1e-4 * np.abs(ours).max()) < 0.02
+    with pytest.raises(ValueError, match="expected"):
+        program(torch.rand(3, 2, 24, 26))

@@ -91,6 +91,8 @@ def pool(body: Body, node: nodes.Pool, kind: str, x: str, **settings: Any) -> st
 
 
 def max_pool(body: Body, node: nodes.MaxPool, x: str) -> str:
+    if node.whole:
+        return f"{x}.amax(dim=(2, 3), keepdim=True)"
     if not fits(node):
         x = body.step(f"nn.functional.pad({x}, {sides(node.padding)}, value=-torch.inf)")
     return pool(body, node, "nn.MaxPool2d", x, dilation=node.dilation)
@@ -167,11 +169,12 @@ def quantize(body: Body, node: nodes.Quantize, x: str) -> str:
 
 # --------------------------------------------------------------------------------------------------- moves of values
 def slice_(body: Body, node: nodes.Slice, x: str) -> str:
-    parts = []
+    parts = list[str]()
     for size, start, stop, step in zip(
         body.values[node.inputs[0]].shape, node.start, node.stop, node.step, strict=True
     ):
-        end = "" if stop == size else str(stop)
+        # rows and columns from the end, which moves with the size of the image
+        end = "" if stop == size else str(stop - size if parts else stop)
         parts.append(f"{start or ''}:{end}{f':{step}' if step > 1 else ''}")
     return f"{x}[:, {', '.join(parts)}]"
 

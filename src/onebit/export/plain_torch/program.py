@@ -22,7 +22,7 @@ ANSWERS = {
 CHECK = """\
         if {x}.dtype != torch.{dtype}:
             raise TypeError(f"expected torch.{dtype}, got {{{x}.dtype}}")
-        if {x}.shape[1:] != {shape}:
+        if {found} != {expected}:
             raise ValueError(f"expected {sized}, got {{tuple({x}.shape)}}")
 """
 """Lines of forward that check an input."""
@@ -131,7 +131,9 @@ if __name__ == "__main__":
         output, double = self.net.output, self._real == "double"
         values = {name: self._variables[name] + ".float()" * double for name in self.net.outputs}
         if isinstance(output, str):
-            kind, given, answer = "Tensor", sized(self.values[output].shape), f"{INDENT}return {values[output]}"
+            shape = self.values[output].shape
+            given = "the output" if self.net.free and len(shape) == 3 else sized(shape)
+            kind, answer = "Tensor", f"{INDENT}return {values[output]}"
         elif isinstance(output, dict):
             kind, given = "dict[str, Tensor]", "outputs by name"
             items = [f"{key!r}: {values[name]}" for key, name in output.items()]
@@ -144,10 +146,15 @@ if __name__ == "__main__":
             variable = self._taken[name]
             label = f"{variable}: " if len(self._taken) > 1 else ""
             meaning = f", {text}," if (text := plain(spec.meaning)) else ""
-            taken.append(f"{label}{spec.dtype} {sized(spec.shape)}{meaning}")
+            free = spec.sizes == "any"
+            size = f"(N, {spec.shape[0]}, H, W) of any H and W" if free else sized(spec.shape)
+            taken.append(f"{label}{spec.dtype} {size}{meaning}")
             if text := pixels_in_words(self.net, spec):
                 described.append(f"{variable if label else 'Inputs'} {'is' if label else 'are'} {text}.")
-            checks += CHECK.format(x=variable, dtype=spec.dtype, shape=spec.shape, sized=sized(spec.shape))
+            found, expected = f"{variable}.shape[1:]", spec.shape
+            if free:
+                found, expected = f"({variable}.ndim, *{variable}.shape[1:2])", (4, spec.shape[0])
+            checks += CHECK.format(x=variable, dtype=spec.dtype, found=found, expected=expected, sized=size)
         pixels = "".join(f"\n\n    {text}" for text in described) + "\n    " * bool(described)
         arguments = ", ".join(f"{variable}: Tensor" for variable in self._taken.values())
         if double:
