@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from onebit.common.fields import Count, read
-from onebit.errors import UsageError
+from onebit.common.fields import Bound, Count, read
 from onebit.quantizers.base import BinaryWeight, Quantizer, SignedWeight, autocast_dtype, clipped, sign
 from onebit.quantizers.channels import mean_magnitude, rows
 from onebit.quantizers.surrogates import signed
@@ -37,8 +38,9 @@ class MagnitudeAware(Quantizer):
         self.group = read(group, Count | None, name="group")
 
     def bind(self, latent: Tensor) -> None:
-        if self.group is not None and (latent.dim() != 2 or latent.shape[1] % self.group):
-            raise UsageError(f"group: got weights {tuple(latent.shape)}, expected rows of a multiple of {self.group}")
+        if (group := self.group) is not None:
+            fits = Bound(f"(O, I) with a multiple of {group}", lambda shape: len(shape) == 2 and shape[1] % group == 0)
+            read(tuple(latent.shape), Annotated[tuple[int, ...], fits], name="group: the shape of the weights")
 
     def _grouped(self, latent: Tensor) -> Tensor:
         """Latents with a group in each row."""
