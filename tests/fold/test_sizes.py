@@ -16,6 +16,7 @@ from onebit.export import export_net
 from onebit.packed import InputSpec, dumps, loads
 from onebit.runtime import input_batch, run
 from onebit.runtime.torch_module import PackedModule
+from support.onnx_sessions import session
 
 
 class Crop(nn.Module):
@@ -225,3 +226,33 @@ def test_the_program_in_plain_torch_takes_any_size(head: str, seed: int, tmp_pat
         assert np.mean(np.abs(ours - theirs) > 1e-4 * np.abs(ours).max()) < 0.02
     with pytest.raises(ValueError, match="expected"):
         program(torch.rand(3, 2, 24, 26))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("seed", range(3))
+def test_onnx_takes_any_size_or_the_export_refuses(head: str, seed: int, tmp_path: Path) -> None:
+    """Adaptive windows and windows that lose pixels to padding would need a constant of each size."""
+    generator = np.random.default_rng([seed, len(head)])
+    model = random_net(generator, head)
+    packed = onebit.pack(model, torch.rand(2, 3, 24, 26), sizes="any")
+    if head == "windows":
+        with pytest.raises(UsageError, match="size"):
+            export_net(packed, "onnx", tmp_path / "net.onnx")
+        return
+    export_net(packed, "onnx", tmp_path / "net.onnx")
+    there = session(tmp_path / "net.onnx")
+    for height, width in generator.integers(20, 50, (2, 2)).tolist():
+        x = torch.rand(3, 3, height, width)
+        ours, theirs = run(packed, x), there.run(None, {"input": x.numpy()})[0]
+        assert ours.shape == theirs.shape
+        assert np.mean(np.abs(ours - theirs) > 1e-4 * np.abs(ours).max()) < 0.02
+
+
+def test_an_export_with_one_size_says_so(tmp_path: Path) -> None:
+    packed = onebit.pack(unet(), torch.zeros(2, 1, 32, 32, dtype=torch.uint8), sizes="any")
+    assert "32×32" in str(export_net(packed, "c", tmp_path / "c"))
+    assert "32×32" not in str(export_net(packed, "onnx", tmp_path / "net.onnx"))
+    x = torch.randint(256, (1, 1, 48, 64), dtype=torch.uint8)
+    found = session(tmp_path / "net.onnx").run(None, {"input": x.numpy()})[0]
+    expected = run(packed, x)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())

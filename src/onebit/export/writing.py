@@ -26,6 +26,8 @@ RANDOM_INPUTS = 20
 LEAST_INPUTS = 2
 MOST_MACS = 10**10
 """Default limit on the multiply-adds of a comparison: seconds in plain C or JavaScript."""
+FREE_SIZES = "onnx", "torch"
+"""Targets whose files take images of every size that the net does; others have memory for one."""
 
 
 class Exported(NamedTuple):
@@ -109,6 +111,9 @@ def export_net(
         writer.write(net, written, **samples, **settings)
         comparison, reason = _compared(writer, net, written, arrays, what or f"{len(arrays[0])} inputs", settings)
         needs = writer.report(net, written, **settings) if report else ""
+        if net.free and (to not in FREE_SIZES or settings.get("flavor") == "qonnx"):
+            height, width = net.input.shape[1:]
+            needs = f"images of {height}×{width} only, the net itself takes other sizes, too\n{needs}".rstrip()
         files = _publishable(target, path, staging)
         size = sum((staging / name).stat().st_size for name in files)
     return Exported(tuple(folder / name for name in files), size, comparison, reason, needs)

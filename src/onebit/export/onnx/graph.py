@@ -50,6 +50,8 @@ class Graph:
 
         self.helper, self.to_tensor = helper, numpy_helper.from_array
         self.net, self.integers, self.marks = net, flavor == "standard", flavor == "qonnx"
+        self.free = net.free and not self.marks
+        """Whether images may have other sizes: then no constant depends on them."""
         self.uses = Uses(net)
         self.values = net.values
         self.precise = set() if self.marks else self.uses.precise
@@ -222,9 +224,7 @@ class Graph:
             self._unpack(dtype, layers)
         ends = (
             [
-                helper.make_tensor_value_info(
-                    name, self._kind(dtype), [1 if self.marks else "N", *self.values[name].shape]
-                )
+                helper.make_tensor_value_info(name, self._kind(dtype), [1 if self.marks else "N", *self._sizes(name)])
                 for name, dtype in each.items()
             ]
             for each in (
@@ -237,6 +237,11 @@ class Graph:
         if self.marks:
             opsets.append(helper.make_opsetid(QONNX_DOMAIN, 1))
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, **fields)
+
+    def _sizes(self, name: str) -> list[int | str]:
+        """The shape of an input or output, with names for sizes that are free."""
+        shape = self.values[name].shape
+        return [shape[0], f"{name}_height", f"{name}_width"] if self.free and len(shape) == 3 else [*shape]
 
     def _unpack(self, dtype: Any, layers: list[tuple[str, np.ndarray]]) -> None:
         """Append nodes that unpack the weights of one dtype from their bits."""

@@ -15,6 +15,8 @@ from onebit.export.onnx.graph import DTYPES, Graph
 from onebit.packed import Node, Value, nodes
 from onebit.packed.grid import FLOAT32_EXACT
 
+_END = 2**31  # of any axis
+
 
 def rising(node: Node, x: Value) -> tuple[np.ndarray, np.ndarray]:
     """(least, direction), (C,) int64 each, of a sign of integers: +direction where x >= least, else -direction.
@@ -170,7 +172,11 @@ def write_pad(graph: Graph, node: nodes.Pad) -> str:
 
 
 def write_slice(graph: Graph, node: nodes.Slice) -> str:
-    return move(graph, node, "Slice", *(graph.shape(*sizes) for sizes in (node.start, node.stop, (1, 2, 3), node.step)))
+    stop = node.stop
+    if graph.free:  # ends count from the end of the axes
+        shape = graph.values[node.inputs[0]].shape
+        stop = tuple(end - size or _END for end, size in zip(stop, shape, strict=True))  # type: ignore[assignment]
+    return move(graph, node, "Slice", *(graph.shape(*sizes) for sizes in (node.start, stop, (1, 2, 3), node.step)))
 
 
 def write_take(graph: Graph, node: nodes.Take) -> str:
@@ -182,6 +188,11 @@ def write_repeat(graph: Graph, node: nodes.Repeat) -> str:
     """Insert an axis of 1 after each axis, expand it, and merge it with the axis before it."""
     (source,) = node.inputs
     form, shape = graph.natural(source), graph.values[source].shape
+    if graph.free and len(shape) == 3:
+        scales = graph.constant(np.array([1, *node.times]), f"{graph.current}/times", np.float32)
+        modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        graph.add("Resize", graph.get(source, form), "", scales, **modes)
+        return form
     apart = [n for size in shape for n in (size, 1)]
     wide = [n for pair in zip(shape, node.times, strict=True) for n in pair]
     tensor = graph.add("Reshape", graph.get(source, form), graph.shape(-1, *apart))

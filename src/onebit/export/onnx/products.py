@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from onebit.errors import UsageError
 from onebit.export.onnx.byte_conv import scales
 from onebit.export.onnx.exactness import sum_bound, zero_point
 from onebit.export.onnx.graph import DTYPES, Graph
@@ -195,6 +196,8 @@ def pool_codes(graph: Graph, codes: str, node: nodes.MaxPool) -> str:
 
 def max_pool(graph: Graph, tensor: str, node: nodes.MaxPool, dtype: Any) -> str:
     """The largest number of each window of a tensor of floats."""
+    if node.whole and graph.free:
+        return graph.add("GlobalMaxPool", tensor)
     attributes = pool_geometry(node)
     top, bottom, left, right = node.padding
     height, width = node.kernel
@@ -241,11 +244,17 @@ def write_average_pool(graph: Graph, node: nodes.AveragePool) -> str:
         graph.add("AveragePool", tensor, count_include_pad=node.count_padding, **attributes)
         return "float"
     graph.require_float32_sums(node, x)
-    ones = graph.constant(np.ones((1, 1, *node.kernel)), f"{graph.current}/ones", np.float32)
-    tensor = graph.add("Reshape", tensor, graph.shape(-1, 1, *x.shape[1:]))
-    tensor = graph.add("Conv", tensor, ones, **attributes)
-    tensor = graph.add("Reshape", tensor, graph.shape(-1, *graph.values[graph.current].shape))
+    channels = x.shape[0] if graph.free else 1
+    ones = graph.constant(np.ones((channels, 1, *node.kernel)), f"{graph.current}/ones", np.float32)
+    if graph.free:
+        tensor = graph.add("Conv", tensor, ones, group=channels, **attributes)
+    else:
+        tensor = graph.add("Reshape", tensor, graph.shape(-1, 1, *x.shape[1:]))
+        tensor = graph.add("Conv", tensor, ones, **attributes)
+        tensor = graph.add("Reshape", tensor, graph.shape(-1, *graph.values[graph.current].shape))
     if not node.sums:
+        if graph.free and any(node.padding) and not node.count_padding:
+            raise _needs_size(graph)
         _divide(graph, tensor, node.pixels(x))
     return "float"
 
@@ -254,8 +263,16 @@ def write_adaptive_average_pool(graph: Graph, node: nodes.AdaptiveAveragePool) -
     """Write sums over rows and columns as products with 0 and 1, since windows may overlap, and the division."""
     (source,) = node.inputs
     x = graph.values[source]
-    form = "double" if x.exact and sum_bound(node, x) > FLOAT32_EXACT else "float"
+    form = "double" if x.exact and (graph.free or sum_bound(node, x) > FLOAT32_EXACT) else "float"
     tensor = graph.get(source, form)
+    if graph.free:
+        if node.size != (1, 1):
+            raise _needs_size(graph)
+        sizes = graph.add("Slice", graph.add("Shape", tensor), graph.shape(2), graph.shape(4))
+        pixels = graph.cast(graph.add("ReduceProd", sizes), np.float32)
+        total = graph.add("ReduceSum", tensor, graph.shape(2, 3))
+        graph.real("Div", graph.cast(total, np.float32) if form == "double" else total, pixels)
+        return "float"
     if node.size == (1, 1):
         tensor = graph.add("ReduceSum", tensor, graph.shape(2, 3))
     else:
@@ -269,6 +286,10 @@ def write_adaptive_average_pool(graph: Graph, node: nodes.AdaptiveAveragePool) -
         tensor = graph.cast(tensor, np.float32)
     _divide(graph, tensor, node.pixels(x))
     return "float"
+
+
+def _needs_size(graph: Graph) -> UsageError:
+    return UsageError(f"{graph.current!r} divides by numbers of pixels, which ONNX needs images of one size for")
 
 
 def _divide(graph: Graph, tensor: str, pixels: np.ndarray) -> None:

@@ -47,7 +47,7 @@ def _wide(graph: Graph, source: str) -> str:
     """
     form, shape = graph.natural(source), graph.values[source].shape
     tensor = graph.get(source, form)
-    if form != "code" or source not in graph.written or len(shape) < 2 or graph.marks:
+    if form != "code" or source not in graph.written or len(shape) < 2 or graph.marks or graph.free:
         return graph.cast(tensor, np.float64)
     flat = graph.add("Reshape", tensor, graph.shape(0, 0, prod(shape[1:])))
     return graph.add("Reshape", graph.cast(flat, np.float64), graph.shape(0, *shape))
