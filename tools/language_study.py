@@ -119,9 +119,14 @@ def draw(runs: Iterable[Mapping[str, Any]], path: Path) -> None:
             color = f"C{[*METHODS].index(method)}"
             if width == 256:
                 curves.plot(steps, means, "o-", color=color, label=method, markersize=3)
-            if method != "sign":
+            if method != "sign":  # far above the others
                 sizes.plot(megabytes(found[0]), means[-1], "o", color=color)
-                sizes.annotate(str(width), (megabytes(found[0]), means[-1]), (4, 4), textcoords="offset points")
+                sizes.annotate(
+                    str(width) if method in ("float", "magnitude_aware") else "",
+                    (megabytes(found[0]), means[-1]),
+                    (4, 4),
+                    textcoords="offset points",
+                )
         curves.set(xlabel="steps of 2,048 tokens", ylabel="held-out perplexity", yscale="log")
         curves.set_yticks(ticks := [30, 50, 100, 200, 400], list(map(str, ticks)))
         curves.minorticks_off()
