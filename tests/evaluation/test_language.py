@@ -149,3 +149,18 @@ def test_a_loss_of_the_user_gets_the_outputs_without_the_cache() -> None:
     first, second = fit(net, (tokens, tokens), optimizer, epochs=2, loss=loss, batch_size=6).rows
     assert second.train_loss < first.train_loss
     assert evaluate(net, (tokens, tokens), loss=loss).correct is None
+
+
+def test_inputs_by_name_have_their_own_targets() -> None:
+    class Named(Model):
+        def forward(self, input_ids: Tensor) -> dict[str, object]:  # type: ignore[override]
+            return super().forward(input_ids)
+
+    torch.manual_seed(0)
+    net, tokens = Named(Sign()), torch.from_numpy(COUNTING.astype(np.int64))
+    expected = evaluate(net, COUNTING, loss="next_token")
+    assert evaluate(net, ({"input_ids": tokens}, tokens), loss="next_token").loss == pytest.approx(expected.loss)
+
+
+def test_a_row_without_tokens_that_count_costs_nothing() -> None:
+    assert float(next_token(torch.zeros(1, 3, WORDS), torch.full((1, 3), -100))) == 0

@@ -160,7 +160,12 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
 
 def next_token(outputs: Any, tokens: Tensor) -> Tensor:
     """Mean of −ln p(token | tokens before it), see `token_costs`."""
-    return token_costs(outputs, tokens)[0].mean()
+    return mean_cost(token_costs(outputs, tokens)[0])
+
+
+def mean_cost(costs: Tensor) -> Tensor:
+    """The mean of costs (M,); without tokens that count it is 0, as of a loss without samples."""
+    return costs.sum() / max(1, len(costs))
 
 
 def token_costs(outputs: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -191,9 +191,10 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
 
 def with_tokens(data: Any, task: str | None) -> Any:
     """Data of a language model, which is to predict its own inputs: arrays of tokens (N, T) are their own targets."""
-    if task != "language" or not (hasattr(data, "shape") or isinstance(data, (tuple, list))):
-        return data
     given = (data, data) if hasattr(data, "shape") else data
+    arrays = isinstance(given, (tuple, list)) and all(hasattr(part, "shape") for part in given)
+    if task != "language" or not arrays:  # loaders, and several inputs, give tokens and targets themselves
+        return data
     tokens, targets = (torch.as_tensor(np.asarray(part), dtype=torch.int64) for part in given)
     if tokens.shape != targets.shape or not bool(((targets == tokens) | (targets < 0)).all()):
         raise UsageError("next_token: got targets that are not the inputs, which it shifts itself")

@@ -99,10 +99,8 @@ class Folder:
         table: Mapping[Any, Operation],
         free: bool = False,
     ) -> None:
-        self.model = model
+        self.model, self.shipped, self.table, self.free = model, shipped, table, free
         self.inputs, self.first_inputs = dict(specs), specs
-        self.shipped = shipped
-        self.table, self.free = table, free
         self.refusals: dict[str, OnebitError] | None = None
         """Collects the errors of refused operations by path; None to raise the first."""
         self.pending: dict[fx.Node, Pending] = {}

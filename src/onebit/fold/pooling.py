@@ -21,7 +21,7 @@ from onebit.packed.nodes.node import SUM_LIMIT, WIDEST
 @any_dtype
 def max_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: Shape) -> Pending:
     fields = _window(call, before, after, dilation=as_size(call, call.argument(4, "dilation", 1), 1))
-    if folder.free and fields["kernel"] == before[2:] and not any(fields["padding"]):
+    if _sees_all(folder, before, **fields):
         fields["whole"] = 1
     scales = [op.scale for op in x.ops if op.kind is None and op.shift is None and op.scale is not None]
     if scales and len(scales) == len(x.ops) and folder.values[x.base].exact and all((s > 0).all() for s in scales):
@@ -39,7 +39,7 @@ def average_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: S
             raise call.refusal("its last windows count less padding than the others: use ceil_mode=False")
         fields["count_padding"] = 1
     del fields["dilation"]
-    if folder.free and fields["kernel"] == before[2:] and not any(fields["padding"]):
+    if _sees_all(folder, before, **fields):
         return _averaged(folder, call, x, before[2:], (1, 1))
     whole, pixels = not any(fields["padding"]), prod(fields["kernel"])
     if fields["kernel"] == (1, 1) and whole:
@@ -51,6 +51,11 @@ def average_pool(folder: Folder, call: Call, x: Pending, before: Shape, after: S
     if whole and not x.ops and _sums_fit(folder, x, pixels):  # a sign of the integer sums may follow
         return x.then(FoldedOp(call.name, lambda sums: sums / pixels, kind=AveragePool, fields=fields))
     return Pending(folder.emit(AveragePool, call.name, folder.write(x), **fields))
+
+
+def _sees_all(folder: Folder, before: Shape, *, kernel: Shape, padding: Shape, **_: Any) -> bool:
+    """Whether a window is the whole image, of whatever size."""
+    return folder.free and kernel == before[2:] and not any(padding)
 
 
 def _sums_fit(folder: Folder, x: Pending, pixels: int) -> bool:

@@ -24,7 +24,7 @@ class MagnitudeAware(Quantizer):
 
     Args:
         group: number of inputs of a row that share an α; None for the whole row. α is then rounded to a normal float16,
-            as the groups of 128 of llama.cpp's Q1_0 hold it, so that the file has the very weights of the training.
+            as the groups of 128 of llama.cpp's Q1_0 hold it, so that the file has the very weights of float32 passes.
 
     Shapes:
         latent: (O, …) with at least two dimensions; with `group` (O, I), I a multiple of it.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onebit.common.fields import Positive, read
 from onebit.errors import UsageError
 from onebit.evaluation.forward import autocast
-from onebit.evaluation.losses import Loss, ignored_label, known_samples, per_sample, token_costs
+from onebit.evaluation.losses import Loss, ignored_label, known_samples, mean_cost, per_sample, token_costs
 from onebit.evaluation.metrics import Metric, is_classification
 from onebit.evaluation.sources import batch_bounds
 from onebit.evaluation.trees import called, floats, leaves, mapped, size_of, split_in
@@ -64,7 +64,7 @@ class Objective:
     def of(self, logits: Tensor, labels: Tensor, inputs: Any) -> Tensor:
         """The loss of a part of a batch, of a language model of its `token_costs`; the teacher sees `inputs`."""
         if self.task == "language":
-            return logits.sum() / max(1, len(logits))
+            return mean_cost(logits)
         if self.teacher is None:
             return self.loss(logits, labels)
         seen = mapped(Tensor.clone, inputs) if self.settings.samples > 1 else inputs
