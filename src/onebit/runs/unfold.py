@@ -44,8 +44,8 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
     """Give a model the weights of a packed net, in place, so that both compute the same.
 
     Latents get the magnitude `Quantizer.start_size`: much smaller ones would lose their signs in the first steps
-    (docs/train.md has the measurement). The last layer and what follows stay unchanged if the number or the meaning of
-    the outputs differs.
+    (of an MLP on 300 digits, 87 % from ±0.05, 2.5 % from ±0.5). The last layer and what follows stay unchanged if the
+    number or the meaning of the outputs differs.
 
     Args:
         model: a new model with the structure of the packed net.
