@@ -15,9 +15,9 @@ from onebit.data.cifar import read_cifar
 from onebit.errors import DataError, UnknownNameError, UsageError
 from support.image_folders import imagenet_folder, masked_folder
 from support.tiny_cifar import TinyCifar, tiny_cifar10, tiny_cifar100
-from support.tiny_mnist import REAL_MNIST, needs_real_mnist
+from support.tiny_mnist import REAL, needs_real
 
-HERE = [pytest.param(name, marks=needs_real_mnist if name == "mnist" else ()) for name in DATASETS]
+HERE = [pytest.param(name, marks=needs_real.get(name, ())) for name in DATASETS]
 TINY: dict[str, Callable[[], TinyCifar]] = {"cifar10": tiny_cifar10, "cifar100": tiny_cifar100}
 
 
@@ -42,7 +42,7 @@ def at_hand(name: str, folder: Path) -> tuple[DatasetEntry, Path | None]:
         return replace(entry, classes=entry.classes or ("0", "255"), **known), folder
     if entry.folder:
         return entry, imagenet_folder(folder, train=10, val=2)
-    return entry, REAL_MNIST if name == "mnist" else None
+    return entry, REAL.get(name)
 
 
 def options(entry: DatasetEntry) -> dict[str, int]:

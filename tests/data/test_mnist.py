@@ -1,4 +1,4 @@
-"""MNIST: IDX files, small generated ones, the real ones if they are available, and the shipped sample."""
+"""MNIST and Fashion-MNIST: IDX files, small generated ones, the real ones if available, and the shipped sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from onebit.data import load_dataset, mnist
 from onebit.data.mnist import IdxFile, read_idx, read_mnist
 from onebit.errors import DataError
-from support.tiny_mnist import REAL_MNIST, TinyMnist, idx_header, needs_real_mnist
+from support.tiny_mnist import REAL, TinyMnist, idx_header, needs_real
 
 PACKAGE = Path(mnist.__file__).parent
 SAMPLE = [file.names[0] for file in mnist.SAMPLE_FILES]
@@ -105,9 +105,9 @@ def test_a_damaged_or_swapped_file_is_refused(tiny: TinyMnist, tmp_path: Path) -
         read_mnist(directory=folder, files=tiny.files, mirrors=())
 
 
-@needs_real_mnist
+@needs_real["mnist"]
 def test_the_real_one() -> None:
-    data = load_dataset("mnist", directory=REAL_MNIST, validation=0)
+    data = load_dataset("mnist", directory=REAL["mnist"], validation=0)
     assert (data.train.images.shape, data.test.images.shape) == ((60000, 1, 28, 28), (10000, 1, 28, 28))
     # published facts: the first labels, the class counts, the mean pixel 0.1307 that everybody subtracts
     assert data.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
@@ -117,6 +117,28 @@ def test_the_real_one() -> None:
     assert data.train.images.mean() / 255 == pytest.approx(0.1307, abs=5e-5)
     content = bytes.fromhex("000008030000ea600000001c0000001c") + data.train.images.tobytes()
     assert hashlib.md5(content, usedforsecurity=False).hexdigest() == "6bbc9ace898e44ae57da46a324031adb"
+
+
+@needs_real["fashion-mnist"]
+def test_the_real_fashion_mnist() -> None:
+    data = load_dataset("fashion-mnist", directory=REAL["fashion-mnist"], validation=0)
+    # published facts: 6,000 and 1,000 of each class, the first labels, the mean pixel 0.2860
+    assert np.bincount(data.train.labels).tolist() == [6000] * 10
+    assert np.bincount(data.test.labels).tolist() == [1000] * 10
+    assert [data.classes[label] for label in data.train.labels[:3]] == ["Ankle boot", "T-shirt/top", "T-shirt/top"]
+    assert data.train.images.mean() / 255 == pytest.approx(0.2860, abs=5e-5)
+
+
+def test_files_of_the_other_data_set_are_refused(tiny: TinyMnist, tmp_path: Path) -> None:
+    """Their names are the same: only the checksums tell them apart, and their own folders keep them apart."""
+    folder = tiny.write(tmp_path / "mnist").parent
+    others = tuple(file._replace(sha256="0" * 64) for file in tiny.files)
+    with pytest.raises(DataError, match="fashion-mnist"):
+        read_mnist("fashion-mnist", directory=folder, files=others, mirrors=())
+    with pytest.raises(DataError, match="sha256"):
+        read_mnist("fashion-mnist", directory=folder / "mnist", files=others, mirrors=())
+    tiny.write(tmp_path / "fashion-mnist")
+    assert read_mnist("fashion-mnist", directory=folder, files=tiny.files).directory == str(tmp_path / "fashion-mnist")
 
 
 def test_the_sample_is_balanced() -> None:

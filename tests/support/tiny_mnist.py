@@ -1,4 +1,4 @@
-"""Small files like MNIST's, a local web server, and the real MNIST if it is available."""
+"""Small files like MNIST's, a local web server, and the real MNIST and Fashion-MNIST if they are available."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ def idx_header(shape: tuple[int, ...]) -> bytes:
 TINY_SHAPES = ((40, 28, 28), (40,), (20, 28, 28), (20,))
 
 
-def _find_real_mnist() -> Path | None:
-    folders = data_folders(None, ["mnist"])
+def _find_real(name: str) -> Path | None:
+    folders = (folder for folder in data_folders(None, [name]) if folder.name == name)
     return next((f.resolve() for f in folders if all((f / file.names[0]).is_file() for file in MNIST_FILES)), None)
 
 
-REAL_MNIST = _find_real_mnist()  # looked up before the tests close off the environment
-needs_real_mnist = pytest.mark.skipif(REAL_MNIST is None, reason="the real MNIST is in no folder of ONEBIT_DATA")
+# looked up before the tests close off the environment
+REAL = {name: _find_real(name) for name in ("mnist", "fashion-mnist")}
+needs_real = {
+    name: pytest.mark.skipif(folder is None, reason=f"the real {name} is in no folder of ONEBIT_DATA")
+    for name, folder in REAL.items()
+}
 
 
 class TinyMnist:

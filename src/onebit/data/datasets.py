@@ -10,7 +10,7 @@ from onebit.data.arrays import ARRAYS
 from onebit.data.cifar import CIFAR10, CIFAR100
 from onebit.data.image_folder import FOLDER, IMAGENET
 from onebit.data.mask_folder import MEMBRANE, SEGMENTATION
-from onebit.data.mnist import MNIST, MNIST_SAMPLE
+from onebit.data.mnist import FASHION_MNIST, MNIST, MNIST_SAMPLE
 from onebit.data.resizing import resize_images
 from onebit.data.splits import Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
@@ -20,6 +20,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "arrays": ARRAYS,
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
+    "fashion-mnist": FASHION_MNIST,
     "folder": FOLDER,
     "imagenet": IMAGENET,
     "membrane": MEMBRANE,
@@ -101,7 +102,7 @@ def fetch_dataset(
 ) -> LoadedFiles:
     """Find or download the files of a data set, read and check them; the images of a folder are resized.
 
-    The files of MNIST are compared with their checksums, those of CIFAR checked for sizes and labels.
+    The files of MNIST and Fashion-MNIST are compared with their checksums, those of CIFAR checked for sizes and labels.
 
     Args:
         name: a name in `DATASETS`, or a `DatasetEntry`.

@@ -7,6 +7,7 @@ from onebit.packed import InputSpec, PackedNet
 IMAGE_DATA = {
     **dict.fromkeys(("cifar10", "cifar100", "folder", "imagenet", "membrane", "segmentation"), ""),
     **dict.fromkeys(("mnist", "mnist-sample"), ", white strokes on black"),
+    "fashion-mnist": ", clothing on black",
 }
 """Data sets of gray or RGB images -> what else is known of their pixels."""
 UNKNOWN = "bytes 0 to 255 as in training"
