@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # one process per core; the tests of a file run in the same process, so their fixtures are made once
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: setup demo test test-gpu nightly results-methods notebooks lint types format clean
+.PHONY: setup demo test test-gpu nightly results-methods notebooks docs lint types format clean
 
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -56,6 +56,11 @@ results-methods: setup
 notebooks: setup
 	$(BIN)/python tools/run_notebooks.py
 
+# the site: open site/index.html
+docs: setup
+	$(PIP_INSTALL) --quiet 'onebit[docs]'
+	$(BIN)/python -m tools.site
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,4 +74,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

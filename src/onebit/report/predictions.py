@@ -64,11 +64,8 @@ def plot_answers(
 ) -> None:
     """Draw correct predictions on the left and wrong ones on the right, chosen from all images of a test.
 
-    The correct ones are the first images, the wrong ones those with the highest probability.
-
-    Args:
-        images: uint8 (N, C, H, W), C 1 or 3, any N ≥ 1.
-        Remaining arguments: see `plot_predictions`.
+    The correct ones are the first images, the wrong ones those with the highest probability. Arguments as in
+    `plot_predictions`, for any number of images.
 
     Raises:
         UsageError, OnebitError: see `plot_predictions`.

@@ -116,7 +116,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
 class Node(ABC):
     """Base class of the operations. Their fields are those of ARRAYS and ATTRIBUTES, and `in_features` with `signs`.
 
-    Args:
+    Attributes:
         inputs: names of the input values.
         output: name of the output value.
     """
