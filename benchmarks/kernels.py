@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +26,11 @@ import torch
 import onebit
 from benchmarks.layers import CASES, KINDS, Case, Layer
 from benchmarks.sessions import onnxruntime_version
-from benchmarks.shared import add_timing, machine, set_up_process, words
+from benchmarks.shared import add_timing, set_up_process, words
 
-abi, timing, drawing = onebit.native.abi, onebit.runtime.timing, onebit.report.drawing
+abi, timing = onebit.native.abi, onebit.runtime.timing
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-RIVALS = {"torch": "torch, float32", "best": "the fastest in float32", "int8": "onnxruntime, 8 bits"}
+RIVALS = ("torch", "best", "int8")
 COLUMNS = {"product": "", "batch": "d", "instructions": "", "us": ",.1f", "fastest_us": ",.1f", "torch_us": ",.1f"}
 COLUMNS |= {"torch_speedup": ".2f", "best_speedup": ".2f", "best": "", "int8_speedup": ".2f"}
 
@@ -87,13 +84,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     parser.add_argument("--cases", type=words, default=list(CASES), help=f"some of {','.join(CASES)} (all)")
     parser.add_argument("--isa", type=words, help="instruction sets, as avx2,avx512 (all of this machine)")
-    parser.add_argument("--picture", metavar="FILE.png", help="draw the ratios of the last instruction set")
     add_timing(parser, rounds=11, seconds=0.02)
 
 
-def measure(
-    *, cases: Sequence[str | Case], isa: Sequence[str] | None, picture: str | None, threads: int, **turns: Any
-) -> dict[str, Any]:
+def measure(*, cases: Sequence[str | Case], isa: Sequence[str] | None, threads: int, **turns: Any) -> dict[str, Any]:
     """Check all products, then time their variants in turn.
 
     Returns:
@@ -112,8 +106,6 @@ def measure(
             case = CASES[name] if isinstance(name, str) else name
             for batch in case.batches:
                 rows += time_layer(Layer(case, batch), isas, **turns)
-    if picture is not None:
-        draw(picture, rows)
     return {"onnxruntime": onnxruntime_version(), "rows": rows}
 
 
@@ -158,37 +150,3 @@ def time_layer(
 
 def _fastest(timed: Sequence[timing.Timed]) -> timing.Timed | None:
     return min(timed, key=lambda one: one.median, default=None)
-
-
-def draw(path: str, rows: Sequence[dict[str, Any]]) -> None:
-    """A bar for each ratio of the last instruction set, which is the best."""
-    drawn = [row for row in rows if row["instructions"] == rows[-1]["instructions"]]
-    kinds = [[row for row in drawn if row["kind"] == kind] for kind in dict.fromkeys(row["kind"] for row in drawn)]
-    with drawing.picture(path, width=8, height=1.4 + 0.3 * len(drawn)) as figure:
-        figure.suptitle(f"one thread of {machine()['cpu']}")
-        heights = [1 + len(of) for of in kinds]
-        grid = figure.subplots(len(kinds), squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-        for axes, of in zip(grid, kinds, strict=True):
-            _draw_bars(axes, of)
-        grid[-1].set_xlabel("times as fast; left of 1 the other engine is faster")
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(RIVALS))
-
-
-def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    for index, (name, label) in enumerate(RIVALS.items()):
-        for number, row in enumerate(rows):
-            ratio = row.get(f"{name}_speedup", 1.0)
-            height = number + 0.27 * (index - 1)
-            color = drawing.COLORS[index]
-            axes.barh(height, ratio - 1, 0.27, left=1, color=color, label="" if number else label)
-            where: Any = {"xytext": (2 if ratio >= 1 else -2, 0), "ha": "left" if ratio >= 1 else "right"}
-            where |= {"va": "center", "textcoords": "offset points", "fontsize": 5.5, "color": drawing.INK}
-            axes.annotate(f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}", (ratio, height), **where)
-    axes.set_yticks(range(len(rows)), [f"{row['layer']}, batch {row['batch']}" for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
-    axes.set_title(f"{KINDS[rows[0]['kind']]}, {rows[0]['instructions']}")
-    axes.set_xscale("log")
-    drawing.log_ticks(axes.xaxis)
-    axes.axvline(1, color=drawing.GREY, linewidth=0.8)

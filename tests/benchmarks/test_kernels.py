@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,8 @@ ALONE, RIVALS = kernels.alone, Layer.rivals
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 
 
-def quick(case: str, *, isa: list[str] | None = None, picture: str | None = None) -> list[dict[str, Any]]:
-    result = kernels.measure(cases=[SMALL[case]], isa=isa, picture=picture, threads=1, rounds=2, seconds=1e-6)
+def quick(case: str, *, isa: list[str] | None = None) -> list[dict[str, Any]]:
+    result = kernels.measure(cases=[SMALL[case]], isa=isa, threads=1, rounds=2, seconds=1e-6)
     assert json.dumps(result)
     return list(result["rows"])
 
@@ -111,8 +110,3 @@ def test_values_after_a_relu_are_not_negative(convolves: bool) -> None:
     assert bool((signed < 0).any())
     assert torch.equal(positive, signed.clamp(min=0))
     assert (layers[1].int8.x.min(), layers[1].int8.x.max(), layers[1].zero) == (0, 255, 0)
-
-
-def test_a_picture_is_drawn(tmp_path: Path) -> None:
-    quick("xnor-dense", isa=["portable"], picture=str(tmp_path / "bars.png"))
-    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
