@@ -76,6 +76,7 @@ def test_an_answer_is_printed_whatever_the_encoding() -> None:
         (UsageError("wrong\nword"), 2, "onebit: wrong word\n"),
         (ValueError("a defect"), 2, "onebit: ValueError: a defect"),
         (ModuleNotFoundError(name="onnx"), 2, "onebit: `a test` needs onnx: pip install 'onebit[export]'\n"),
+        (ModuleNotFoundError(name="wandb"), 2, "onebit: `a test` needs wandb: pip install 'onebit[wandb]'\n"),
         (FileNotFoundError(2, "no such file", "a"), 2, "onebit: [Errno 2] no such file: 'a'\n"),
     ],
 )

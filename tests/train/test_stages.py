@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from onebit.runs.run import first_stage, fit_recipe, open_run, start_folder, tes
 from onebit.runs.trackers import tracking
 from onebit.train.history import STAGE_FOLDER
 from onebit.train.weights import read_weights
-from support.rank_agents import wait_for
 from support.toy_training import Stop, checkpoint_without_times, metrics_without_times, stop_after_epoch, toy_data
 
 TOY: dict[str, Any] = {
@@ -178,33 +179,41 @@ def test_a_resumed_run_continues_its_log(tmp_path: Path, one_stage: Trained) -> 
     assert [step for step, _ in scalars(tmp_path)["train_loss"]] == [1, 2, 3]
 
 
-@pytest.fixture
-def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is logged in to W&B, whoever runs the tests, and nothing is written outside of `tmp_path`."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+class StandIn(types.ModuleType):
+    """In place of the package wandb: keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.runs: list[types.SimpleNamespace] = []
+        self.Settings = dict
+
+    def init(self, **options: Any) -> types.SimpleNamespace:
+        rows: dict[int, dict[str, float]] = {}
+        run = types.SimpleNamespace(options=options, rows=rows, summary={}, status=None)
+        run.log = lambda values, step: rows.update({step: values})
+        run.finish = lambda exit_code: setattr(run, "status", exit_code)
+        self.runs.append(run)
+        return run
 
 
-@pytest.mark.nightly  # starts its service; daily the trackers are told of a run with tensorboard
-@pytest.mark.usefixtures("no_login")
-def test_wandb_offline_logs_into_the_run_folder_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_continues_its_log_at_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setenv("WANDB_MODE", "offline")
     asked = dataclasses.replace(recipe(first_stage=0), name="tracked")
-    folder = tmp_path / "run"
     with pytest.raises(Stop):
-        train(folder, asked, trackers=["wandb"], on_epoch=stop_after_epoch(2))
-    name = (folder / "wandb-id").read_text().strip()
-    train(folder, asked, resume=True, trackers=["wandb"])
-    logs = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
-    assert [path.stem for path in logs] == [f"run-{name}"] * 2
-    assert (folder / "wandb-id").read_text().strip() == name
-    for path in logs:
-        wait_for(lambda path=path: b"layers/linear2/flip_ratio" in path.read_bytes())  # its service writes on its own
-    wait_for(lambda: b"test/binary/accuracy" in logs[-1].read_bytes())
+        train(tmp_path, asked, trackers=["wandb"], on_epoch=stop_after_epoch(2))
+    result = train(tmp_path, asked, resume=True, trackers=["wandb"])
+    stopped, resumed = wandb.runs
+    for run, resume in ((stopped, None), (resumed, "allow")):
+        told = {key: run.options[key] for key in ("id", "dir", "name", "mode", "resume")}
+        name = (tmp_path / "wandb-id").read_text().strip()
+        assert told == {"id": name, "dir": str(tmp_path), "name": "tracked", "mode": "offline", "resume": resume}
+        assert run.options["config"] == asked.settings()
+    assert (list(stopped.rows), list(resumed.rows)) == ([1, 2], [2, 3])  # it stopped before epoch 2 was stored
+    assert all("layers/linear2/flip_ratio" in row for run in wandb.runs for row in run.rows.values())
+    assert (stopped.status, stopped.summary) == (1, {})
+    assert (resumed.status, resumed.summary["test/binary/accuracy"]) == (0, result["test"]["binary"]["accuracy"])
 
 
 def test_latents_that_are_signs_have_no_test_mode() -> None:

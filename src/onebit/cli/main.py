@@ -57,7 +57,7 @@ def _message(error: Exception, name: str) -> str:
     if isinstance(error, (OnebitError, OSError)):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("onebit"):
-        extra = {"onnx": "export", "tensorboard": "log", "wandb": "log"}.get(error.name or "", "train")
+        extra = {"onnx": "export", "tensorboard": "log", "wandb": "wandb"}.get(error.name or "", "train")
         return f"`{name}` needs {error.name}: pip install 'onebit[{extra}]'"
     return f"{type(error).__name__}: {error} (ONEBIT_DEBUG=1 shows where)"
 
