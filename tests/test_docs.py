@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -25,10 +26,14 @@ from onebit.data import DATASETS, LoadedFiles
 from onebit.data.mnist import MNIST_SAMPLE
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from support.command_line import Parsed, check_command
+from tools.pictures import table_of
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAVIGATION = ROOT / "zensical.toml"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+GUIDES = ("tutorial", "own-models", "own-data", "train", "methods", "pack-and-run", "deploy", "segmentation")
+GUIDES += ("language-models", "continual", "gpu", "scaling", "own-quantizers", "coming-from")
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 FENCE = re.compile(r"^ {0,3}```([\w+-]*)[^\n]*\n(.*?)^ {0,3}```\s*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)|<(?:img|a)\b[^>]*\b(?:src|href)=\"([^\"]+)\"")
@@ -87,7 +92,20 @@ def test_the_navigation_has_every_page_and_each_exists() -> None:
     written = {path.name for path in (ROOT / "docs").glob("*.md")}
     made = {f"{path.stem.lower()}.md" for path in ROOT.glob("*.md")}
     assert written <= shown
-    assert [name for name in shown - written if not name.startswith("reference/") and name not in made] == []
+    kept = {name for name in shown - made if not name.startswith("reference/")}
+    assert [name for name in kept if not (ROOT / "docs" / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("pages", "most"),
+    [
+        (["README.md"], 900),
+        (["docs/notes.md"], 1_500),
+    ],
+    ids=["readme", "notes"],
+)
+def test_pages_stay_short(pages: list[str], most: int) -> None:
+    assert sum(len((ROOT / page).read_text(encoding="utf-8").split()) for page in pages) <= most
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -265,22 +283,18 @@ def test_the_page_on_own_quantizers_works_as_typed(
 
 
 def test_the_figures_of_the_readme_are_the_measured_ones() -> None:
-    readme, measured = ((ROOT / path).read_text(encoding="utf-8") for path in ("README.md", "docs/performance.md"))
-    rows = [row.split("|") for row in re.findall(r"^\| (?:MLP|the same|ResNet|VGG).*$", readme, re.MULTILINE)]
-    rows = [row for row in rows if len(row) == 9]  # name, one image, × torch, × int8, batch, × torch, × int8
-    shown = [row[column].strip() for row in rows for column in (3, 6)]
-    int8 = [row[column].strip() for row in rows for column in (4, 7) if row[column].strip()]
-    assert (len(shown), len(int8)) == (12, 4)
-    assert [ratio for ratio in shown + int8 if f"**{ratio}**" not in measured] == []
-    low, high = min(map(float, shown)), max(map(float, shown))
-    assert f"**{low:g} to {high:g} times as fast**" in readme
-    # where 8 bits are faster: the column "× int8" of the single layers
-    kernels = (ROOT / "docs" / "results" / "kernels.md").read_text(encoding="utf-8")
-    table = kernels.split("| product |")[1].split("\n\n")[0]
-    layers = [float(row.split("|")[8]) for row in table.splitlines()[2:]]
-    slower = [ratio for ratio in layers if ratio < 1]
-    caption = f"8 bits are faster in {len(slower)} of [{len(layers)} layers](docs/results/kernels.md), up to"
-    assert f"{caption} {1 / min(slower):.1f} times" in readme
+    readme, home = ((ROOT / path).read_text(encoding="utf-8") for path in ("README.md", "docs/index.md"))
+    ratios = [float(row["× torch"]) for row in table_of("performance.md", "net | batch")]
+    for page in (readme, home):
+        assert f"{min(ratios):g} to {max(ratios):g} " in page
+    for recipe, shown in {"mnist-fast": "98.69 ± 0.08 %", "cifar10-binaryconnect-short": "88.86 %"}.items():
+        test = json.loads((ROOT / "docs" / "results" / recipe / "result.json").read_text(encoding="utf-8"))["test"]
+        accuracies = [100 * correct / test["binary"]["count"] for correct in test["binary"]["correct"]]
+        assert shown.startswith(f"{mean(accuracies):.2f}")
+        assert len(accuracies) == 1 or f"± {stdev(accuracies):.2f} %" in shown
+        assert shown in readme
+    share = dict(list(row.values())[:2] for row in table_of("performance.md", "784–3×2048–10, batch 100"))
+    assert f"{share['`binaryconnect`']} of its time; {share['`bnn`']} with signs" in readme
 
 
 # ------------------------------------------------------------------------------------------------------------ tutorial
