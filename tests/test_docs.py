@@ -29,7 +29,7 @@ from support.command_line import Parsed, check_command
 from tools.pictures import table_of
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 NAVIGATION = ROOT / "zensical.toml"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 GUIDES = ("tutorial", "own-models", "own-data", "train", "methods", "pack-and-run", "deploy", "segmentation")

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+import onebit
 from onebit.nets import net_names
 from onebit.packed import save
 from onebit.runtime import run
@@ -50,6 +53,25 @@ def test_every_package_and_data_file_lies_in_src() -> None:
     # what `onebit export --to c` copies; folders named csrc are not in the wheel
     assert {"native/plain/numbers.h", "native/plain/tables.h", "export/c/kernels.h", "export/c/memory.h"} <= names
     assert {f"export/c/templates/{name}" for name in ("main.c", "Makefile", "run.ino")} <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("CITATION.cff", {"cff-version", "message", "title", "authors", "version", "license"}),
+        (".pre-commit-config.yaml", {"repos"}),
+        (".github/ISSUE_TEMPLATE/bug.yml", {"name", "description", "body"}),
+        (".github/ISSUE_TEMPLATE/feature.yml", {"name", "description", "body"}),
+        (".github/ISSUE_TEMPLATE/config.yml", {"blank_issues_enabled"}),
+        (".github/workflows/ci.yml", {"name", True, "jobs", "permissions"}),  # YAML reads `on` as true
+    ],
+)
+def test_files_for_the_code_host_have_their_keys(name: str, keys: set[Any]) -> None:
+    content = yaml.safe_load((PYPROJECT.parent / name).read_text(encoding="utf-8"))
+    assert keys <= content.keys()
+    assert content.get("version", onebit.__version__) == onebit.__version__
+    assert all({"type", "id", "attributes"} <= part.keys() for part in content.get("body", []))
+    assert all({"runs-on", "steps"} <= job.keys() for job in content.get("jobs", {}).values())
 
 
 @pytest.mark.nightly

@@ -215,6 +215,21 @@ def test_damaged_files_are_inspected_or_refused(tmp_path: Path, suffix: str, cou
     assert seen.count("read") > count // 20
 
 
+def test_other_files_that_a_file_names_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("secret").write_bytes(bytes(64))
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="secret")
+    for constants, nodes in (
+        ([tensor], []),
+        ([], [helper.make_node("Constant", [], ["w"], value=tensor)]),
+    ):
+        graph = helper.make_graph([*nodes, helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [], [], constants)
+        Path("x.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+        with pytest.raises(OnebitError, match="another file"):
+            inspect_foreign(Path("x.onnx"))
+
+
 def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("x.gguf", "x.onnx", "none.gguf"):
         (tmp_path / "x.gguf").write_bytes(b"")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onebit.common.files import open_regular
-from onebit.errors import FormatError, UsageError
+from onebit.errors import FormatError, UsageError, short
 from onebit.packed.gguf_file import CARD, GROUP, Q1_0, GgufTensor, gguf_package, read_gguf
 from onebit.packed.strict_json import parse_object
 from onebit.verification.inspection import Inspection, LayerReport, inspect_weight
@@ -87,7 +87,13 @@ def _onnx(path: Path) -> _Found:
     try:
         with open_regular(path) as file:
             content = file.read()
-        model, to_array = onnx.load_model_from_string(content), onnx.numpy_helper.to_array
+
+        def to_array(tensor: Any) -> np.ndarray:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:  # onnx would open any file beside it
+                raise ValueError(f"{short(tensor.name)} lies in another file")
+            return onnx.numpy_helper.to_array(tensor)
+
+        model = onnx.load_model_from_string(content)
         stored = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
         constants: dict[str, _Constant] = {name: (x, 8 * x.itemsize) for name, x in stored.items()}
         layers, unread = dict[str, LayerReport](), set[str]()
