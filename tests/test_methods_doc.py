@@ -12,7 +12,6 @@ import pytest
 
 import onebit
 from onebit.cli.train_command import read_command, train_request
-from onebit.nets import net_names
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 from onebit.runs.result import read_table
 from tools import method_results, results
@@ -76,9 +75,7 @@ def test_rows_are_of_the_seeds_that_were_measured(tmp_path: Path) -> None:
     for seed, correct in {0: 96, 1: 98, 2: 97}.items():
         finished_run(tmp_path, seed, correct)
     entries["bop"] |= {"seeds": method_results.measured_seeds(tmp_path), "step": 1.0625}
-    head, _, bop, _ = results.methods_table(entries).splitlines()
-    assert bop == "| `bop` | 1 / 32 | **97.00 ± 1.00 %** | 50.00 ± 0.00 % | 25.00 → 1.000 % | 0–2 | 1.06 |"
-    assert head.count("|") == bop.count("|")
+    assert results.methods_table(entries).splitlines()[2] == "| `bop` | 1 / 32 | 97.00 ± 1.00 | 1.06 |"
 
 
 def test_steps_are_timed_against_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +104,7 @@ def test_a_finished_run_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "measured" not in (tmp_path / "results" / name / "recipe.yaml").read_text()
 
 
-def test_rows_name_the_data_the_first_weights_and_shipped_nets() -> None:
+def test_rows_name_the_data_and_the_first_weights() -> None:
     note = "6 of its 30 images, drawn with seed 0, are the test images; and more"
     measured = results.measured({**results.results()["membrane-unet-ste-short"], "note": note})
     assert "; bf16 on membrane (6 of its 30 images, drawn with seed 0, are the test images); onebit train" in measured
@@ -115,9 +112,6 @@ def test_rows_name_the_data_the_first_weights_and_shipped_nets() -> None:
     row = results.cells(results.results()["cifar10-resnet20-w1a4-short"], {}, notes)
     assert row[0].endswith(" <sup>1</sup>")
     assert notes == ["Begun with the weights of `cifar10-resnet20-binaryconnect-short`"]
-    for net in net_names():
-        recipe = onebit.load(net).card.recipe  # type: ignore[union-attr]
-        assert f"[`{net}`](nets.md)" in results.cells(results.results()[recipe], {}, [])[-1]
 
 
 def test_published_figures_are_compared_in_their_test_mode_and_lines_share_notes() -> None:
@@ -134,7 +128,6 @@ def test_published_figures_are_compared_in_their_test_mode_and_lines_share_notes
         "97.50 (+0.50) <sup>2</sup>",
         "2.50 latent (+1.50) <sup>1</sup>",
     ]
-    assert results._published(result, {"note": "B"}, notes) == "none <sup>2</sup>"
     assert results._published(result, {}, notes) == ""
     assert notes == ["A", "B"]
 

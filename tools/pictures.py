@@ -3,6 +3,7 @@
 quantizers     for each quantizer, the output of forward for one channel of latents or inputs evenly spaced in [−2, 2],
                and the gradient that backward returns for an output gradient of 1
 nets, kernels  the ratios in the tables of docs/performance.md
+methods        the accuracies of methods in docs/results/methods.json
 seconds        the seconds to an accuracy of docs/results.md
 size-accuracy  the accuracies in docs/results, over the bytes of the packed file, or of the real weights in float32
 """
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 import onebit
+from tools.method_results import METHODS, accuracy_of
 
 drawing = onebit.report.drawing
 quantizers = onebit.quantizers
@@ -179,6 +181,35 @@ def draw_kernels(out: Path) -> None:
     draw_bars(out, groups)
 
 
+PROTOCOLS = {
+    "mlp": "MNIST, 784–512–512–10",
+    "resnet20": "CIFAR-10, ResNet-20, 1-bit weights",
+    "resnet20-signs": "ResNet-20 with shortcuts, signs as activations",
+    "resnet20-weights": "ResNet-20 with shortcuts, real activations",
+}
+
+
+def draw_methods(out: Path) -> None:
+    """A point for each method, the best first, with its standard deviation over the seeds."""
+    record = json.loads((DOCS.parent / METHODS).read_text(encoding="utf-8"))
+    with drawing.picture(out, width=9, height=6.2) as figure:
+        grid = figure.subplots(2, 2, height_ratios=[14, 8])
+        panels = [grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1]]
+        for axes, (protocol, title) in zip(panels, PROTOCOLS.items(), strict=True):
+            figures = {name: accuracy_of(entry).split(" ± ") for name, entry in record[protocol].items()}
+            names = sorted(figures, key=lambda name: -float(figures[name][0]))
+            for row, name in enumerate(names):
+                mean, deviation = map(float, figures[name])
+                color = drawing.REAL if name == "real" else drawing.COLORS[0]
+                axes.errorbar(mean, row, xerr=deviation, fmt="o", color=color, capsize=2)
+                where: Any = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": 6.5}
+                axes.annotate(figures[name][0], (mean, row), color=drawing.INK, **where)
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.5, -0.8)
+            axes.set_title(title)
+            axes.set_xlabel("test accuracy in %")
+
+
 def draw_seconds(out: Path) -> None:
     """Accuracy over the seconds of training."""
     rows = table_of("results.md", "target")
@@ -275,6 +306,7 @@ PICTURES = {
     "quantizers": draw_quantizers,
     "nets": draw_nets,
     "kernels": draw_kernels,
+    "methods": draw_methods,
     "seconds": draw_seconds,
     "size-accuracy": draw_sizes,
 }

@@ -11,7 +11,6 @@ ratio of its training step to plain torch. All runs are on one thread of a CPU.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import re
 import shlex
@@ -21,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,9 +212,7 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
     real = "" if not ends else ", real ends" if len(ends) == 2 else f", real {ends[0]} layer"
     shown = {mode: _figure(score, result["dataset"]) for mode, score in result["test"].items()}
     ships = f"**{shown.pop('binary')}**" if "binary" in shown else f"**{shown.pop('real')}** real"
-    files = {"curve": "error.png", "log": "metrics.jsonl"}
-    links = [f"[{word}]({folder}/{file})" for word, file in files.items() if (RESULTS / name / file).exists()]
-    nets = [f"[`{net}`](nets.md)" for net, trained_by in _recipes_of_nets().items() if trained_by == name]
+    epochs, curve = f"{result['epochs']:g}", "error.png"
     return [
         f"[`{' '.join(filter(None, [name, result['flags']]))}`]({folder}/recipe.yaml)"
         f"{_reference(begun + taught, notes)}",
@@ -224,16 +221,15 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
         shown.pop("latent", ""),
         ", ".join(f"{figure} {mode}" for mode, figure in shown.items()),
         _seeds(result),
-        f"{_chosen(result)} of {result['epochs']:g}",
+        f"[{epochs}]({folder}/{curve})" if (RESULTS / name / curve).exists() else epochs,
         _published(result, published, notes),
-        ", ".join([*links, *nets]),
     ]
 
 
 def _figure(score: Mapping[str, Any], dataset: str) -> str:
     """The figure of a test mode."""
     if "mean_iou" in score:
-        return f"{wording.share(score['mean_iou'])} ({percents(score)} of the pixels)"
+        return wording.share(score["mean_iou"])
     return percents(score, error=dataset.startswith("mnist")).removesuffix(" %")
 
 
@@ -246,20 +242,11 @@ def _reference(note: str, notes: list[str]) -> str:
     return f" <sup>{notes.index(note) + 1}</sup>"
 
 
-@functools.cache
-def _recipes_of_nets() -> dict[str, str | None]:
-    """Shipped net -> the recipe on its card."""
-    cards = {name: onebit.load(name).card for name in onebit.nets.net_names()}
-    return {name: None if card is None else card.recipe for name, card in cards.items()}
-
-
 def _published(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> str:
     """The published figure and our difference from it; the note has the source and other differences."""
     if not published:
         return ""
     note = _reference(published["note"], notes)
-    if "figure" not in published:
-        return f"none{note}"
     score = result["test"][published["mode"]]
     ours = statistics.mean(score["correct"]) / score["count"]
     error = result["dataset"].startswith("mnist")
@@ -290,9 +277,8 @@ def tables() -> dict[str, str]:
             "latent",
             "other modes",
             "seeds",
-            "epoch",
+            "epochs",
             "published",
-            "run",
         ]
         notes: list[str] = []
         rows = [
@@ -306,18 +292,18 @@ def tables() -> dict[str, str]:
         numbered = [f"{number}. {note}." for number, note in enumerate(notes, 1)]
         made[dataset] = "\n".join([*lines, *([""] if notes else []), *numbered])
     made["permuted"] = tasks_table()
-    made["untrained"] = "\n".join(_untrained())
+    made["untrained"] = _untrained()
     record = json.loads(METHODS.read_text(encoding="utf-8"))
     return made | {name: methods_table(entries) for name, entries in record.items()}
 
 
-def _untrained() -> Iterator[str]:
-    yield "| recipe | published |"
-    yield "|---|---|"
-    for name in recipe.recipe_names():
-        settings = recipe.read_settings(recipe.recipe_path(name))
-        if settings["measured"] == UNTRAINED:
-            yield f"| `{name}` | {settings['reference']} |"
+def _untrained() -> str:
+    names = (
+        name
+        for name in recipe.recipe_names()
+        if recipe.read_settings(recipe.recipe_path(name))["measured"] == UNTRAINED
+    )
+    return ", ".join(f"`{name}`" for name in names) + "."
 
 
 def written(text: str) -> str:
