@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import inspect
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -112,6 +113,15 @@ def overview(*verb: str) -> str:
     return f"```text\n{shown.getvalue().strip()}\n```"
 
 
+def training_time(recipe: str) -> str:
+    """What the first seed of the results took."""
+    log = ROOT / "docs" / "results" / recipe / "metrics.jsonl"
+    if not log.exists():
+        return ""
+    seconds = sum(json.loads(line)["seconds"] for line in log.read_text(encoding="utf-8").splitlines())
+    return f"{seconds:.0f} s on one CPU thread" if seconds < 600 else f"{seconds / 3600:.1f} h on one CPU thread"
+
+
 def recipe_page() -> str:
     """Every recipe: what it trains, on what, its source and its measured figure."""
     page = [
@@ -126,7 +136,8 @@ def recipe_page() -> str:
             "model": f"`{made.model.name}`",
             "epochs": f"{made.epochs:g}",
             "published": made.reference,
-            "measured": made.measured,
+            "measured": re.sub(r"onebit train [^;.]*[^;. ]", r"`\g<0>`", made.measured),
+            "time": training_time(name),
         }
         lines = [f"- {key}: {value}" for key, value in facts.items() if value]
         page += [f"## {name}", f"{made.summary}.", "\n".join(lines)]
