@@ -75,7 +75,7 @@ def test_rows_are_of_the_seeds_that_were_measured(tmp_path: Path) -> None:
     for seed, correct in {0: 96, 1: 98, 2: 97}.items():
         finished_run(tmp_path, seed, correct)
     entries["bop"] |= {"seeds": method_results.measured_seeds(tmp_path), "step": 1.0625}
-    assert results.methods_table(entries).splitlines()[2] == "| `bop` | 1 / 32 | 97.00 ± 1.00 | 1.06 |"
+    assert results.methods_table(entries).splitlines()[2] == "| `bop` | 1/32 | 97.00 ± 1.00 | 1.06 |"
 
 
 def test_steps_are_timed_against_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:

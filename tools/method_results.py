@@ -26,10 +26,10 @@ UNTRAINED = "not yet trained"
 
 
 def bits_of(weights: str | None, inputs: str | None, bits: int | None = None) -> str:
-    """Bits of weights and inputs: "1 / 32"."""
+    """Bits of weights and inputs: "1/32"."""
     if inputs is not None and bits is None:
         bits = onebit.quantizers.INPUT_QUANTIZERS.entry(inputs).bits
-    return f"{32 if weights is None else 1} / {bits or 32}"
+    return f"{32 if weights is None else 1}/{bits or 32}"
 
 
 def recipe_of(entry: Mapping[str, Any]) -> recipe.Recipe:
@@ -91,7 +91,7 @@ def accuracy_of(entry: Mapping[str, Any]) -> str:
 
 def methods_table(entries: Mapping[str, Any]) -> str:
     """The rows of a protocol as Markdown; untrained methods are marked."""
-    lines = ["| method | bits of weights / inputs | test accuracy in % | step |", "|---|---|---:|---:|"]
+    lines = ["| method | bits | test accuracy in % | step |", "|---|---|---:|---:|"]
     for method, entry in entries.items():
         model, step = recipe_of(entry).model, entry.get("step")
         bits = bits_of(model.weight_quantizer, model.input_quantizer)

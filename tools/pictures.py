@@ -121,7 +121,7 @@ def draw_quantizers(out: Path) -> None:
 
 def table_of(page: str, column: str) -> list[dict[str, str]]:
     """The rows of the table of a page whose first column has this name: column -> cell, without bold type."""
-    text = (DOCS / page).read_text(encoding="utf-8")
+    text = (DOCS / page).read_text(encoding="utf-8").replace("\u00a0", " ")
     lines = text[text.index(f"| {column} |") :].partition("\n\n")[0].replace("**", "").splitlines()
     head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
     return [dict(zip(head, row, strict=True)) for row in rows]

@@ -211,15 +211,14 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
     ends = [end for end in ("first", "last") if model.get(f"real_{end}") and model["weight_quantizer"]]
     real = "" if not ends else ", real ends" if len(ends) == 2 else f", real {ends[0]} layer"
     shown = {mode: _figure(score, result["dataset"]) for mode, score in result["test"].items()}
-    ships = f"**{shown.pop('binary')}**" if "binary" in shown else f"**{shown.pop('real')}** real"
+    ships = f"**{shown.pop('binary' if 'binary' in shown else 'real')}**"
     epochs, curve = f"{result['epochs']:g}", "error.png"
     return [
         f"[`{' '.join(filter(None, [name, result['flags']]))}`]({folder}/recipe.yaml)"
         f"{_reference(begun + taught, notes)}",
         f"{bits}{real}",
         ships,
-        shown.pop("latent", ""),
-        ", ".join(f"{figure} {mode}" for mode, figure in shown.items()),
+        ", ".join(f"{figure} {mode}" for mode, figure in shown.items() if mode != "latent"),
         _seeds(result),
         f"[{epochs}]({folder}/{curve})" if (RESULTS / name / curve).exists() else epochs,
         _published(result, published, notes),
@@ -270,16 +269,7 @@ def tables() -> dict[str, str]:
     published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     made = {}
     for dataset, what in GROUPS.items():
-        head = [
-            "`onebit train`",
-            "bits of weights / inputs",
-            f"{what}, binary",
-            "latent",
-            "other modes",
-            "seeds",
-            "epochs",
-            "published",
-        ]
+        head = ["`onebit train`", "bits", what, "other modes", "seeds", "epochs", "published"]
         notes: list[str] = []
         rows = [
             cells(result, published.get(name, {}), notes)
@@ -313,6 +303,8 @@ def written(text: str) -> str:
         _, end, after = rest.partition("<!-- end -->")
         if not (start and end):
             sys.exit(f"{DOCUMENT}: expected <!-- {name} --> and <!-- end -->, each on a line")
+        for part in (" ± ", ", real ends"):  # stay on one line
+            table = table.replace(part, part.replace(" ", "\u00a0"))
         text = f"{before}{start}{table}\n{end}{after}"
     return text
 
