@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # one process per core; the tests of a file run in the same process, so their fixtures are made once
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: setup demo test test-gpu nightly results-methods notebooks docs lint types format clean
+.PHONY: setup demo test test-gpu nightly results-methods notebooks docs release lint types format clean
 
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -60,6 +60,10 @@ notebooks: setup
 docs: setup
 	$(PIP_INSTALL) --quiet 'onebit[docs]'
 	$(BIN)/python -m tools.site
+
+# sdist and wheel of the last commit in dist/, checked; publishes nothing
+release: setup
+	$(BIN)/python -m tools.release
 
 lint: setup
 	$(BIN)/ruff check .
