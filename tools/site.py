@@ -33,7 +33,7 @@ PAGES = {name: f"{name.lower()}.md" for name in ("CONTRIBUTING", "CHANGELOG", "S
 HOME: dict[str, str] = vars(onebit)["_HOME"]
 """Name of onebit itself -> the module that defines it."""
 ROOMS = {
-    "train": "EpochLog History",
+    "train": "EpochLog History StepSettings Teacher",
     "trainer": "TrainerHistory",
     "data": "Split Images StreamedImages Augmentation Masks Tiling fetch_dataset whiten permute_pixels "
     "confusion_matrix class_scores pixel_scores DatasetEntry",
@@ -59,7 +59,13 @@ ROOMS = {
     "CheckpointError TrainingError",
 }
 """Room -> its public names, beside those that `onebit` itself has."""
-ELSEWHERE = {"Score": "onebit.evaluation.scores", "EpochLog": "onebit.train.history", "History": "onebit.train.history"}
+ELSEWHERE = {
+    "EpochLog": "onebit.train.history",
+    "History": "onebit.train.history",
+    "StepSettings": "onebit.train.step",
+    "Teacher": "onebit.train.distillation",
+    "Score": "onebit.evaluation.scores",
+}
 """Public names that their room does not pass on."""
 
 

@@ -16,12 +16,11 @@ from onebit.export.c.plan import Planner
 from onebit.packed import AdaptiveAveragePool, Add, Affine, Conv, Flatten, PackedNet, Pad, Relu, Slice, costs
 from onebit.runtime import run
 from support.c_programs import GNU, assert_reference_bits, exported, needs
-from support.covering import covering
 from support.extreme_nets import EXTREMES, extreme_inputs
 from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
 
+pytestmark = pytest.mark.nightly  # the emulator takes its time
 CASES = {**NETS, **EXTREMES}
-NIGHTLY = {"sign", "tokens", "signal", "ranges", "sums", "turned", "turned real", "input windows", "int8 windows"}
 
 
 def on_board(net: PackedNet, folder: Path, *, optimize: str, inputs: np.ndarray | None = None) -> OnBoard:
@@ -33,7 +32,7 @@ def on_board(net: PackedNet, folder: Path, *, optimize: str, inputs: np.ndarray 
     return found
 
 
-@pytest.mark.parametrize("name", covering(CASES, of=lambda name: () if name in NIGHTLY else (name,)))
+@pytest.mark.parametrize("name", CASES)
 def test_outputs_have_the_bits_of_the_reference_and_the_stack_its_bound(name: str, tmp_path: Path) -> None:
     net = CASES[name]()
     inputs = extreme_inputs(net) if name in EXTREMES else inputs_of(net, 2)
@@ -42,7 +41,7 @@ def test_outputs_have_the_bits_of_the_reference_and_the_stack_its_bound(name: st
     assert 0 < found.stack <= most + 64  # what `main` keeps meanwhile
 
 
-@pytest.mark.parametrize("optimize", ["-O3", pytest.param("-Os", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("optimize", ["-O3", "-Os"])
 def test_products_and_sums_are_not_contracted(optimize: str, tmp_path: Path) -> None:
     """The code is the same with -ffp-contract=off."""
     needs("arm-none-eabi-gcc", "arm-none-eabi-objdump")
@@ -57,7 +56,7 @@ def test_products_and_sums_are_not_contracted(optimize: str, tmp_path: Path) -> 
     assert made[0] == made[1]
 
 
-@pytest.mark.parametrize("optimize", ["-Os", pytest.param("-O3", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("optimize", ["-Os", "-O3"])
 def test_affine_maps_are_rounded_as_in_double(optimize: str, tmp_path: Path) -> None:
     """Also just below the middle of two floats, where double rounds to it, but no fused multiply-add."""
     power = np.repeat(np.arange(-70, 71, 5), 4)
@@ -151,7 +150,6 @@ def test_an_integer_resnet_20_takes_two_maps_of_bytes_and_42_kb_of_weights(tmp_p
     assert Planner(net).constant_bytes <= 42_000
 
 
-@pytest.mark.nightly
 def test_a_resnet_20_takes_at_most_160_million_instructions(tmp_path: Path) -> None:
     net = residual_net(32, *np.repeat([16, 32, 64], 3).tolist())
     found = on_board(net, tmp_path, optimize="-O2")
@@ -161,13 +159,11 @@ def test_a_resnet_20_takes_at_most_160_million_instructions(tmp_path: Path) -> N
     assert Planner(net).constant_bytes <= 42_000
 
 
-@pytest.mark.nightly
 def test_an_integer_resnet_20_takes_at_most_50_million_instructions(tmp_path: Path) -> None:
     found = on_board(integer_resnet((16, 32, 64), blocks=3, size=32), tmp_path, optimize="-O2")
     assert 20_000_000 < found.instructions <= 50_000_000
 
 
-@pytest.mark.nightly
 def test_two_levels_are_multiplied_as_signs(tmp_path: Path) -> None:
     """As real values, the convolutions alone would take more instructions than this net."""
     found = on_board(onebit.load("resnet20-cifar10-signs"), tmp_path, optimize="-O2")
