@@ -21,6 +21,7 @@ from onebit.runtime import run
 from support.fold_nets import images_of
 from support.recipe_nets import RECIPES, SMALL, Net, packed_net, small
 
+FAST = small(RECIPES["mnist-fast"])
 EXACT = [name for name, (model, *_) in SMALL.items() if model.input_quantizer in (None, "ste_sign")]
 CONVOLUTIONS = ("adabin", "react")
 """Methods that run daily with convolutions, others with dense layers."""
@@ -107,9 +108,8 @@ def test_constant_signs_stay_constant(value: int) -> None:
 
 
 def test_statistics_are_those_of_the_images() -> None:
-    net = SMALL["mnist-fast"]
-    _, packed = packed_net(net, 4)
-    model, images = fresh(net), images_of(250, packed.input.shape, seed=7)
+    _, packed = packed_net(FAST, 4)
+    model, images = fresh(FAST), images_of(250, packed.input.shape, seed=7)
     unfold_(model, packed, images, source="NET")
     seen: list[torch.Tensor] = []
     norm = model.get_submodule("norm2")
@@ -121,8 +121,8 @@ def test_statistics_are_those_of_the_images() -> None:
 
 
 def test_a_last_layer_with_other_outputs_stays_unchanged() -> None:
-    recipe, shape, _ = SMALL["mnist-fast"]
-    _, packed = packed_net(SMALL["mnist-fast"], 4)
+    recipe, shape, _ = FAST
+    _, packed = packed_net(FAST, 4)
     widths = (*(recipe.widths or ())[:-1], 7)
     net = replace(recipe, widths=widths), shape, 7
     model, images = fresh(net), images_of(16, shape)
@@ -137,9 +137,8 @@ def test_a_last_layer_with_other_outputs_stays_unchanged() -> None:
 
 
 def test_another_net_is_refused_before_anything_changes() -> None:
-    name = "mnist-fast"
-    recipe, shape, classes = SMALL[name]
-    _, packed = packed_net(SMALL[name], 4)
+    recipe, shape, classes = FAST
+    _, packed = packed_net(FAST, 4)
     first, *_, last = recipe.widths or ()
     for other, size in (
         (replace(recipe, widths=(first, 60, last)), shape),
@@ -155,12 +154,12 @@ def test_another_net_is_refused_before_anything_changes() -> None:
 
 
 def test_nets_that_do_not_determine_batch_norm_are_refused() -> None:
-    _, packed = packed_net(SMALL["mnist-fast"], 4)
+    _, packed = packed_net(FAST, 4)
     images = images_of(40, packed.input.shape)
     _, few_bits = packed_net(SMALL["mnist-w1a4"], 4)
-    for name, other in (("mnist-fast", integer_net(packed, images, activations=8)), ("mnist-w1a4", few_bits)):
+    for net, other in ((FAST, integer_net(packed, images, activations=8)), (SMALL["mnist-w1a4"], few_bits)):
         with pytest.raises(CheckpointError, match="integer activations"):
-            unfold_(fresh(SMALL[name]), other, images, source="NET")
+            unfold_(fresh(net), other, images, source="NET")
     net = small(build_recipe(with_method(RECIPES["cifar10-binaryconnect"], "react")))
     _, packed = packed_net(net, 4)
     with pytest.raises(ValueError, match="shape"):  # a level for each pixel, not for each channel
