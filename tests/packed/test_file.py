@@ -224,3 +224,6 @@ def test_the_specification_names_every_operation_and_field() -> None:
     )
     for name in graph_of(dumps(net)):
         assert f"| `{name}` |" in text
+    tensors = text.partition("| tensor |")[2].partition("\n\n")[0]
+    stored = {name for kind in OPS.values() for name in kind.arrays}
+    assert [name for name in stored if f"`{name}`" not in tensors] == []
