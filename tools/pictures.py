@@ -184,8 +184,8 @@ def draw_kernels(out: Path) -> None:
 PROTOCOLS = {
     "mlp": "MNIST, 784–512–512–10",
     "resnet20": "CIFAR-10, ResNet-20, 1-bit weights",
-    "resnet20-signs": "ResNet-20 with shortcuts, signs as activations",
-    "resnet20-weights": "ResNet-20 with shortcuts, real activations",
+    "resnet20-signs": "with shortcuts, signs as activations",
+    "resnet20-weights": "with shortcuts, real activations",
 }
 
 
