@@ -28,7 +28,7 @@ from onebit.recipe import build_recipe, read_settings, recipe_names, recipe_path
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "build" / "docs"
 LINK = re.compile(r"(\[[^\]]*\])\(([^)\s#]+)(#[^)\s]*)?\)")
-PAGES = {name: f"{name.lower()}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")}
+PAGES = {name: f"{name.lower()}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY", "CODE_OF_CONDUCT")}
 """Documents in the root of the repository -> their pages; the README's reader is at home in index.md."""
 HOME: dict[str, str] = vars(onebit)["_HOME"]
 """Name of onebit itself -> the module that defines it."""
