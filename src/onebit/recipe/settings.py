@@ -155,7 +155,7 @@ class Recipe(Checked):
         augmentation: random changes to training images
         continual: several tasks one after the other
         init_from: run folder, weight file or packed net (its file or name) to start from, of the same model
-        first_stage: epochs of a first stage with real weights (in OUT/stage1), whose weights the run starts from
+        first_stage: epochs of a first stage with real weights (in OUT/stage1), before `epochs`, which start from them
         teacher: run folder, weight file or packed net (its file or name) to distill from
         teacher_weight: share of the teacher in the loss; the rest is that of the labels
         teacher_temperature: softens the predictions of teacher and student
