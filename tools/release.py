@@ -107,6 +107,7 @@ def main() -> None:
     if changed := run("git", "status", "--porcelain"):
         sys.exit(f"a release is of a commit, but these files differ from it:\n{changed}")
     shutil.rmtree(OUT, ignore_errors=True)
+    say("building twice, which compiles the kernels twice: minutes")
     tools = environment("tools", "build", "twine")
     (sdist, wheel), again = build(tools, OUT / "first"), build(tools, OUT / "second")
     for one, other in zip((sdist, wheel), again, strict=True):
