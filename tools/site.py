@@ -206,4 +206,4 @@ if __name__ == "__main__":
         text=True,
     )
     print(built.stdout)
-    sys.exit(built.returncode or "griffe:" in built.stdout or "\n".join(loaded_from_the_web()))
+    sys.exit(built.returncode or "griffe:" in built.stdout or "\n".join(loaded_from_the_web()) or None)
