@@ -14,19 +14,16 @@ transforms_active = torch._C._are_functorch_transforms_active
 """Whether a transform of torch.func is active."""
 dispatch_modes = torch._C._len_torch_dispatch_stack
 """How many dispatch modes, such as tracers and fake tensors, are active."""
+function_modes = torch._C._len_torch_function_stack
+tracing_state = torch._C._get_tracing_state  # of torch.jit.trace
+profiler_enabled = torch._C._autograd._profiler_enabled
 is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 """Whether a gradient is that of a vectorized Jacobian, `is_grads_batched`."""
 
 
 def is_watched() -> bool:
     """Whether anything traces, transforms or records operators."""
-    return bool(
-        dispatch_modes()
-        or torch._C._len_torch_function_stack()
-        or transforms_active()
-        or torch._C._get_tracing_state()  # torch.jit.trace
-        or torch._C._autograd._profiler_enabled()
-    )
+    return bool(dispatch_modes() or function_modes() or transforms_active() or tracing_state() or profiler_enabled())
 
 
 def in_forward_mode() -> bool:

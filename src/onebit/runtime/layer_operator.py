@@ -6,7 +6,6 @@ its bits is freed.
 
 from __future__ import annotations
 
-import os
 import weakref
 from itertools import pairwise
 from math import prod
@@ -21,7 +20,7 @@ from torch.nn.grad import conv2d_input
 
 from onebit.common.torch_private import in_forward_mode, is_watched
 from onebit.errors import FormatError, UsageError
-from onebit.native import NativePlan, NotPlanned, instruction_set, make_plan, run_shares
+from onebit.native import NativePlan, NotPlanned, instruction_set, make_plan, run_shares, setting
 from onebit.packed import Affine, Conv, ConvTranspose, Dense, InputSpec, Node, PackedNet, Sign
 from onebit.packed.bits import bytes_to_words
 from onebit.packed.net import INPUT
@@ -117,12 +116,16 @@ def _shapes(x: Tensor, signs: Tensor, more: tuple[Any, ...]) -> tuple[PackedWind
     return window, shape[1:], (shape[0], signs.shape[0], *window.output_size(shape[2], shape[3]))
 
 
+def torch_threads() -> int:
+    """ONEBIT_THREADS, or torch's threads."""
+    return thread_count() if setting("ONEBIT_THREADS") else torch.get_num_threads()
+
+
 def _run_native(plan: NativePlan, x: Tensor, shape: torch.Size, out: Tensor) -> bool:
     """Write the outputs. Returns whether the sign of a NaN was taken."""
     count, inputs, outputs, threads = x.numel() // shape.numel(), x.data_ptr(), out.data_ptr(), 1
     if (most := plan.work * count // _THREAD_WORK) > 1:
-        threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
-        threads = min(threads, most)
+        threads = min(torch_threads(), most)
     if count < threads or threads == 1:
         return count > 0 and plan.run_at(inputs, count, outputs, parts=threads, keep=(x, out))
     of_x, of_out = x.nbytes // count, out.nbytes // count
@@ -253,7 +256,7 @@ def dense_signs(signs: Tensor, terms: int) -> Tensor:
 def run_layer(layer: Any, x: Tensor, window: PackedWindow | None = None) -> Tensor:
     """The outputs of a packed layer by its operator, with the gradient of the dense layer for `x`.
 
-    In inference mode, where nothing traces, transforms or records operators, the Python function is called directly,
+    Without gradients, where nothing traces, transforms or records operators, the Python function is called directly,
     which is faster than torch's dispatcher.
     """
     out: Tensor
@@ -261,8 +264,8 @@ def run_layer(layer: Any, x: Tensor, window: PackedWindow | None = None) -> Tens
         out = _Differentiable.apply(x, layer, window)
         return out
     buffers, run = layer._buffers, packed_linear if window is None else packed_conv
-    watched = torch.compiler.is_compiling() or not torch.is_inference_mode_enabled() or is_watched()
-    if type(x) is Tensor and not watched:
+    watched = torch.compiler.is_compiling() or torch.is_grad_enabled() or is_watched()
+    if type(x) is Tensor and x.is_cpu and not watched:
         run = run_operator
     signs, scale, center, bias = buffers["signs"], buffers["scale"], buffers["center"], buffers["bias"]
     if window is None:

@@ -18,8 +18,8 @@ from onebit.native import NativePlan
 from onebit.packed import PackedNet, dumps, loads
 from onebit.runtime import native_plan
 from onebit.runtime.input_batch import as_given, fitting
-from onebit.runtime.layer_operator import refuse_tangent
-from onebit.runtime.running import opened, run_planned, thread_count
+from onebit.runtime.layer_operator import refuse_tangent, torch_threads
+from onebit.runtime.running import opened, run_planned
 
 _COMPARED = 160  # bytes of a file that every call compares; they include its digest
 _Shapes = tuple[tuple[int, ...], ...]
@@ -34,7 +34,7 @@ def _outputs(inputs: Sequence[Tensor], file: Tensor, shapes: _Shapes) -> list[Te
         raise UsageError(f"got a packed net with outputs of shapes {found}, expected {shapes}")
     batch, threads = as_given([x.numpy() for x in inputs]), 1
     if inputs[0].shape[:1] != (1,):
-        threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
+        threads = torch_threads()
     outputs = net.by_name(run_planned(net, plan, batch, threads=threads))
     return [torch.from_numpy(array) for array in outputs.values()]
 
