@@ -105,11 +105,15 @@ def test_modes_traces_and_profiles_see_the_operator_in_inference_mode(monkeypatc
     assert name in exported.graph_module.code.replace("torch.ops.", "")
     calls: list[int] = []
     monkeypatch.setattr(layer_operator, "packed_linear", lambda *given: calls.append(1) or packed_linear(*given))
-    with torch.inference_mode():
-        assert_same_bits(layer(x), expected.numpy())
-        assert not calls
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            assert_same_bits(layer(x), expected.numpy())
+            assert not calls
+    with torch.no_grad():
+        assert copy.deepcopy(layer).to("meta")(x.to("meta")).shape == expected.shape
+    assert calls == [1]
     assert_same_bits(layer(x), expected.numpy())
-    assert calls
+    assert calls == [1, 1]
 
 
 def test_files_hold_the_rows_of_a_packed_net(tmp_path: Path) -> None:
