@@ -14,6 +14,8 @@ from support.c_programs import GNU, SMALL, assert_reference_bits, extremes, need
 from support.kernel_nets import kernel_nets
 from support.packed_nets import IMAGE_NETS, Builder
 
+pytestmark = pytest.mark.nightly  # compiles and emulates for minutes
+
 
 def pooled_signs(direction: int) -> PackedNet:
     """Signs and thresholds after pools of integers and reals."""
@@ -92,7 +94,6 @@ def test_nan_has_sign_minus_one_and_is_rounded_to_the_least_integer(tmp_path: Pa
     np.testing.assert_array_equal(signs, [[-1, 1], [1, -1]])
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("compiler", ["cc", "clang"])
 def test_every_width_gives_the_bits_of_the_reference(compiler: str, tmp_path: Path) -> None:
     needs(compiler)

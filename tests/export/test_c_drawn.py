@@ -17,6 +17,8 @@ from support.executors import reference
 from support.extreme_nets import extreme_inputs
 from support.packed_nets import Builder, inputs_of
 
+pytestmark = pytest.mark.nightly  # compiles and emulates for minutes
+
 SANITIZE = ("-O0", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 
 
@@ -109,7 +111,6 @@ def test_a_32_bit_arm_gives_the_bits_of_the_reference(tmp_path: Path) -> None:
     assert_reference_bits(cases, outputs_of(cases, tmp_path, command, ["qemu-arm"]))
 
 
-@pytest.mark.nightly
 def test_many_drawn_nets_are_exact(tmp_path: Path) -> None:
     needs("cc")
     cases = [*drawn(400), *drawn(400, integers=True)]

@@ -22,6 +22,8 @@ from support.browser import MISSING, Browser
 from support.html_pages import HOSTILE, digits_net
 from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder, inputs_of
 
+pytestmark = pytest.mark.nightly  # starts a browser
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

@@ -13,7 +13,7 @@ from onebit.native.abi import (
 )
 from onebit.native.arena import NativePlan
 from onebit.native.layout import NotPlanned
-from onebit.native.library import InstructionSet, instruction_set, instruction_sets, setting
+from onebit.native.library import InstructionSet, instruction_set, instruction_sets
 from onebit.native.plan import make_plan
 from onebit.native.thread_pool import run_shares
 from onebit.native.training import (
@@ -69,6 +69,5 @@ __all__ = [
     "run_signs",
     "run_values",
     "run_weight_gradient",
-    "setting",
     "sign_blocks",
 ]

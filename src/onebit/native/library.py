@@ -15,8 +15,6 @@ from onebit.errors import UsageError
 from onebit.native.abi import HASH, IsaStruct
 
 _SUFFIXES = (".so", ".dylib", ".dll", ".pyd")
-_ENVIRONMENT: Any = os.environ
-_encoded = cache(_ENVIRONMENT.encodekey)
 
 
 class InstructionSet(NamedTuple):
@@ -95,20 +93,15 @@ def compiled_sets(library: ctypes.CDLL) -> Mapping[str, InstructionSet]:
     return known
 
 
-def setting(name: str) -> str | None:
-    """A variable of the environment. `os.environ.get` raises inside if it is not set, which takes µs at every call."""
-    return os.environ[name] if _encoded(name) in _ENVIRONMENT._data else None
-
-
 def instruction_set() -> InstructionSet | None:
     """The best instruction set, or the one ONEBIT_ISA names; None without the library or with ONEBIT_NATIVE=0.
 
     Raises:
         UnknownNameError: ONEBIT_ISA names one that this processor or the library lacks.
     """
-    if setting("ONEBIT_NATIVE") == "0":
+    if os.environ.get("ONEBIT_NATIVE") == "0":
         return None
     known = instruction_sets()
-    if name := setting("ONEBIT_ISA"):
+    if name := os.environ.get("ONEBIT_ISA"):
         return resolve(known, name, kind="instruction set of this machine")
     return known[list(known)[-1]] if known else None

@@ -6,6 +6,7 @@ its bits is freed.
 
 from __future__ import annotations
 
+import os
 import weakref
 from itertools import pairwise
 from math import prod
@@ -20,7 +21,7 @@ from torch.nn.grad import conv2d_input
 
 from onebit.common.torch_private import in_forward_mode, is_watched
 from onebit.errors import FormatError, UsageError
-from onebit.native import NativePlan, NotPlanned, instruction_set, make_plan, run_shares, setting
+from onebit.native import NativePlan, NotPlanned, instruction_set, make_plan, run_shares
 from onebit.packed import Affine, Conv, ConvTranspose, Dense, InputSpec, Node, PackedNet, Sign
 from onebit.packed.bits import bytes_to_words
 from onebit.packed.net import INPUT
@@ -118,7 +119,7 @@ def _shapes(x: Tensor, signs: Tensor, more: tuple[Any, ...]) -> tuple[PackedWind
 
 def torch_threads() -> int:
     """ONEBIT_THREADS, or torch's threads."""
-    return thread_count() if setting("ONEBIT_THREADS") else torch.get_num_threads()
+    return thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
 
 
 def _run_native(plan: NativePlan, x: Tensor, shape: torch.Size, out: Tensor) -> bool:
