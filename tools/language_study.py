@@ -36,6 +36,7 @@ METHODS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "xnor": ("xnor", {}),
     "xnor, groups of 128": ("xnor", {"group": 128}),
     "sign": ("sign", {}),
+    "magnitude_aware, from the float net": ("magnitude_aware", {}),
 }
 
 
@@ -52,7 +53,7 @@ class Run(NamedTuple):
 
 
 def planned() -> Iterator[Run]:
-    """In order of worth; float nets of 128 and 192 have the bytes of a net of 512 with one-bit weights."""
+    """In order of worth; a net that starts from the float net has its steps besides. Float nets of 128 and 192 have the bytes of a net of 512 with one-bit weights."""
     for seed in range(3):
         for width in (256, 512):
             yield from (Run(method, width, seed) for method in METHODS)
@@ -61,6 +62,8 @@ def planned() -> Iterator[Run]:
 
 def train(run: Run, model: Any, rows: Any, held_out: Any) -> dict[str, Any]:
     quantizer, options = METHODS[run.method]
+    if run.method.endswith("from the float net"):
+        train(run._replace(method="float"), model, rows, held_out)
     if quantizer is not None:
         made = WEIGHT_QUANTIZERS[quantizer](**options)
         onebit.binarize_(model, weight_quantizer=made)
