@@ -40,10 +40,10 @@ def test_a_long_training_goes_on_another_day_and_a_whole_one_fits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = Job("mnist-fast", flags=(*TOY, "--epochs", "100000"))
-    assert day(tmp_path, (long,), 0.25) == 0
+    assert day(tmp_path, (long,), 0.5) == 0
     assert (first := re.search(r"goes on after epoch (\d+) of 100000", capsys.readouterr().out))
     shutil.rmtree(tmp_path / "runs")  # the machine is gone
-    assert day(tmp_path, (long,), 0.25) == 0
+    assert day(tmp_path, (long,), 0.5) == 0
     assert (second := re.search(r"goes on after epoch (\d+) of 100000", capsys.readouterr().out))
     assert int(second[1]) > int(first[1])
 
