@@ -27,6 +27,7 @@ from onebit.data.mnist import MNIST_SAMPLE
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from support.command_line import Parsed, check_command
 from tools.pictures import table_of
+from tools.site import ROOMS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -94,6 +95,7 @@ def test_the_navigation_has_every_page_and_each_exists() -> None:
     assert written <= shown
     kept = {name for name in shown - made if not name.startswith("reference/")}
     assert [name for name in kept if not (ROOT / "docs" / name).exists()] == []
+    assert {name for name in shown if "/api/" in name} == {f"reference/api/{room}.md" for room in ("onebit", *ROOMS)}
 
 
 @pytest.mark.parametrize(

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import onebit
+from tools.sizes import PACKAGE, arrows
 
 drawing = onebit.report.drawing
-SOURCE = Path(onebit.__file__).parent
-ROOMS = [
-    *("errors", "common", "nets", "packed", "native", "runtime", "integer", "export", "data", "quantizers", "layers"),
-    *("evaluation", "optim", "models", "recipe", "fold", "train", "runs", "verification", "report", "trainer", "cli"),
-]
-"""From the bottom to the top, as in tests/test_layering.py."""
 
 
 def filters(out: Path, net: str = "mnist-mlp", columns: int = 16, rows: int = 4) -> None:
@@ -38,39 +33,33 @@ def masks(out: Path, folder: Path, slices: tuple[int, ...] = (3, 11)) -> None:
     Image.fromarray((255 * sheet).astype(np.uint8)).convert("1").save(out, optimize=True)
 
 
-def imports(room: str) -> Iterator[str]:
-    """The rooms that a room imports."""
-    for path in files(room):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "onebit":
-                yield from (alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("onebit."):
-                yield str(node.module).split(".")[1]
+def floors(pairs: set[tuple[str, str]]) -> dict[str, int]:
+    """Room -> how many floors are below it, where each room stands above those that it imports."""
+    below = {room: {under for above, under in pairs if above == room} for pair in pairs for room in pair}
 
+    @cache
+    def floor(room: str) -> int:
+        return max((1 + floor(under) for under in below[room]), default=0)
 
-def files(room: str) -> list[Path]:
-    return sorted((SOURCE / room).rglob("*.py")) or [SOURCE / f"{room}.py"]
+    return {room: floor(room) for room in sorted(below, key=lambda room: (floor(room), room))}
 
 
 def house(out: Path) -> None:
     """Each room with its lines, and an arc for each room that it imports."""
-    lines = [sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files(room)) for room in ROOMS]
+    pairs = {(above, under) for above, under in arrows() if not above.startswith("__")}
+    rooms = list(floors(pairs))
+    files = [[*PACKAGE.glob(f"{room}.py"), *(PACKAGE / room).rglob("*.py")] for room in rooms]
+    lines = [sum(len(path.read_text(encoding="utf-8").splitlines()) for path in of) for of in files]
     with drawing.picture(out, width=8, height=6.5) as figure:
         axes, arcs = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
-        axes.barh(range(len(ROOMS)), lines, color=drawing.COLORS[0])
-        axes.set_yticks(range(len(ROOMS)), ROOMS)
+        axes.barh(range(len(rooms)), lines, color=drawing.COLORS[0])
+        axes.set_yticks(range(len(rooms)), rooms)
         axes.set_xlabel("lines of Python")
-        for room in ROOMS:
-            for below in {name for name in imports(room) if name in ROOMS} - {room}:
-                top, bottom = ROOMS.index(room), ROOMS.index(below)
-                turn = np.linspace(0, np.pi, 40)
-                arcs.plot(
-                    (top - bottom) / 2 * np.sin(turn),
-                    (top + bottom) / 2 + (top - bottom) / 2 * np.cos(turn),
-                    color=drawing.COLORS[1],
-                    alpha=0.35,
-                    linewidth=0.8,
-                )
+        turn = np.linspace(0, np.pi, 40)
+        for above, under in pairs:
+            top, bottom = rooms.index(above), rooms.index(under)
+            x, y = (top - bottom) / 2 * np.sin(turn), (top + bottom) / 2 + (top - bottom) / 2 * np.cos(turn)
+            arcs.plot(x, y, color=drawing.COLORS[1], alpha=0.35, linewidth=0.8)
         arcs.set_axis_off()
         arcs.set_title("imports, all downwards", loc="left")
     Image.open(out).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out)

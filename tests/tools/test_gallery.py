@@ -9,6 +9,7 @@ from PIL import Image
 
 from test_layering import ORDER
 from tools import gallery
+from tools.sizes import arrows
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
@@ -18,4 +19,10 @@ def test_filters_and_house(tmp_path: Path) -> None:
     new, kept = (np.asarray(Image.open(folder / "filters.png").convert("L")) for folder in (tmp_path, IMAGES))
     assert np.array_equal(new, kept)
     assert (tmp_path / "house.png").exists()
-    assert set(gallery.ROOMS) == {*ORDER} - {"__main__"}
+
+
+def test_every_room_stands_above_what_it_imports() -> None:
+    pairs = {(above, under) for above, under in arrows() if not above.startswith("__")}
+    rooms = list(gallery.floors(pairs))
+    assert set(rooms) == {*ORDER} - {"__main__"}
+    assert all(rooms.index(above) > rooms.index(under) for above, under in pairs)
