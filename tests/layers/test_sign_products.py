@@ -1,4 +1,4 @@
-"""Dense layers that train by lookups: the operators against exact products, and layers against torch."""
+"""Dense layers that train by lookups: the products against exact ones, and layers against torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from onebit.layers import BinaryLinear, sign_products
-from onebit.native import instruction_sets
+from onebit.layers.sign_products import multiply, packed_signs, weight_gradient
+from onebit.native import InstructionSet, instruction_set, instruction_sets
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import Sign, SteSign, Stochastic
 from support.kernel_inputs import one_thread
@@ -19,7 +20,6 @@ from support.kernel_inputs import one_thread
 SETS = [name for name, isa in instruction_sets().items() if isa.run_product]
 __all__ = ["one_thread"]
 pytestmark = pytest.mark.skipif(not SETS, reason="this processor looks up no sums in registers")
-ops = torch.ops.onebit
 
 
 @pytest.fixture(autouse=True, params=SETS)
@@ -41,6 +41,18 @@ def signs(x: Tensor) -> Tensor:
     return torch.where(x < 0, -1.0, 1.0)
 
 
+def kernel_set() -> InstructionSet:
+    isa = instruction_set()
+    assert isa is not None
+    return isa
+
+
+def product(x: Tensor, panels: Tensor, outputs: int, **more: Tensor) -> Tensor:
+    y = x.new_empty(len(x), outputs)
+    multiply(kernel_set(), x, panels, y, **more)
+    return y
+
+
 @given(
     st.integers(1, 40) | st.integers(300, 320), st.integers(1, 300), st.integers(1, 150),
     st.sampled_from([torch.float32, torch.bfloat16]), st.integers(1, 3), st.sampled_from([0, 0.5, 1]),
@@ -52,16 +64,16 @@ def test_products_and_gradients_of_integers_are_exact(
     x, weight = integers(rows, inputs, dtype=dtype), integers(outputs, inputs, seed=1)
     x[:, 20:] *= torch.rand(rows, max(inputs - 20, 0)) >= zeros  # inputs of 0 are left out of sums
     gradient, scale = integers(rows, outputs, seed=2, dtype=dtype), torch.rand(outputs) + 0.5
-    before = torch.get_num_threads()
+    isa, before = kernel_set(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        bits = ops.pack_signs(weight, (0, 0), 0.0)
-        of_x = ops.pack_signs(x, (0, 0), 0.0)[:2]
-        plain = ops.signed_linear(x, weight, *bits, None, None, None, None)
-        scaled = ops.signed_linear(x.float(), weight, *bits, None, None, scale, None)
-        counted = ops.signed_linear(signs(x.float()), weight, *bits, *of_x, None, None)
-        to_weight = ops.dense_gradient(gradient, x, None, weight, bits[2], 3.0)
-        from_signs = ops.dense_gradient(gradient, x, of_x[1], None, None, None)
+        panels, _, most = packed_signs(isa, weight)
+        x_panels, x_transposed, _ = packed_signs(isa, x)
+        plain = product(x, panels, outputs)
+        scaled = product(x.float(), panels, outputs, scale=scale)
+        counted = product(signs(x.float()), panels, outputs, x_panels=x_panels)
+        to_weight = weight_gradient(isa, gradient, x, latent=weight, most=most, bound=3.0)
+        from_signs = weight_gradient(isa, gradient, x, x_transposed)
     finally:
         torch.set_num_threads(before)
     x, gradient = x.float(), gradient.float()
@@ -82,9 +94,8 @@ def test_results_are_equal_for_any_number_of_threads_and_close_to_double(monkeyp
     found = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        bits = ops.pack_signs(weight, (3, 4), 2.0**22)
-        y = ops.signed_linear(x, weight, *ops.pack_signs(weight, (0, 0), 0.0), None, None, None, None)
-        found.append([*bits, y, ops.dense_gradient(gradient, x, None, None, None, None)])
+        y, drawn = (product(x, packed_signs(kernel_set(), weight, *draw)[0], 70) for draw in [(), ((3, 4), 2.0**22)])
+        found.append([drawn, y, weight_gradient(kernel_set(), gradient, x)])
     assert all(map(torch.equal, *found))
     *_, y, to_weight = found[0]
     for close, exact in ((y, x.double() @ signs(weight).double().T), (to_weight, gradient.double().T @ x.double())):
@@ -125,8 +136,8 @@ def test_layers_agree_with_torch(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows with each product by the kernel."""
     made: list[int] = []
-    run = sign_products._multiply
-    monkeypatch.setattr(sign_products, "_multiply", lambda *args, **more: made.append(1) or run(*args, **more))
+    run = sign_products.multiply
+    monkeypatch.setattr(sign_products, "multiply", lambda *args, **more: made.append(1) or run(*args, **more))
     return made
 
 
@@ -200,15 +211,11 @@ def test_a_latent_that_is_not_a_number_counts_as_1() -> None:
     assert y.sum() == 4 - 64 * 64
 
 
-def test_operators_pass_the_checks_of_torch() -> None:
-    x, weight = torch.randn(5, 40, requires_grad=True), torch.randn(20, 40, requires_grad=True)
-    bits, of_x = (ops.pack_signs(values.detach(), (0, 0), 0.0) for values in (weight, x))
-    torch.library.opcheck(ops.pack_signs.default, (weight.detach(), (1, 2), 2.0**23))
-    scale = torch.rand(20)
-    torch.library.opcheck(ops.signed_linear.default, (x, weight, *bits, None, None, scale, 1.0))
-    torch.library.opcheck(ops.signed_linear.default, (x, weight, *bits, *of_x[:2], None, None))
-    gradient = torch.randn(5, 20)
-    torch.library.opcheck(ops.dense_gradient.default, (gradient, x.detach(), None, weight.detach(), bits[2], 1.0))
+def test_a_second_derivative_is_refused() -> None:
+    x = torch.randn(20, 64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(BinaryLinear(64, 64)(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice"):
+        gradient.sum().backward()
 
 
 def losses(monkeypatch: pytest.MonkeyPatch, *, native: bool) -> list[float]:

@@ -11,8 +11,8 @@ from onebit.errors import UsageError
 from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, are_signs, gives_signs
 from onebit.layers.convolution import convolved
 from onebit.layers.fused_norm import are_watched
-from onebit.layers.sign_products import signed_linear, suits
-from onebit.quantizers import SignedWeight
+from onebit.layers.sign_products import sign_kernels, signed_linear
+from onebit.native import InstructionSet
 
 Sizes = int | tuple[int, ...]
 
@@ -57,23 +57,24 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         self.register_forward_pre_hook(no_fused_path)
 
     def forward(self, input: Tensor) -> Tensor:
-        signs = are_signs(self.input_quantizer)
-        signed = self._signed_weight(input, signs=signs)
-        if signed is None:
+        signs, quantizer = are_signs(self.input_quantizer), self.weight_quantizer
+        isa = self._instruction_set(input, signs=signs)
+        signed = None if isa is None or quantizer is None else quantizer.signed_weight(self.latent())
+        if isa is None or signed is None:
             return super().forward(input)
         quantized = self.quantized_input(input)
         with self.saved_as_real(input, quantized):
-            y = signed_linear(quantized, signed, signs=signs)
+            y = signed_linear(isa, quantized, signed, signs=signs)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def _signed_weight(self, input: Tensor, *, signs: bool) -> SignedWeight | None:
-        """The weight for the kernels, or None where torch must run."""
+    def _instruction_set(self, input: Tensor, *, signs: bool) -> InstructionSet | None:
+        """The instruction set with the kernels, or None where torch must run."""
         quantizer = self.weight_quantizer
-        if not suits(input, self.weight, signs=signs) or type(self) is not BinaryLinear or quantizer is None:
+        if type(self) is not BinaryLinear or quantizer is None or not gives_signs(type(quantizer)):
             return None
         if self.fixed_weight is not None or not quantizer.training or are_watched(quantizer):
             return None
-        return quantizer.signed_weight(self.latent()) if gives_signs(type(quantizer)) else None
+        return sign_kernels(input, self.weight, signs=signs)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight, self.bias)
