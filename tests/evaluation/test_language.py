@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from onebit.errors import UsageError
 from onebit.evaluation.losses import next_token, token_costs
@@ -124,9 +126,15 @@ def test_an_ensemble_averages_the_probabilities_of_the_tokens() -> None:
     )
 
 
-def test_targets_that_were_shifted_already_are_refused() -> None:
+@pytest.mark.parametrize("loader", [False, True])
+def test_targets_that_were_shifted_already_are_refused(loader: bool) -> None:
+    tokens = torch.from_numpy(COUNTING.astype(np.int64))
+    data: Any = tokens[:, :-1], tokens[:, 1:]
+    data = DataLoader(TensorDataset(*data), 6) if loader else data
     with pytest.raises(UsageError, match="shifts"):
-        evaluate(model(), (COUNTING[:, :-1], COUNTING[:, 1:]), loss="next_token")
+        evaluate(model(), data, loss="next_token")
+    with pytest.raises(UsageError, match="shifts"):
+        trained(model(), data, epochs=1)
 
 
 def test_a_teacher_of_a_language_model_is_refused() -> None:

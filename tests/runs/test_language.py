@@ -17,7 +17,7 @@ from onebit.errors import CheckpointError, FormatError, OnebitError, UnknownName
 from onebit.packed import Card
 from onebit.packed.gguf_file import pack_q1_0, read_gguf
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer
-from onebit.runs.language import open_pretrained
+from onebit.runs.language import read_pretrained
 from support.stand_in_models import HEADS, KEYS, TOKENS, Groups, language_model, save_pretrained
 
 gguf = pytest.importorskip("gguf")
@@ -145,6 +145,8 @@ def test_files_of_other_models_are_refused_and_change_nothing(tmp_path: Path) ->
         language_model(bias=True),
         language_model(quantizer="sign"),  # has no scales
         language_model(quantizer="magnitude_aware"),  # has one for each row
+        language_model(quantizer=Groups, num_attention_heads=8, head_dim=8),
+        language_model(quantizer=Groups, rope_parameters={"rope_theta": 1e6}),
     ):
         before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
         with pytest.raises(CheckpointError):
@@ -181,6 +183,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "silu": {"hidden_act": "gelu"},
     "sliding": {"layer_types": ["full_attention", "sliding_attention"]},
     "experts": {"num_local_experts": 8},
+    "biases": {"model_type": "qwen3", "attention_bias": True},
     "num_hidden_layers": {"num_hidden_layers": 10**6},
 }
 
@@ -255,19 +258,40 @@ def test_a_model_without_configuration_and_an_unknown_type_are_refused(tmp_path:
         onebit.export_gguf(language_model(), tmp_path / "x.gguf", rest="q4")
 
 
-def test_a_wrong_bit_in_the_written_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["pack", "write"])
+def test_a_wrong_bit_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     from onebit.export.gguf import target
 
-    def wrong(signs: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        blocks = pack(signs, scale)
+    def packed(signs: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return wrong(pack(signs, scale))
+
+    def added(writer: Any, name: str, data: np.ndarray, **options: Any) -> None:
+        add(writer, name, wrong(data) if name == "blk.1.attn_q.weight" else data, **options)
+
+    def wrong(blocks: np.ndarray) -> np.ndarray:
+        blocks = blocks.copy()
         blocks[-1, -1] ^= 1
         return blocks
 
-    pack = target.pack_q1_0
-    monkeypatch.setattr(target, "pack_q1_0", wrong)
-    with pytest.raises(OnebitError, match=r"blk.*model"):
+    pack, add = target.pack_q1_0, gguf.GGUFWriter.add_tensor
+    if step == "pack":
+        monkeypatch.setattr(target, "pack_q1_0", packed)
+    else:
+        monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", added)
+    with pytest.raises(OnebitError, match="attn"):
         onebit.export_gguf(language_model(), tmp_path / "x.gguf")
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_wrapped_model_is_exported_as_the_one_inside(tmp_path: Path) -> None:
+    """Such as one of torch.compile."""
+    model = language_model(quantizer=Groups)
+    wrapped = nn.DataParallel(model)
+    assert onebit.quantizer_config(wrapped) == onebit.quantizer_config(model)
+    for n, one in enumerate((model, wrapped)):
+        onebit.export_gguf(one, tmp_path / f"{n}.gguf")
+    assert (tmp_path / "0.gguf").read_bytes() == (tmp_path / "1.gguf").read_bytes()
+    assert onebit.load_gguf_(wrapped, tmp_path / "0.gguf") is wrapped
 
 
 # ------------------------------------------------------------------------------------------------------------- folders
@@ -285,12 +309,12 @@ def test_a_folder_gives_the_binary_weights_of_its_model(tmp_path: Path, quantize
     for module in model.modules():
         for parameter in module.parameters(recurse=False) if isinstance(module, Quantizer) else ():
             parameter.data *= 1.5
-    opened = open_pretrained(save_pretrained(model, tmp_path))
+    _, parameters = read_pretrained(save_pretrained(model, tmp_path))
     for name, layer in model.named_modules():
         if isinstance(layer, onebit.BinaryLinear):
-            other = opened.get_submodule(name)
-            assert repr(other.weight_quantizer) == repr(layer.weight_quantizer)
-            for mine, expected in zip(other.binary_weight(), layer.binary_weight(), strict=True):
+            latent, other = parameters[f"{name}.weight"]
+            assert repr(other) == repr(layer.weight_quantizer)
+            for mine, expected in zip(other.decompose(latent), layer.binary_weight(), strict=True):
                 assert (mine is None and expected is None) or torch.equal(mine, expected)
 
 
@@ -349,12 +373,21 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     refused(with_group(options={"nothing": 1}))
     refused(with_group(layers=[*group["layers"], "lm_head_of_none"]))
     refused(with_group(layers=[*group["layers"], "model.norm"]), UsageError)
-    for name in ("a..weight", "train.weight", ".".join("a" * 5000), "model.norm.weight.x"):
-        (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, noun in (
+        ("model.norm.weight.x", "place"),
+        ("model.norm.weight", "two"),
+        (f"{QUERY}.weight_quantizer.x", "x"),
+    ):
         safetensors.torch.save_file({name: torch.ones(3)}, folder / "model-2.safetensors")
-        with pytest.raises(OnebitError):
+        with pytest.raises(OnebitError, match=noun):
             onebit.export_gguf(folder, tmp_path / "x.gguf")
     (folder / "model-2.safetensors").unlink()
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    state.pop("lm_head.weight")  # as if its shard was lost; llama.cpp would take the embedding
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    with pytest.raises(FormatError, match="lm_head"):
+        onebit.export_gguf(folder, tmp_path / "x.gguf")
     for content in (b"", b"\xff" * 99, (folder / "model.safetensors").read_bytes()[:-99]):
         (folder / "model.safetensors").write_bytes(content)
         with pytest.raises(FormatError):

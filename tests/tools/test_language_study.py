@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-
-import pytest
 
 from tools import language_study
 
@@ -31,6 +28,5 @@ def test_a_row_has_the_size_and_the_perplexity_of_each_seed(tmp_path: Path) -> N
         for seed in (0, 1)
     ]
     assert language_study.table(runs).endswith("| 256 | xnor | 52.00 | 2.7 / 2.7 |")
-    assert math.e == pytest.approx(2.7, abs=0.1)
     language_study.draw(runs, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 1000

@@ -14,7 +14,7 @@ from onebit.data import Images, Split, StreamedImages, fitted
 from onebit.errors import UsageError
 from onebit.evaluation.loaders import kept_globals
 from onebit.evaluation.losses import token_costs
-from onebit.evaluation.sources import ArraySamples, Samples
+from onebit.evaluation.sources import ArraySamples, Samples, refuse_shifted
 from onebit.evaluation.trees import called, first_samples, floats, joined, size_of, to_device
 from onebit.layers import InputCoding
 
@@ -143,6 +143,7 @@ def outputs_of(
     with kept_training(model):
         model.eval()
         for inputs, targets in samples.batches(batch_size):
+            refuse_shifted(inputs, targets, task)
             # only for the first batch; the hook would recompile a compiled model
             with nullcontext() if done or hasattr(model, COMPILED) else whole_pixels(model):
                 outputs = floats(called(model, to_device(inputs, device)))

@@ -195,10 +195,15 @@ def with_tokens(data: Any, task: str | None) -> Any:
     arrays = isinstance(given, (tuple, list)) and all(hasattr(part, "shape") for part in given)
     if task != "language" or not arrays:  # loaders, and several inputs, give tokens and targets themselves
         return data
-    tokens, targets = (torch.as_tensor(np.asarray(part), dtype=torch.int64) for part in given)
-    if tokens.shape != targets.shape or not bool(((targets == tokens) | (targets < 0)).all()):
+    return tuple(torch.as_tensor(np.asarray(part), dtype=torch.int64) for part in given)
+
+
+def refuse_shifted(inputs: Any, targets: Any, task: str | None) -> None:
+    """Refuse targets of a language model that are other tokens than its inputs."""
+    if task != "language" or targets is None or not isinstance(inputs, Tensor) or inputs.is_floating_point():
+        return
+    if targets.shape != inputs.shape or not bool(((targets == inputs) | (targets < 0)).all()):
         raise UsageError("next_token: got targets that are not the inputs, which it shifts itself")
-    return tokens, targets
 
 
 class _Rows(TorchDataset[Any]):

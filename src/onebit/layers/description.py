@@ -15,7 +15,7 @@ from onebit.common.text import table
 from onebit.common.torch_private import BATCH_NORM, INSTANCE_NORM
 from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import shortened
-from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, input_quantizers, latent_keys
+from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, input_quantizers, latent_keys, unwrapped
 from onebit.layers.binary import BINARY_TWINS
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
@@ -197,7 +197,7 @@ def quantizer_config(model: nn.Module) -> dict[str, Any]:
         >>> model.save_pretrained("folder")
     """
     groups: dict[str, dict[str, Any]] = {}
-    for _, name, latent in latent_keys(model).values():
+    for _, name, latent in latent_keys(unwrapped(model)).values():
         weights: Any = latent.weight_quantizer
         group = {"weight_quantizer": _named(weights, WEIGHT_QUANTIZERS), "options": weights.numbers()}
         if latent.input_quantizer is not None:

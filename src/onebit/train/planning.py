@@ -15,7 +15,7 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.forward import in_tiles, model_device, try_model
 from onebit.evaluation.health import HealthWatch, binary_signs
 from onebit.evaluation.losses import ignored_label, known_of
-from onebit.evaluation.sources import ArraySamples, LoaderSamples, as_samples
+from onebit.evaluation.sources import ArraySamples, LoaderSamples, as_samples, refuse_shifted
 from onebit.evaluation.trees import first_samples, mapped, to_device
 from onebit.layers.base import unwrapped
 from onebit.optim import finish_steps_, switch_
@@ -101,6 +101,7 @@ def _example_inputs(job: Job) -> Any:
         data = ArraySamples(in_tiles(job.model, data.spread(min(EXAMPLES, len(data)))).images)
     if (batch := next(data.batches(), None)) is None:
         raise UsageError("got no training samples")
+    refuse_shifted(*batch, job.task)
     return mapped(lambda tensor: tensor.detach().clone(), first_samples(batch[0], EXAMPLES))
 
 

@@ -79,22 +79,37 @@ class Layout:
             raise UsageError(f"config: num_hidden_layers is {short(layers)}, expected 1 to {MOST_LAYERS}")
         heads = config["num_attention_heads"]
         self.heads = {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
+        self.rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         gguf = gguf_package()
         self._names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[self.kind.upper()], layers)
 
-    def rope_theta(self) -> float:
-        """The base of the rotary embedding; UsageError for what llama.cpp would compute in another way."""
-        config, rope = self.config, self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
+    def facts(self) -> dict[str, int | float]:
+        """Key in the file -> what llama.cpp computes with."""
+        config = self.config
+        head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        theta = self.rope.get("rope_theta", config.get("rope_theta", 10_000))
+        facts = {
+            **{"embedding_length": config["hidden_size"], "feed_forward_length": config["intermediate_size"]},
+            **{"block_count": config["num_hidden_layers"]},
+            **{"attention.head_count": self.heads["q_proj"], "attention.head_count_kv": self.heads["k_proj"]},
+            **dict.fromkeys(("attention.key_length", "attention.value_length", "rope.dimension_count"), head_size),
+            **{"rope.freq_base": float(theta), "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"])},
+        }
+        return {f"{self.kind}.{key}": value for key, value in facts.items()}
+
+    def refuse_others(self) -> None:
+        """UsageError for what llama.cpp would compute in another way."""
+        config, rope = self.config, self.rope
         others = {
             "rope scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
             "partial rotary": rope.get("partial_rotary_factor", 1) != 1,
             "another activation than silu": config.get("hidden_act", "silu") != "silu",
             "sliding windows": {*(config.get("layer_types") or ())} - {"full_attention"},
             "experts": config.get("num_local_experts") or config.get("num_experts"),
+            "biases": self.kind == "qwen3" and config.get("attention_bias"),  # llama.cpp loads some of them
         }
         if wrong := [what for what, found in others.items() if found]:
             raise UsageError(f"GGUF export of a {self.kind} with {' and '.join(wrong)} is not supported")
-        return float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
 
     def place(self, name: str) -> str:
         """The name of a parameter in the file."""
@@ -117,19 +132,15 @@ def write_gguf(
     card: Card,
 ) -> ExportedGguf:  # fmt: skip
     """Write the file, read it back with the package `gguf`, and compare."""
-    gguf, config, theta = gguf_package(), layout.config, layout.rope_theta()
-    head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    writer, expected, counts = gguf.GGUFWriter(None, layout.kind), dict[str, Any](), Counter[str]()
-    for key, value in {
-        **{"name": card.summary or f"1-bit {layout.kind}", "vocab_size": config["vocab_size"]},
-        **{"context_length": config["max_position_embeddings"], "embedding_length": config["hidden_size"]},
-        **{"feed_forward_length": config["intermediate_size"], "block_count": config["num_hidden_layers"]},
-        **{"head_count": layout.heads["q_proj"], "head_count_kv": layout.heads["k_proj"]},
-        **dict.fromkeys(("key_length", "value_length", "rope_dimension_count"), head_size),
-        **{"rope_freq_base": theta, "layer_norm_rms_eps": config["rms_norm_eps"]},
-        "quantization_version": gguf.GGML_QUANT_VERSION,
-    }.items():
-        getattr(writer, f"add_{key}")(value)
+    layout.refuse_others()
+    gguf, config = gguf_package(), layout.config
+    writer, expected, counts = gguf.GGUFWriter(None, layout.kind), dict[str, tuple[Any, np.ndarray]](), Counter[str]()
+    writer.add_name(card.summary or f"1-bit {layout.kind}")
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_context_length(config["max_position_embeddings"])
+    for key, value in layout.facts().items():
+        (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(key, value)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_string("onebit.version", __version__)
     writer.add_string(CARD, json.dumps(card.to_json()))
     add_tokenizer(writer, tokenizer, config, pre)
@@ -139,8 +150,10 @@ def write_gguf(
         if values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             kind = gguf.GGMLQuantizationType.F16  # as llama.cpp does with rows that are no blocks
         data = gguf.quantize(values, kind) if scale is None else pack_q1_0(values, scale)
+        if scale is not None and not all(map(np.array_equal, unpack_q1_0(data), (values, scale))):
+            raise OnebitError(f"the blocks of {name} are not those of the model")
         writer.add_tensor(layout.place(name), data, raw_dtype=kind)
-        expected[layout.place(name)] = kind, data if scale is None else (values, scale)
+        expected[layout.place(name)] = kind, data
         counts[kind.name] += values.size
     blocks = (f"blk.{n}.{part}" for n in range(config["num_hidden_layers"]) for part in _PARTS)
     if missing := {f"{place}.weight" for place in ("token_embd", *blocks, "output_norm")} - expected.keys():
@@ -155,9 +168,7 @@ def write_gguf(
         written = {tensor.name: tensor for tensor in gguf.GGUFReader(temporary).tensors}
         for place, (kind, data) in expected.items():
             tensor = written[place]
-            found = unpack_q1_0(tensor.data) if isinstance(data, tuple) else (tensor.data.view(np.uint8),)
-            wanted = data if isinstance(data, tuple) else (data.view(np.uint8),)
-            if tensor.tensor_type != kind or not all(map(np.array_equal, found, wanted)):
+            if tensor.tensor_type != kind or not np.array_equal(tensor.data.view(np.uint8), data.view(np.uint8)):
                 raise OnebitError(f"{place} in the file is not that of the model")
         length = temporary.stat().st_size
     tensors = Counter(tensor.tensor_type.name for tensor in written.values())
