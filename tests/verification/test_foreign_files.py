@@ -192,6 +192,14 @@ def test_weights_by_other_operations_are_read_or_named(tmp_path: Path) -> None:
     found = inspect_foreign(path)
     assert found.verdict == "mixed"
     assert "v" in found.warnings[0]
+    inner = helper.make_graph([node("Identity", ["w"], ["v"])], "g", [], [helper.make_tensor_value_info("v", 1, None)])
+    for name, nodes in {
+        "other product": [node("Neg", ["real"], ["v"]), node("Einsum", ["x", "v"], ["y"], equation="ij,jk->ik")],
+        "graph inside": [node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)],
+    }.items():
+        path = onnx_file(tmp_path / "x.onnx", [*nodes, node("MatMul", ["x", "w"], ["z"])], w=codes, real=codes * 0.1)
+        found = inspect_foreign(path)
+        assert (found.verdict, len(found.warnings)) == ("mixed", 1), name
     attention = inspect_foreign(
         onnx_file(tmp_path / "x.onnx", [node("MatMul", ["x", "x"], ["h"]), node("MatMul", ["h", "w"], ["y"])], w=codes)
     )

@@ -191,11 +191,11 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
 
 def with_tokens(data: Any, task: str | None) -> Any:
     """Data of a language model, which is to predict its own inputs: arrays of tokens (N, T) are their own targets."""
-    given = (data, data) if hasattr(data, "shape") else data
-    arrays = isinstance(given, (tuple, list)) and all(hasattr(part, "shape") for part in given)
-    if task != "language" or not arrays:  # loaders, and several inputs, give tokens and targets themselves
-        return data
-    return tuple(torch.as_tensor(np.asarray(part), dtype=torch.int64) for part in given)
+    given = data if isinstance(data, (tuple, list)) else [data]
+    if task != "language" or not all(hasattr(part, "shape") for part in given):
+        return data  # loaders, and several inputs, give tokens and targets themselves
+    found = [torch.as_tensor(np.asarray(part), dtype=torch.int64) for part in given]
+    return found * 2 if given is not data else found
 
 
 def refuse_shifted(inputs: Any, targets: Any, task: str | None) -> None:

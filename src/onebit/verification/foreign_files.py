@@ -15,9 +15,6 @@ from onebit.packed.gguf_file import CARD, GROUP, Q1_0, GgufTensor, gguf_package,
 from onebit.packed.strict_json import parse_object
 from onebit.verification.inspection import Inspection, LayerReport, inspect_weight
 
-PRODUCTS = {"MatMul": 1, "Gemm": 1, "Conv": 1, "ConvTranspose": 1, "MatMulInteger": 1, "ConvInteger": 1}
-PRODUCTS |= {"QLinearConv": 3}
-"""Operation of ONNX -> which input is its weight; other operations may have weights too."""
 SUFFIXES = (".gguf", ".onnx")
 _Constant = tuple[np.ndarray, float] | None
 """A constant of an ONNX graph, and the bits that each of its numbers takes in the file; None if it was not computed."""
@@ -96,23 +93,27 @@ def _onnx(path: Path) -> _Found:
         model = onnx.load_model_from_string(content)
         stored = {tensor.name: to_array(tensor) for tensor in model.graph.initializer}
         constants: dict[str, _Constant] = {name: (x, 8 * x.itemsize) for name, x in stored.items()}
-        layers, unread = dict[str, LayerReport](), set[str]()
+        layers, lost, unread = dict[str, LayerReport](), set[str](), set[str]()
         budget = 512 * len(content)  # numbers: a small file must not fill the memory
         for node in model.graph.node:
             op, given = node.op_type, {n: name for n, name in enumerate(node.input) if name in constants}
             attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+            if any(isinstance(value, onnx.GraphProto) for value in attributes.values()):
+                unread.add(f"{op} {node.name}")  # its graph may have weights
             if op == "Constant" and "value" in attributes:
                 constants[node.output[0]] = (x := to_array(attributes["value"])), 8 * x.itemsize
             elif len(given) == len(node.input):
                 for n, name in enumerate(node.output):
                     found = _computed(op, attributes, n, [constants[name] for name in given.values()], budget)
                     constants[name] = found
+                    if found is None and any(each in lost or _is_matrix(constants[each]) for each in given.values()):
+                        lost.add(name)
                     budget -= 0 if found is None else found[0].size
             else:
                 for n, name in given.items():
-                    if (found := constants[name]) is None:
-                        unread.update({name} if PRODUCTS.get(op) == n else ())
-                    elif name not in layers and sum(side > 1 for side in found[0].shape) > 1 and found[0].dtype != int:
+                    if name in lost:
+                        unread.add(name)
+                    elif (found := constants[name]) and name not in layers and _is_matrix(found):
                         of_columns = n and ("MatMul" in op or (op == "Gemm" and not attributes.get("transB")))
                         weight = (found[0].T if of_columns else found[0]).astype(np.float32)
                         layers[name] = replace(inspect_weight(name, weight, dtype=str(found[0].dtype)), bits=found[1])
@@ -122,6 +123,11 @@ def _onnx(path: Path) -> _Found:
         raise FormatError(f"{path}: damaged, or not an ONNX file of one part ({error})") from None
     real = sum(x.size for x in stored.values() if x.dtype == np.float32 and sum(side > 1 for side in x.shape) < 2)
     return [*layers.values()], {"producer": f"{model.producer_name} {model.producer_version}"}, real, sorted(unread)
+
+
+def _is_matrix(found: _Constant) -> bool:
+    """Whether a constant may be a weight; int64 are shapes and indices."""
+    return found is not None and sum(side > 1 for side in found[0].shape) > 1 and found[0].dtype != int
 
 
 def _computed(op: str, attributes: dict[str, Any], n: int, given: list[_Constant], most: int) -> _Constant:
