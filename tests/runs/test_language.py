@@ -371,6 +371,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
         refused({**config, "onebit": onebit_})
     refused(with_group(weight_quantizer="own.py:Mine"), UnknownNameError)
     refused(with_group(options={"nothing": 1}))
+    refused(with_group(input_quantizer="ste_sign"), UsageError)
     refused(with_group(layers=[*group["layers"], "lm_head_of_none"]))
     refused(with_group(layers=[*group["layers"], "model.norm"]), UsageError)
     (folder / "config.json").write_text(json.dumps(config))

@@ -148,10 +148,12 @@ def read_pretrained(folder: AnyPath) -> tuple[Mapping[str, Any], Parameters]:
             states.setdefault(weight, {})[part] = found.pop(key)
         parameters: Parameters = {key: (x, None) for key, x in found.items() if not key.endswith("rotary_emb.inv_freq")}
         for group in config["onebit"]["quantizers"]:
+            if "input_quantizer" in group:
+                raise UsageError(f"{folder}: GGUF has no quantized inputs")
             kind = resolve(WEIGHT_QUANTIZERS, str(group["weight_quantizer"]), kind="weight quantizer")
             for weight in (f"{layer}.weight" for layer in group["layers"]):
-                if weight not in parameters or "input_quantizer" in group:
-                    raise ValueError(f"{weight} is shared with the embedding, has quantized inputs, or is missing")
+                if weight not in parameters:
+                    raise ValueError(f"{weight} is missing, or shared with the embedding")
                 quantizer = kind(**group["options"])
                 quantizer.bind(found[weight])
                 quantizer.load_state_dict(states.pop(weight, {}))
