@@ -319,20 +319,9 @@ def test_a_folder_gives_the_binary_weights_of_its_model(tmp_path: Path, quantize
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_folder_is_exported_as_its_model(tmp_path: Path, tied: bool) -> None:
+def test_a_folder_of_several_files_is_exported_as_its_model_with_its_card(tmp_path: Path, tied: bool) -> None:
     model = language_model(tied=tied)
     folder = save_pretrained(model, tmp_path / "folder")
-    onebit.export_gguf(model, tmp_path / "1.gguf")
-    onebit.export_gguf(folder, tmp_path / "2.gguf")
-    one, two = (read_gguf(tmp_path / name) for name in ("1.gguf", "2.gguf"))
-    assert one.facts == two.facts
-    assert one.tensors.keys() == two.tensors.keys()
-    for name, tensor in one.tensors.items():
-        assert np.array_equal(tensor.data, two.tensors[name].data)
-
-
-def test_shards_and_the_card_of_a_folder_are_read(tmp_path: Path) -> None:
-    folder = save_pretrained(language_model(), tmp_path / "folder")
     state = safetensors.torch.load_file(folder / "model.safetensors")
     state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)  # of old checkpoints
     (folder / "model.safetensors").unlink()
@@ -341,9 +330,14 @@ def test_shards_and_the_card_of_a_folder_are_read(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["onebit"]["card"] = {"license": "CC0"}
     (folder / "config.json").write_text(json.dumps(config))
-    onebit.export_gguf(folder, tmp_path / "x.gguf")
-    card = json.loads(read_gguf(tmp_path / "x.gguf").facts["onebit.card"])
-    assert card == {"license": "CC0", "method": "weights magnitude_aware"}
+    onebit.export_gguf(model, tmp_path / "1.gguf", card={"license": "CC0"})
+    onebit.export_gguf(folder, tmp_path / "2.gguf")
+    one, two = (read_gguf(tmp_path / name) for name in ("1.gguf", "2.gguf"))
+    assert one.facts == two.facts
+    assert json.loads(one.facts["onebit.card"]) == {"license": "CC0", "method": "weights magnitude_aware"}
+    assert one.tensors.keys() == two.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert np.array_equal(tensor.data, two.tensors[name].data)
 
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:

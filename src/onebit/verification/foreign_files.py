@@ -30,12 +30,13 @@ def inspect_foreign(path: Path) -> Inspection:
     verdicts, length = {layer.verdict for layer in layers}, path.stat().st_size
     weights, binary = (sum(prod(x.shape) for x in layers if x.verdict in kinds) for kinds in (verdicts, {"binary"}))
     total = {
-        **{"parameters": weights + real, "weights": weights, "binary_weights": binary, "macs": None},
-        **{
-            "bits_per_weight": 8 * length / max(1, weights),
-            "bytes_in_file": length,
-            "bytes_at_32_bit": 4 * (weights + real),
-        },
+        "parameters": weights + real,
+        "weights": weights,
+        "binary_weights": binary,
+        "macs": None,
+        "bits_per_weight": 8 * length / max(1, weights),
+        "bytes_in_file": length,
+        "bytes_at_32_bit": 4 * (weights + real),
         "bytes_at_1_bit": -(-binary // 8) + 4 * (weights - binary + real),
     }
     verdict = verdicts.pop() if len(verdicts) == 1 and not unread else "mixed"

@@ -89,11 +89,16 @@ class Layout:
         head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         theta = self.rope.get("rope_theta", config.get("rope_theta", 10_000))
         facts = {
-            **{"embedding_length": config["hidden_size"], "feed_forward_length": config["intermediate_size"]},
-            **{"block_count": config["num_hidden_layers"]},
-            **{"attention.head_count": self.heads["q_proj"], "attention.head_count_kv": self.heads["k_proj"]},
-            **dict.fromkeys(("attention.key_length", "attention.value_length", "rope.dimension_count"), head_size),
-            **{"rope.freq_base": float(theta), "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"])},
+            "embedding_length": config["hidden_size"],
+            "feed_forward_length": config["intermediate_size"],
+            "block_count": config["num_hidden_layers"],
+            "attention.head_count": self.heads["q_proj"],
+            "attention.head_count_kv": self.heads["k_proj"],
+            "attention.key_length": head_size,
+            "attention.value_length": head_size,
+            "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+            "rope.dimension_count": head_size,
+            "rope.freq_base": float(theta),
         }
         return {f"{self.kind}.{key}": value for key, value in facts.items()}
 
