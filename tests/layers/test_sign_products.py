@@ -102,8 +102,21 @@ def test_results_are_equal_for_any_number_of_threads_and_close_to_double(monkeyp
         assert (close - exact).norm() <= 1e-6 * exact.norm()
 
 
+class Dropped(SteSign):
+    """Input signs, some of them 0 in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (torch.arange(x.shape[-1]) % 5 > 0)
+
+
+def hooked() -> SteSign:
+    quantizer = SteSign()
+    quantizer.register_forward_hook(lambda module, args, y: y / 2)
+    return quantizer
+
+
 def trained(
-    quantizer: object, inputs: str | None, *, bf16: bool, native: bool, monkeypatch: pytest.MonkeyPatch
+    quantizer: object, inputs: object, *, bf16: bool, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> list[Tensor]:
     """The outputs and gradients of a layer."""
     monkeypatch.setenv("ONEBIT_NATIVE", str(int(native)))
@@ -118,12 +131,12 @@ def trained(
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("inputs", [None, "ste_sign", "rsign"])
+@pytest.mark.parametrize("inputs", [None, "ste_sign", "rsign", Dropped(), hooked()])
 @pytest.mark.parametrize(
     "quantizer", ["sign", Sign(value=0.1), "ste_sign", SteSign(0.05), "magnitude_aware", "xnor", "irnet"]
 )
 def test_layers_agree_with_torch(
-    monkeypatch: pytest.MonkeyPatch, quantizer: object, inputs: str | None, bf16: bool
+    monkeypatch: pytest.MonkeyPatch, quantizer: object, inputs: object, bf16: bool
 ) -> None:
     ours, theirs = (
         trained(quantizer, inputs, bf16=bf16, native=native, monkeypatch=monkeypatch) for native in (True, False)
@@ -180,6 +193,27 @@ def test_hooks_of_a_quantizer_are_called(calls: list[int]) -> None:
     assert not calls
 
 
+class Whole(nn.Module):
+    """Inputs of another dtype, which torch refuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.int8)
+
+
+def test_quantized_inputs_of_another_dtype_do_not_reach_the_kernels() -> None:
+    with pytest.raises(RuntimeError, match="dtype"):
+        BinaryLinear(64, 64, input_quantizer=Whole())(torch.randn(20, 64))
+
+
+@pytest.mark.parametrize("quantizer", ["stochastic", "concrete_sign"])
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_goes_back_through_the_weights_of_the_forward_pass(quantizer: str, use_reentrant: bool) -> None:
+    layer, x = BinaryLinear(64, 64, weight_quantizer=quantizer), torch.randn(20, 64, requires_grad=True)
+    y = checkpoint(layer, x, use_reentrant=use_reentrant)
+    y.sum().backward()
+    torch.testing.assert_close(y.sum(1), (x * x.grad).sum(1), rtol=1e-4, atol=1e-3)
+
+
 def test_draws_have_their_probability_and_are_repeated_by_checkpointing(calls: list[int]) -> None:
     layer = BinaryLinear(400, 64, weight_quantizer=Stochastic(value=0.5))
     with torch.no_grad():
@@ -211,9 +245,10 @@ def test_a_latent_that_is_not_a_number_counts_as_1() -> None:
     assert y.sum() == 4 - 64 * 64
 
 
-def test_a_second_derivative_is_refused() -> None:
+@pytest.mark.parametrize("loss", [torch.sum, torch.linalg.norm])  # the gradient of the sum depends on the weights alone
+def test_a_second_derivative_is_refused(loss: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(20, 64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(BinaryLinear(64, 64)(x).square().sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(loss(BinaryLinear(64, 64)(x)), x, create_graph=True)
     with pytest.raises(RuntimeError, match="twice"):
         gradient.sum().backward()
 

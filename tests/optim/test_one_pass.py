@@ -109,6 +109,17 @@ def test_training_goes_on_with_and_without_the_kernel(monkeypatch: pytest.Monkey
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["adam", "sgd", "nesterov", "bop"])
+def test_a_gradient_that_is_not_a_number_shows_in_its_latent(name: str, runs: list[int]) -> None:
+    model = net()
+    optimizer = OPTIMIZERS[name](latent_groups(model, lr=0.01))
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    model[0].weight.grad[1, 2] = torch.nan
+    optimizer.step()
+    assert runs
+    assert model[0].weight.isnan().nonzero().tolist() == [[1, 2]]
+
+
 def test_a_step_of_a_closure_is_torchs(runs: list[int]) -> None:
     model = net()
     optimizer = OPTIMIZERS["adam"](latent_groups(model, lr=0.01))

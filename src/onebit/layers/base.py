@@ -170,14 +170,14 @@ class LatentWeight(nn.Module):
         return self.own_layout(self.weight_quantizer(self.latent()))
 
 
-def gives_signs(quantizer: type[Quantizer]) -> bool:
-    """Whether `signed_weight` of a class belongs to its `forward`: a subclass may override only that."""
-    return "signed_weight" in vars(next(kind for kind in quantizer.__mro__ if "forward" in vars(kind)))
+def describes(method: str, quantizer: Quantizer) -> bool:
+    """Whether a method of a quantizer belongs to its `forward`: a subclass may override only that."""
+    return method in vars(next(kind for kind in type(quantizer).__mro__ if "forward" in vars(kind)))
 
 
 def are_signs(quantizer: nn.Module | None) -> bool:
-    """Whether all outputs of an input quantizer are ±1, in training too."""
-    if not isinstance(quantizer, Quantizer) or quantizer.relaxed:
+    """Whether `forward` of an input quantizer gives nothing but ±1, in training too."""
+    if not isinstance(quantizer, Quantizer) or quantizer.relaxed or not describes("binary_input", quantizer):
         return False
     found = quantizer.binary_input()
     return found is not None and found.scale is None and found.centre is None
@@ -212,9 +212,13 @@ class BinaryLayer(LatentWeight):
         return quantizer(x.movedim(axis, 1)).movedim(1, axis)
 
     def forward(self, input: Tensor, *given: Any, **options: Any) -> Tensor:
-        quantized, weight = self.quantized_input(input), self.effective_weight()
+        quantized = self.quantized_input(input)
         with self.saved_as_real(input, quantized):
-            return self.product(quantized, weight, *given, **options)
+            return self.output(quantized, *given, **options)
+
+    def output(self, x: Tensor, *given: Any, **options: Any) -> Tensor:
+        """The layer for a quantized input."""
+        return self.product(x, self.effective_weight(), *given, **options)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer for a quantized input and weight."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, are_signs, gives_signs
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, are_signs, describes
 from onebit.layers.convolution import convolved
 from onebit.layers.fused_norm import are_watched
 from onebit.layers.sign_products import sign_kernels, signed_linear
@@ -56,25 +56,23 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         super()._add_quantizers(*given)
         self.register_forward_pre_hook(no_fused_path)
 
-    def forward(self, input: Tensor) -> Tensor:
-        signs, quantizer = are_signs(self.input_quantizer), self.weight_quantizer
-        isa = self._instruction_set(input, signs=signs)
+    def output(self, x: Tensor, *given: Any, **options: Any) -> Tensor:
+        signs = are_signs(self.input_quantizer) and not are_watched(self.input_quantizer)
+        isa, quantizer = self._instruction_set(x, signs=signs), self.weight_quantizer
         signed = None if isa is None or quantizer is None else quantizer.signed_weight(self.latent())
         if isa is None or signed is None:
-            return super().forward(input)
-        quantized = self.quantized_input(input)
-        with self.saved_as_real(input, quantized):
-            y = signed_linear(isa, quantized, signed, signs=signs)
+            return super().output(x, *given, **options)
+        y = signed_linear(isa, x, signed, signs=signs)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def _instruction_set(self, input: Tensor, *, signs: bool) -> InstructionSet | None:
+    def _instruction_set(self, x: Tensor, *, signs: bool) -> InstructionSet | None:
         """The instruction set with the kernels, or None where torch must run."""
         quantizer = self.weight_quantizer
-        if type(self) is not BinaryLinear or quantizer is None or not gives_signs(type(quantizer)):
+        if type(self) is not BinaryLinear or quantizer is None or not describes("signed_weight", quantizer):
             return None
         if self.fixed_weight is not None or not quantizer.training or are_watched(quantizer):
             return None
-        return sign_kernels(input, self.weight, signs=signs)
+        return sign_kernels(x, self.weight, signs=signs)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight, self.bias)

@@ -38,6 +38,8 @@ LEAST_PRODUCTS = {torch.float32: 1 << 25, torch.bfloat16: 1 << 27}
 def sign_kernels(x: Tensor, weight: Tensor, *, signs: bool) -> InstructionSet | None:
     """The instruction set whose kernels are faster for this input (…, I) and float32 latents (O, I) of a training step.
 
+    Not only while gradients are recorded: reentrant checkpointing first runs without, and must draw the same weights.
+
     Args:
         signs: whether the product has all inputs ±1.
     """
@@ -52,7 +54,6 @@ def sign_kernels(x: Tensor, weight: Tensor, *, signs: bool) -> InstructionSet | 
         and weight.is_contiguous()
         and x.shape[-1] == weight.shape[1]
         and weight.shape[0] >= LEAST_OUTPUTS
-        and torch.is_grad_enabled()
         and x.numel() * len(weight) >= LEAST_PRODUCTS.get(autocast_dtype(x), math.inf) / (4 if signs else 1)
     )
     return kernels("run_product") if fits else None
@@ -94,18 +95,23 @@ class _SignedLinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, scale, transposed, most, x_transposed = ctx.saved_tensors
-        to_x = to_weight = None
-        if ctx.needs_input_grad[3]:
-            scaled = gradient if scale is None else gradient * scale.to(gradient.dtype)
-            to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-            multiply(ctx.isa, scaled, transposed, to_x)
-        if ctx.needs_input_grad[4]:
-            cut = {} if weight is None else {"latent": weight, "most": most, "bound": ctx.bound}
-            to_weight = weight_gradient(ctx.isa, gradient, x, x_transposed, **cut).to(ctx.dtype)
-        return None, None, None, to_x, to_weight, None
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _gradients(ctx, gradient, *ctx.saved_tensors)
+
+
+# x is an argument because a second derivative may run through it alone, as after `y.sum()`: it is refused too
+@torch.autograd.function.once_differentiable
+def _gradients(ctx: Any, gradient: Tensor, x: Tensor, *saved: Any) -> tuple[Tensor | None, ...]:
+    weight, scale, transposed, most, x_transposed = saved
+    to_x = to_weight = None
+    if ctx.needs_input_grad[3]:
+        scaled = gradient if scale is None else gradient * scale.to(gradient.dtype)
+        to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        multiply(ctx.isa, scaled, transposed, to_x)
+    if ctx.needs_input_grad[4]:
+        cut = {} if weight is None else {"latent": weight, "most": most, "bound": ctx.bound}
+        to_weight = weight_gradient(ctx.isa, gradient, x, x_transposed, **cut).to(ctx.dtype)
+    return None, None, None, to_x, to_weight, None
 
 
 def packed_signs(

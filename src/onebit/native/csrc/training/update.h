@@ -29,7 +29,7 @@ NORM_INLINE void update_some(const ob_update *call, const int kind, int64_t i, i
         const words_t one = {0}, sign = ((words_t)(w < 0) & 0x80000000u) | (one + 0x3f800000u);
         /* against the sign of the weight, and large enough */
         const words_t flips = (words_t)(m * (floats_t)sign > call->threshold) & 0x80000000u;
-        w = (floats_t)(sign ^ flips);
+        w = (floats_t)((sign ^ flips) | (words_t)(m != m)); /* NaN of a mean that is, which stops the training */
     }
     if (call->mean) store_ordered(call->mean, i, count, m, 0);
     store_ordered(call->latent, i, count, bounded(w, -call->clip, call->clip), 0);
