@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, sign_products
 from onebit.layers.sign_products import multiply, packed_signs, weight_gradient
 from onebit.native import InstructionSet, instruction_set, instruction_sets
@@ -251,6 +252,13 @@ def test_a_second_derivative_is_refused(loss: Callable[[Tensor], Tensor]) -> Non
     (gradient,) = torch.autograd.grad(loss(BinaryLinear(64, 64)(x)), x, create_graph=True)
     with pytest.raises(RuntimeError, match="twice"):
         gradient.sum().backward()
+
+
+def test_gradients_in_batches_are_refused() -> None:
+    x = torch.randn(20, 64, requires_grad=True)
+    y = BinaryLinear(64, 64)(x)
+    with pytest.raises(UsageError, match="is_grads_batched"):
+        torch.autograd.grad(y, x, torch.randn(3, 20, 64), is_grads_batched=True)
 
 
 def losses(monkeypatch: pytest.MonkeyPatch, *, native: bool) -> list[float]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onebit.errors import UsageError
 from onebit.native import (
     DenseGradientStruct,
     InstructionSet,
@@ -102,6 +103,8 @@ class _SignedLinear(torch.autograd.Function):
 # x is an argument because a second derivative may run through it alone, as after `y.sum()`: it is refused too
 @torch.autograd.function.once_differentiable
 def _gradients(ctx: Any, gradient: Tensor, x: Tensor, *saved: Any) -> tuple[Tensor | None, ...]:
+    if not is_plain_training(gradient):
+        raise UsageError("gradients in batches (is_grads_batched, vectorize) need ONEBIT_NATIVE=0")
     weight, scale, transposed, most, x_transposed = saved
     to_x = to_weight = None
     if ctx.needs_input_grad[3]:
