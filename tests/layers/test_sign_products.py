@@ -261,6 +261,18 @@ def test_gradients_in_batches_are_refused() -> None:
         torch.autograd.grad(y, x, torch.randn(3, 20, 64), is_grads_batched=True)
 
 
+def test_negative_views_count_with_their_sign() -> None:
+    layer, x = BinaryLinear(64, 64), torch.randn(20, 64)
+    lazy = torch._neg_view(x)
+    layer(lazy).backward(torch._neg_view(torch.ones(20, 64)))
+    assert torch.equal(layer(lazy), layer(-x))
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(64, 64))
+    layer.weight.grad = torch._neg_view(torch.ones(64, 64))
+    before = layer.weight.detach().clone()
+    clip_latents_(torch.optim.SGD(latent_groups(layer, lr=0.1), momentum=0.9)).step()
+    torch.testing.assert_close(layer.weight, (before + 0.1).clamp(max=1))
+
+
 def losses(monkeypatch: pytest.MonkeyPatch, *, native: bool) -> list[float]:
     monkeypatch.setenv("ONEBIT_NATIVE", str(int(native)))
     torch.manual_seed(0)

@@ -116,6 +116,7 @@ def _alike(latent: Tensor, *others: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.layout == torch.strided
+        and not x.is_neg()
         and x.shape == latent.shape
         and x.stride() == latent.stride()
         for x in (latent, *others)

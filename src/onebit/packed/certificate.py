@@ -47,13 +47,12 @@ class LayerProof(Record):
     Args:
         name: of the value in the packed net.
         proof: "every integer" (each integer that can occur was compared) or "float" (the values on the images were).
-            Old files also have "within one", for weighted sums that are rounded.
         integers: number of compared integers or values.
         mismatches: number of them whose result differs from the trained net's because of rounding.
     """
 
     name: Text
-    proof: Annotated[str, one_of("every integer", "within one", "float")]
+    proof: Annotated[str, one_of("every integer", "float")]
     integers: Whole
     mismatches: Whole
 
@@ -187,10 +186,3 @@ class Certificate(Record):
         fields = dataclasses.asdict(self)
         del fields["faults"]
         return fields
-
-    @classmethod
-    def from_json(cls, value: object, **apart: Any) -> Certificate:
-        """The certificate of a JSON object; the field "tied" of old files is ignored."""
-        if isinstance(value, dict):
-            value = {name: item for name, item in value.items() if name != "tied"}
-        return super().from_json(value, **apart)

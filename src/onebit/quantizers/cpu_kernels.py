@@ -43,6 +43,7 @@ def backward_kernels(name: str, gradient: Tensor, x: Tensor) -> InstructionSet |
 
 def launch(run: Callable[..., Any], isa: InstructionSet, struct: Callable[..., Any], *given: Any, **fields: Any) -> Any:
     """Run a kernel with the fields of its struct; tensors are passed by address."""
+    fields = {name: value.resolve_neg() if isinstance(value, Tensor) else value for name, value in fields.items()}
     numbers = {name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()}
     return run(isa, struct(**numbers), *given, threads=torch.get_num_threads(), keep=fields)
 
