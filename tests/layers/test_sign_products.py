@@ -65,16 +65,19 @@ def test_products_and_gradients_of_integers_are_exact(
     x, weight = integers(rows, inputs, dtype=dtype), integers(outputs, inputs, seed=1)
     x[:, 20:] *= torch.rand(rows, max(inputs - 20, 0)) >= zeros  # inputs of 0 are left out of sums
     gradient, scale = integers(rows, outputs, seed=2, dtype=dtype), torch.rand(outputs) + 0.5
+    mean = integers(outputs, seed=3)
     isa, before = kernel_set(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        panels, _, most = packed_signs(isa, weight)
+        panels, transposed, most = packed_signs(isa, weight)
         x_panels, x_transposed, _ = packed_signs(isa, x)
         plain = product(x, panels, outputs)
         scaled = product(x.float(), panels, outputs, scale=scale)
         counted = product(signs(x.float()), panels, outputs, x_panels=x_panels)
         to_weight = weight_gradient(isa, gradient, x, latent=weight, most=most, bound=3.0)
         from_signs = weight_gradient(isa, gradient, x, x_transposed)
+        changes = {"latent": weight, "most": most, "bound": 3.0, "mean": mean, "signs": transposed}
+        changed = [weight_gradient(isa, gradient, x, kind, **changes) for kind in (None, x_transposed)]
     finally:
         torch.set_num_threads(before)
     x, gradient = x.float(), gradient.float()
@@ -84,6 +87,8 @@ def test_products_and_gradients_of_integers_are_exact(
     assert torch.equal(counted, signs(x) @ signs(weight).T)
     assert torch.equal(to_weight, (gradient.T @ x) * (weight.abs() <= 3))
     assert torch.equal(from_signs, gradient.T @ signs(x))
+    for found, inputs in zip(changed, (x, signs(x)), strict=True):
+        assert torch.equal(found, (gradient.T @ inputs) * (weight.abs() <= 3) + mean[:, None] * signs(weight))
 
 
 def test_results_are_equal_for_any_number_of_threads_and_close_to_double(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +149,20 @@ def test_layers_agree_with_torch(
     )
     for a, b in zip(ours, theirs, strict=True):
         assert (a - b).norm() <= (1e-2 if bf16 else 1e-6) * b.norm()
+
+
+@pytest.mark.parametrize("inputs", [None, "ste_sign"])
+def test_the_slope_of_the_concrete_weight_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, inputs: str | None) -> None:
+    found = []
+    for native in (True, False):
+        monkeypatch.setenv("ONEBIT_NATIVE", str(int(native)))
+        torch.manual_seed(0)
+        layer = BinaryLinear(100, 70, weight_quantizer="concrete_sign", input_quantizer=inputs)
+        with torch.no_grad():
+            layer.weight.copy_(torch.linspace(-12, 12, 7000)[torch.randperm(7000)].view(70, 100))
+        (layer(integers(20, 100)) * torch.arange(70)).sum().backward()  # depends on no draw
+        found.append(layer.weight.grad)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=0)
 
 
 @pytest.fixture

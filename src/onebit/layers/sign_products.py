@@ -70,7 +70,7 @@ def signed_linear(isa: InstructionSet, x: Tensor, signed: SignedWeight, *, signs
     """
     x = x.to(autocast_dtype(x))
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-    y: Tensor = _SignedLinear.apply(isa, signs, signed, rows, signed.weight, signed.scale)
+    y: Tensor = _SignedLinear.apply(isa, signs, signed, rows, signed.latent, signed.scale)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], -1)
 
 
@@ -84,16 +84,17 @@ class _SignedLinear(torch.autograd.Function):
         signs: bool,
         signed: SignedWeight,
         x: Tensor,
-        weight: Tensor,
+        latent: Tensor,
         scale: Tensor | None,
     ) -> Tensor:
-        panels, transposed, most = packed_signs(isa, signed.source, signed.seed, signed.steepness, signed.of_tanh)
+        panels, transposed, most = packed_signs(isa, latent, signed.seed, signed.steepness, signed.of_tanh)
         x_panels, x_transposed = packed_signs(isa, x)[:2] if signs else (None, None)
-        y = x.new_empty(len(x), len(weight))
-        multiply(isa, x, panels, y, x_panels=x_panels, scale=scale)
-        ctx.isa, ctx.bound, ctx.dtype = isa, signed.bound, weight.dtype
-        ctx.save_for_backward(x, None if signed.bound is None else weight, scale, transposed, most, x_transposed)
-        return y
+        y = x.new_empty(len(x), len(latent), dtype=torch.float32 if signed.of_mean else x.dtype)
+        multiply(isa, x, panels, y, x_panels=x_panels, scale=None if signed.of_mean else scale)
+        sums = y if signed.of_mean else None
+        ctx.isa, ctx.bound, ctx.scaled = isa, signed.bound, signed.scaled
+        ctx.save_for_backward(x, None if signed.bound is None else latent, scale, transposed, most, x_transposed, sums)
+        return y if sums is None or scale is None else (sums * scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
@@ -105,15 +106,17 @@ class _SignedLinear(torch.autograd.Function):
 def _gradients(ctx: Any, gradient: Tensor, x: Tensor, *saved: Any) -> tuple[Tensor | None, ...]:
     if not is_plain_training(gradient):
         raise UsageError("gradients in batches (is_grads_batched, vectorize) need ONEBIT_NATIVE=0")
-    weight, scale, transposed, most, x_transposed = saved
+    latent, scale, transposed, most, x_transposed, sums = saved
     to_x = to_weight = None
+    scaled = gradient if scale is None else gradient * scale.to(gradient.dtype)
     if ctx.needs_input_grad[3]:
-        scaled = gradient if scale is None else gradient * scale.to(gradient.dtype)
         to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         multiply(ctx.isa, scaled, transposed, to_x)
     if ctx.needs_input_grad[4]:
-        cut = {} if weight is None else {"latent": weight, "most": most, "bound": ctx.bound}
-        to_weight = weight_gradient(ctx.isa, gradient, x, x_transposed, **cut).to(ctx.dtype)
+        changes = {} if latent is None else {"latent": latent, "most": most, "bound": ctx.bound}
+        if sums is not None:
+            changes |= {"mean": (sums * gradient).sum(0) / x.shape[1], "signs": transposed}
+        to_weight = weight_gradient(ctx.isa, scaled if ctx.scaled else gradient, x, x_transposed, **changes)
     return None, None, None, to_x, to_weight, None
 
 
@@ -144,23 +147,25 @@ def multiply(isa: InstructionSet, x: Tensor, panels: Tensor, y: Tensor, **more: 
 
 
 def weight_gradient(
-    isa: InstructionSet, gradient: Tensor, x: Tensor, x_transposed: Tensor | None = None, **cut: Any
+    isa: InstructionSet, gradient: Tensor, x: Tensor, x_transposed: Tensor | None = None, **changes: Any
 ) -> Tensor:
     """gradientᵀ · x in float32, (N, O) and (N, I) -> (O, I); products of bfloat16 where both are.
 
     Args:
         x_transposed: the signs of x, if they are all of it.
-        cut: latent, most and bound: 0 where |latent| > bound.
+        changes: latent, most and bound: 0 where |latent| > bound; mean (O,) and signs, those of inputs of
+            `packed_signs`: plus sign(latent)·mean.
     """
     to = x.new_empty(gradient.shape[1], x.shape[1], dtype=torch.float32)
-    cut = {**cut, "most_count": len(cut["most"])} if cut else {}
+    if "most" in changes:
+        changes["most_count"] = len(changes["most"])
     if x_transposed is not None:
-        multiply(isa, gradient.t(), x_transposed, to, stream=True, **cut)
+        multiply(isa, gradient.t(), x_transposed, to, stream=True, **changes)
         return to
     x, gradient = x.contiguous(), gradient.contiguous()
     sizes = {"rows": x.shape[0], "inputs": x.shape[1], "outputs": gradient.shape[1]}
     kinds = {"x_bf16": x.dtype == torch.bfloat16, "gradient_bf16": gradient.dtype == torch.bfloat16}
     pairs = kinds["x_bf16"] and kinds["gradient_bf16"]
     tensors = {"x": x, "gradient": gradient, "to": to}
-    launch(run_dense_gradient, isa, DenseGradientStruct, pairs=pairs, **tensors, **sizes, **kinds, **cut)
+    launch(run_dense_gradient, isa, DenseGradientStruct, pairs=pairs, **tensors, **sizes, **kinds, **changes)
     return to

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "c94d9747e78bf17a8b19ea952ce000cd159960f48cd9db35d7ea35016da2dc2c"
+HASH = "deb2fb7b98c78b83bb35dd50882bdaaa547fbf71ba5c5ed8c9d6ae9a06e29701"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -195,7 +195,7 @@ class ProductStruct(ctypes.Structure):
         *_of(Long, "rows inputs outputs most_count"),
         *_of(Int, "x_bf16 y_bf16 stream"),
         ("bound", Float),
-        *_of(Pointer, "x y panels x_panels scale latent most scratch"),
+        *_of(Pointer, "x y panels x_panels scale latent most mean signs scratch"),
     ]
 
 
@@ -204,7 +204,7 @@ class DenseGradientStruct(ctypes.Structure):
         *_of(Long, "rows inputs outputs most_count"),
         *_of(Int, "x_bf16 gradient_bf16 pairs"),
         ("bound", Float),
-        *_of(Pointer, "x gradient latent most to scratch"),
+        *_of(Pointer, "x gradient latent most mean signs to scratch"),
     ]
 
 

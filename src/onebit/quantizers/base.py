@@ -173,17 +173,20 @@ class BinaryWeight(NamedTuple):
 class SignedWeight(NamedTuple):
     """The weight of one forward pass as `scale · signs`, for products with bits.
 
-    weight: (O, I), receives the gradient of the product.
-    source: (O, I), whose signs count. scale: (O,), or None for 1.
-    bound: elements of `weight` beyond ±bound get no gradient; None for no bound.
-    seed, steepness, of_tanh: of a draw, +1 where source · steepness >= r, uniform in [−2**23, 2**23); steepness 0 for
-        the sign, of_tanh for tanh(source) · steepness.
+    latent: w, (O, I), receives the gradient g to `scale · signs`, with the changes below.
+    scale: (O,), or None for 1.
+    bound: latents beyond ±bound get no gradient; None for no bound.
+    scaled: whether g is multiplied by `scale`.
+    of_mean: whether sign(w)·mean(g·sign(w)) of each row is added, the gradient of scale = mean|w|.
+    seed, steepness, of_tanh: of a draw, +1 where w · steepness >= r, uniform in [−2**23, 2**23); steepness 0 for the
+        sign, of_tanh for tanh(w) · steepness.
     """
 
-    weight: Tensor
-    source: Tensor
+    latent: Tensor
     scale: Tensor | None = None
     bound: float | None = None
+    scaled: bool = False
+    of_mean: bool = False
     seed: tuple[int, ...] = (0, 0)
     steepness: float = 0.0
     of_tanh: bool = False

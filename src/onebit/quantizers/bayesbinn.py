@@ -119,7 +119,7 @@ class ConcreteSign(Quantizer):
             return None
         weight = Surrogate.apply(latent, latent, _gradient, (self.temperature,), None)
         seed = tuple(random_bits(2, torch.int32, latent.device, self.generator).tolist())
-        return SignedWeight(weight, latent.detach(), seed=seed, steepness=2.0**23, of_tanh=True)
+        return SignedWeight(weight, seed=seed, steepness=2.0**23, of_tanh=True)
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight:
         """±1 with p(+1) = sigmoid(2λ)."""

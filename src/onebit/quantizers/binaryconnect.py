@@ -71,7 +71,7 @@ class Sign(Quantizer):
         return PassGradient.apply(latent, self._scaled(sign(latent.detach())))
 
     def signed_weight(self, latent: Tensor) -> SignedWeight:
-        return SignedWeight(latent, latent.detach(), self._scale(latent))
+        return SignedWeight(latent, self._scale(latent))
 
     def _scale(self, latent: Tensor) -> Tensor | None:
         """(O,) or None for 1."""

@@ -60,8 +60,9 @@ class MagnitudeAware(Quantizer):
     def signed_weight(self, latent: Tensor) -> SignedWeight | None:
         if self.group is not None:
             return None
-        weight = self(latent)
-        return SignedWeight(weight, weight.detach(), weight.detach()[:, 0].float().abs())
+        used = autocast_dtype(latent)
+        scale = self._scale(latent.detach(), used).flatten().to(used).float()  # as `forward` rounds it
+        return SignedWeight(latent, scale, bound=1.0, scaled=True)
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
         latent = latent.detach()

@@ -36,7 +36,7 @@ class SteSign(Quantizer):
         return signed(x, clipped, self._above)
 
     def signed_weight(self, latent: Tensor) -> SignedWeight:
-        return SignedWeight(latent, latent.detach(), bound=self.clip_value)
+        return SignedWeight(latent, bound=self.clip_value)
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import Surrogate, autocast_dtype, clipped, sign
+from onebit.quantizers.base import SignedWeight, Surrogate, autocast_dtype, clipped, sign
 from onebit.quantizers.channels import from_rows, rows
 from onebit.quantizers.magnitude_aware import MagnitudeAware
 
@@ -48,4 +48,6 @@ class Xnor(MagnitudeAware):
         weight = from_rows(weight.mul_(scale.to(weight.dtype)), grouped)
         return Surrogate.apply(grouped, weight, _gradient, (), weight.detach(), scale).view_as(latent)
 
-    signed_weight = MagnitudeAware.signed_weight
+    def signed_weight(self, latent: Tensor) -> SignedWeight | None:
+        signed = super().signed_weight(latent)
+        return signed and signed._replace(of_mean=True)

@@ -280,6 +280,8 @@ typedef struct {
     const uint32_t *panels, *x_panels; /* x_panels: NULL, or the signs of x, which are all of it */
     const float *scale;                /* NULL for 1 */
     const float *latent, *most;        /* of the shape of y: NULL, or y is 0 where it is beyond +-bound; most: of ob_signs */
+    const float *mean;                 /* NULL, or a number per row, added to y with the signs of the latents */
+    const uint32_t *signs;             /* these, as `transposed` of ob_signs has them */
     void *scratch;
 } ob_product;
 
@@ -289,7 +291,8 @@ typedef struct {
     int32_t x_bf16, gradient_bf16, pairs; /* pairs: products of bfloat16 where the processor has them */
     float bound;
     const void *x, *gradient;
-    const float *latent, *most; /* as in ob_product */
+    const float *latent, *most, *mean; /* as in ob_product */
+    const uint32_t *signs;
     float *to;
     void *scratch;
 } ob_dense_gradient;

@@ -130,6 +130,7 @@ NORM_INLINE void transpose(floats_t *x) {
 
 /* The sums of a panel of inputs, from input `i` on, and the outputs from `o` on. */
 static void store_panel(const ob_dense_gradient *call, int64_t o, int64_t i, int cut, floats_t (*sum)[ACROSS]) {
+    const int64_t words = (call->outputs + SIGN_WORD - 1) / SIGN_WORD;
     for (int64_t k = 0; k < ACROSS; k++, o += NORM_LANES) {
         floats_t rows[COLUMNS];
         for (int m = 0; m < COLUMNS; m++) rows[m] = sum[m][k];
@@ -139,6 +140,7 @@ static void store_panel(const ob_dense_gradient *call, int64_t o, int64_t i, int
                 const int64_t at = (o + m) * call->inputs + i + c, left = call->inputs - i - c;
                 const int64_t count = left < NORM_LANES ? left : NORM_LANES;
                 if (cut) rows[c + m] = within_bound(rows[c + m], call->latent, at, count, call->bound);
+                if (call->mean) rows[c + m] += with_signs(call->mean[o + m], call->signs + (i + c) * words, o + m);
                 store_past_cache(call->to + at, count, rows[c + m]);
             }
     }

@@ -73,12 +73,14 @@ static void any_tile(int R, int P, const floats_t *tables, int64_t count, const 
 
 /* y of a row from its sums. */
 static void store_row(const ob_product *call, int64_t row, int cut, const floats_t *sums, int64_t panels) {
+    const int64_t words = (call->rows + SIGN_WORD - 1) / SIGN_WORD;
     for (int64_t p = 0; p < panels; p++) {
         const int64_t left = call->outputs - p * NORM_LANES, some = left < NORM_LANES ? left : NORM_LANES;
         const int64_t at = row * call->outputs + p * NORM_LANES;
         floats_t y = sums[p];
         if (call->scale) y *= load_ordered(call->scale, p * NORM_LANES, some, 0);
         if (cut) y = within_bound(y, call->latent, at, some, call->bound);
+        if (call->mean) y += with_signs(call->mean[row], call->signs + p * words * NORM_LANES, row);
         if (call->stream)
             store_past_cache((float *)call->y + at, some, y);
         else

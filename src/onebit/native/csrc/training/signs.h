@@ -100,6 +100,13 @@ NORM_INLINE floats_t within_bound(floats_t x, const float *latent, int64_t i, in
     return (floats_t)((words_t)x & ~(words_t)(magnitude(load_ordered(latent, i, count, 0)) > bound));
 }
 
+/* `mean` with the signs of latents of a row, bits of the panel of their columns. */
+NORM_INLINE floats_t with_signs(float mean, const uint32_t *panel, int64_t row) {
+    words_t word;
+    memcpy(&word, panel + row / SIGN_WORD * NORM_LANES, sizeof word);
+    return (floats_t)((words_t)((floats_t){0} + mean) ^ (~word << (31 - row % SIGN_WORD) & 0x80000000u));
+}
+
 NORM_INLINE void store_past_cache(float *to, int64_t count, floats_t x) {
     if (count == NORM_LANES && (uintptr_t)to % sizeof x == 0)
         past_cache(to, x);
