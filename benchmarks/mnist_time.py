@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +34,14 @@ COLD = (92, 98)
 
 
 def _recipe(
-    hidden: Sequence[int], *, lr: float, warmup: float, norm_momentum: float = 0.2, crop_padding: int = 0, **other: Any
+    hidden: Sequence[int],
+    *,
+    warmup: float,
+    norm_momentum: float = 0.2,
+    crop_padding: int = 0,
+    lr: float,
+    adam: Mapping[str, Any] = {},
+    **other: Any,
 ) -> onebit.recipe.Recipe:
     """The settings of all targets. Latents start small (torch's default): larger ones do not cross 0 in a few steps."""
     return recipe.Recipe(
@@ -43,7 +50,7 @@ def _recipe(
         model=recipe.ModelRecipe(
             widths=(784, *hidden, 10), weight_quantizer="sign", init="default", norm_momentum=norm_momentum
         ),
-        optimizer=recipe.OptimizerRecipe(name="adam", lr=lr),
+        optimizer=recipe.OptimizerRecipe(name="adam", lr=lr, **adam),
         schedule=recipe.ScheduleRecipe(name="linear", warmup=warmup),
         augmentation=onebit.data.Augmentation(crop_padding=crop_padding),
         threads=1,
@@ -55,7 +62,9 @@ def _recipe(
 TARGETS = {
     92: _recipe([256], epochs=0.2, batch_size=250, lr=0.05, warmup=0.04, norm_momentum=0.3),  # 48 steps
     97: _recipe([256, 128], epochs=1, batch_size=250, lr=0.03, warmup=0.1),
-    98: _recipe([256, 256], epochs=2.75, batch_size=300, lr=0.02, warmup=0.2),
+    98: _recipe(
+        [256, 256], epochs=2.2, batch_size=600, lr=0.017, warmup=0.15, adam={"real_lr": 0.05, "betas": (0.4, 0.999)}
+    ),
     98.5: _recipe([512, 512], epochs=3.75, batch_size=300, lr=0.02, warmup=0.3, label_smoothing=0.1, crop_padding=1),
 }
 """Accuracy in percent -> the recipe that reaches it."""

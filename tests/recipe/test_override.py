@@ -78,7 +78,7 @@ def test_a_method_replaces_every_setting_of_methods(after: str) -> None:
             "decay_latents": True, "decay_norm": True, "nesterov": True, "gamma": 0.5, "threshold": 0.5, "samples": 3,
             "decay_epochs": 3.0, "gamma_decay": 0.5, "threshold_decay": 0.5, "latent_init": 3.0, "data_scale": 5.0,
             "prior": True, "prox_strength": 3.0, "prox_freeze": 0.5, "clip_grad_norm": 0.5, "clip_grad_value": 0.5,
-            "latent_clip": 7.0, "lagged_mean": True, "accumulate": 2,
+            "latent_clip": 7.0, "lagged_mean": True, "accumulate": 2, "betas": [0.5, 0.5],
         },
         "label_smoothing": 0.5,
     }  # fmt: skip

@@ -46,7 +46,7 @@ def file_of(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
 
 def some_value(flag: str) -> Any:
     """A value of a field that is not its default."""
-    others = [1, 2, 0.5, True, (3, 2), ("ste",), {"clip_value": 2}, "mine"]
+    others = [1, 2, 0.5, True, (3, 2), (0.5, 0.5), ("ste",), {"clip_value": 2}, "mine"]
     for value in (*right_values(TYPES[flag]), *others):
         with contextlib.suppress(UsageError):
             if (found := read(value, TYPES[flag], name=flag)) not in (value_of(Recipe(), flag), None):

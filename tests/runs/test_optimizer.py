@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from onebit.common.entries import Option
-from onebit.common.fields import NotNegative
 from onebit.data import Dataset
 from onebit.errors import UsageError
-from onebit.optim import OPTIMIZERS, BayesBiNN, Bop, OptimizerEntry
+from onebit.optim import BayesBiNN, Bop
 from onebit.recipe import Recipe, build_recipe, merge, methods
 from onebit.runs.model import build_training
 from support.toy_training import TOY
@@ -68,12 +66,11 @@ def test_bayesbinn_takes_its_settings(data: Dataset) -> None:
     assert built.step_settings.samples == 4
 
 
-def test_an_entry_without_build_passes_its_options_to_its_class(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    dampening = Option("dampening", NotNegative, 0.25, "dampening of the momentum")
-    monkeypatch.setitem(OPTIMIZERS.data, "damped", OptimizerEntry("torch.optim:SGD", options=(dampening,)))
-    for options, expected in (({}, 0.25), ({"dampening": 0.0}, 0.0), ({"dampening": 0.5}, 0.5)):
-        built = build_training(recipe(optimizer={"name": "damped", "momentum": 0.9, **options}), data)
-        assert {(group["momentum"], group["dampening"]) for group in built.optimizer.param_groups} == {(0.9, expected)}
+@pytest.mark.parametrize("name", ["adam", "adamax", "adamw", "nadam", "radam"])
+def test_an_entry_without_build_passes_its_options_to_its_class(data: Dataset, name: str) -> None:
+    for options, expected in (({}, (0.9, 0.999)), ({"betas": [0.4, 0.99]}, (0.4, 0.99))):
+        built = build_training(recipe(optimizer={"name": name, **options}), data)
+        assert {group["betas"] for group in built.optimizer.param_groups} == {expected}
 
 
 def test_the_prox_takes_its_settings_in_steps(data: Dataset) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onebit.common.entries import Entry, Option, Table
-from onebit.common.fields import NotNegative, Positive, PositiveShare
+from onebit.common.fields import NotNegative, Positive, PositiveShare, Share
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class OptimizerEntry(Entry):
     factors: Any = None
 
 
+BETAS = (
+    Option("betas", tuple[Share, Share], (0.9, 0.999), "shares of the past in the means of gradients and of squares"),
+)
 BOP = (
     Option("gamma", PositiveShare, 1e-4, "share of the newest gradient in the running mean"),
     Option("threshold", NotNegative, 1e-8, "a weight flips where its running mean is above this against it"),
@@ -74,12 +77,12 @@ OPTIMIZERS = Table(
         "adafactor": "torch.optim:Adafactor",
         "adadelta": "torch.optim:Adadelta",
         "adagrad": "torch.optim:Adagrad",
-        "adam": "torch.optim:Adam",
-        "adamax": "torch.optim:Adamax",
-        "adamw": "torch.optim:AdamW",
+        "adam": OptimizerEntry("torch.optim:Adam", options=BETAS),
+        "adamax": OptimizerEntry("torch.optim:Adamax", options=BETAS),
+        "adamw": OptimizerEntry("torch.optim:AdamW", options=BETAS),
         "asgd": "torch.optim:ASGD",
-        "nadam": "torch.optim:NAdam",
-        "radam": "torch.optim:RAdam",
+        "nadam": OptimizerEntry("torch.optim:NAdam", options=BETAS),
+        "radam": OptimizerEntry("torch.optim:RAdam", options=BETAS),
         "rmsprop": "torch.optim:RMSprop",
         "rprop": "torch.optim:Rprop",
         "sgd": "torch.optim:SGD",
