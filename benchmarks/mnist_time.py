@@ -36,10 +36,10 @@ COLD = (92, 98)
 def _recipe(
     hidden: Sequence[int],
     *,
+    lr: float,
     warmup: float,
     norm_momentum: float = 0.2,
     crop_padding: int = 0,
-    lr: float,
     adam: Mapping[str, Any] = {},
     **other: Any,
 ) -> onebit.recipe.Recipe:
