@@ -3,7 +3,8 @@
 Both take turns in one process, some steps each. A ratio is that of one round, so that other load on the machine affects
 both alike, and the figure is the median. A step is that of `onebit.fit`: forward, loss, backward, update, clip and
 schedule, on a batch of noise. `first_seconds` is the time to build the net and take three steps, compiling included.
-Cases that do not fit into the minutes are listed.
+Cases that do not fit into the minutes are listed. --profile adds the longest operations of each step, and how many
+CIFAR-10 images a second are cropped and mirrored on the device and by the CPU.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import os
 import shlex
 import statistics
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +29,7 @@ from benchmarks.shared import add_timing, set_up_process, words
 from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe
 from onebit.runs.model import Training, build_model, resolve_device, training_of
+from onebit.train.feeds import DeviceBatches
 from onebit.train.step import Objective, optimizer_step
 
 numbers = onebit.train.precision
@@ -129,20 +133,43 @@ def build(recipe: Recipe, net: Net, *, precision: str, mode: Mode, device: torch
 
 
 def compare(
-    recipe: Recipe, net: Net, *, precision: str, mode: Mode, device: torch.device, rounds: int, seconds: float
-) -> dict[str, float]:
-    """Milliseconds of a step and of its twin's, their ratio, and the seconds of the first steps."""
+    recipe: Recipe, net: Net, *, mode: Mode, rounds: int, seconds: float, profile: bool, **where: Any
+) -> dict[str, Any]:
+    """Milliseconds of a step and of its twin's, their ratio, the seconds of the first steps; the longest operations."""
     started = time.perf_counter()
-    steps = build(recipe, net, precision=precision, mode=mode, device=device)
+    steps = build(recipe, net, mode=mode, **where)
     steps.take(3)
     first = time.perf_counter() - started
-    twin = build(twin_of(recipe), net, precision=precision, mode=replace(mode, kernels=False), device=device)
+    twin = build(twin_of(recipe), net, mode=replace(mode, kernels=False), **where)
     twin.take(3)
     count = max(1, round(seconds / steps.take(1)))
     pairs = [(steps.take(count), twin.take(count)) for _ in range(rounds)]
     ms, twin_ms = (1e3 * statistics.median(each) for each in zip(*pairs, strict=True))
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-    return {"ms": ms, "twin_ms": twin_ms, "ratio": ratio, "first_seconds": first}
+    found = {"ms": ms, "twin_ms": twin_ms, "ratio": ratio, "first_seconds": first}
+    return {**found, "longest": longest_operations(steps)} if profile else found
+
+
+def longest_operations(steps: Steps, *, most: int = 10) -> dict[str, float]:
+    """Milliseconds a step of the operations that take longest by themselves, on the GPU if the net is there."""
+    with torch.profiler.profile() as profile:
+        steps.take(3)
+    key = "self_device_time_total" if steps.x.is_cuda else "self_cpu_time_total"
+    spent = {event.key: getattr(event, key) / 3e3 for event in profile.key_averages()}
+    return dict(sorted(spent.items(), key=lambda each: -each[1])[:most])
+
+
+def images_per_second(device: torch.device, *, batches: int = 200) -> float:
+    """Images of CIFAR-10's size that are cropped and mirrored in batches of 125 and put on the device."""
+    rng = np.random.default_rng(0)
+    split = onebit.data.Split(rng.integers(0, 256, (50_000, 3, 32, 32), dtype=np.uint8), np.zeros(50_000, np.int64))
+    augmentation = onebit.data.Augmentation(crop_padding=4, flip=True)
+    source = DeviceBatches(onebit.data.TrainingSamples(split, augmentation, channels_last=True), device)
+    chosen = [(rng.permutation(50_000)[:125], slice(None)) for _ in range(batches)]
+    started = time.perf_counter()
+    ((last, _),) = deque(source.batches(chosen, rng), maxlen=1)
+    _wait(last)
+    return 125 * batches / (time.perf_counter() - started)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -156,6 +183,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="images per step (100 for the mlp, 125 or 128 for the others)")
     parser.add_argument("--minutes", type=float, default=60.0, help="of measurement (60)")
     parser.add_argument("--device", default="cpu", help="cuda, cpu, or auto (cpu)")
+    parser.add_argument("--profile", action="store_true", help="add the longest operations, and images a second")
     add_timing(parser, rounds=11, seconds=0.2)
 
 
@@ -170,13 +198,14 @@ def measure(
     minutes: float,
     device: str,
     threads: int,
+    profile: bool,
     **turns: Any,
 ) -> dict[str, Any]:
     """Time steps until the minutes are over.
 
     Returns:
         rows of net, precision, mode, method, ms, twin_ms, ratio (medians), first_seconds; `left`, the cases that were
-        not measured.
+        not measured; if `profile`, the longest operations and images per second.
     """
     set_up_process(threads)
     end, found_device = time.monotonic() + 60 * minutes, resolve_device(device)
@@ -188,10 +217,16 @@ def measure(
             break
         recipe = recipe_of(net, method, flags)
         about = replace(NETS[net], batch=batch or NETS[net].batch)
-        found = compare(recipe, about, precision=precision, mode=MODES[mode], device=found_device, **turns)
+        turns |= {"precision": precision, "mode": MODES[mode], "device": found_device}
+        found = compare(recipe, about, profile=profile, **turns)
         rows.append({"net": net, "precision": precision, "mode": mode, "method": method, **found})
-    return {
+    result: dict[str, Any] = {
         "device": torch.cuda.get_device_name(found_device) if found_device.type == "cuda" else str(found_device),
         "rows": rows,
         "left": [" ".join(case) for case in cases[len(rows) :]],
     }
+    if profile:
+        longest = {" ".join(case): row.pop("longest") for case, row in zip(cases, rows, strict=False)}
+        speed = {str(each): images_per_second(each) for each in {found_device, torch.device("cpu")}}
+        result |= {"longest": longest, "images_per_second": speed}
+    return result

@@ -30,11 +30,15 @@ def _own_malloc_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_case_is_measured_against_its_twin() -> None:
     methods, modes = ["binaryconnect", "react"], ["eager", "without-kernels"]
     few: dict[str, Any] = {**FEW, "nets": ["resnet20"], "methods": methods, "flags": TINY["resnet20"]}
-    found = measure(**few, modes=modes, precisions=["fp32"])
+    found = measure(**few, modes=modes, precisions=["fp32"], profile=True)
     assert [(row["mode"], row["method"]) for row in found["rows"]] == [(mode, of) for mode in modes for of in methods]
     assert all(row["ratio"] == row["ms"] / row["twin_ms"] > 0 < row["first_seconds"] for row in found["rows"])
     assert found["left"] == []
-    left = measure(**few | {"minutes": 0.0}, modes=["eager"], precisions=None)
+    longest = list(found["longest"]["eager fp32 resnet20 react"].values())
+    assert longest == sorted(longest, reverse=True)
+    assert len(longest) == 10
+    assert found["images_per_second"]["cpu"] > 0
+    left = measure(**few | {"minutes": 0.0}, modes=["eager"], precisions=None, profile=False)
     assert left["rows"] == []
     assert "eager fp32 resnet20 react" in left["left"]
 

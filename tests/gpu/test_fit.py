@@ -93,6 +93,22 @@ def test_a_teacher(packed: bool, gpu: torch.device) -> None:
     assert history.rows[-1].train_loss < history.rows[0].train_loss
 
 
+def test_a_net_of_convolutions_trains_to_the_same_bits(gpu: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(64, 3, 16, 16, generator=generator), torch.arange(64) % 4
+
+    def trained() -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Hardtanh(), nn.MaxPool2d(2))
+        net.extend([nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), nn.Flatten(), nn.Linear(800, 4)])
+        onebit.binarize_(net, weight_quantizer="ste_sign", input_quantizer="ste_sign")
+        learned(net.to(gpu), data, batch_size=32)
+        return net.state_dict()
+
+    first, second = trained(), trained()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def images_on_the_device(case: Case) -> Case:
     return Case(**{**vars(case), "augmentation": Augmentation(crop_padding=1, flip=True)})
 
