@@ -133,7 +133,7 @@ def build(recipe: Recipe, net: Net, *, precision: str, mode: Mode, device: torch
 
 
 def compare(
-    recipe: Recipe, net: Net, *, mode: Mode, rounds: int, seconds: float, profile: bool, **where: Any
+    recipe: Recipe, net: Net, *, mode: Mode, rounds: int, seconds: float, profile: bool = False, **where: Any
 ) -> dict[str, Any]:
     """Milliseconds of a step and of its twin's, their ratio, the seconds of the first steps; the longest operations."""
     started = time.perf_counter()
@@ -152,7 +152,7 @@ def compare(
 
 def longest_operations(steps: Steps, *, most: int = 10) -> dict[str, float]:
     """Milliseconds a step of the operations that take longest by themselves, on the GPU if the net is there."""
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         steps.take(3)
     key = "self_device_time_total" if steps.x.is_cuda else "self_cpu_time_total"
     spent = {event.key: getattr(event, key) / 3e3 for event in profile.key_averages()}
@@ -198,7 +198,7 @@ def measure(
     minutes: float,
     device: str,
     threads: int,
-    profile: bool,
+    profile: bool = False,
     **turns: Any,
 ) -> dict[str, Any]:
     """Time steps until the minutes are over.

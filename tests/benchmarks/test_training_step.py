@@ -38,7 +38,7 @@ def test_every_case_is_measured_against_its_twin() -> None:
     assert longest == sorted(longest, reverse=True)
     assert len(longest) == 10
     assert found["images_per_second"]["cpu"] > 0
-    left = measure(**few | {"minutes": 0.0}, modes=["eager"], precisions=None, profile=False)
+    left = measure(**few | {"minutes": 0.0}, modes=["eager"], precisions=None)
     assert left["rows"] == []
     assert "eager fp32 resnet20 react" in left["left"]
 
