@@ -7,6 +7,7 @@ from math import erf, erfc, exp, inf, nan, sqrt, tanh
 
 import numpy as np
 import pytest
+import torch
 
 from onebit.packed import nodes as op
 
@@ -50,7 +51,7 @@ def test_close_to_the_definition(kind: type[op.Activation]) -> None:
     numbers = NUMBERS if kind is not op.Hardswish else NUMBERS[np.abs(NUMBERS) < 5e37]
     found = computed(kind, numbers)
     assert found.dtype == np.float32
-    expected = np.array([define(x) for x in numbers.tolist()])
+    expected = np.array([0 if x < np.float32(kind.zero_below) else define(x) for x in numbers.tolist()])
     if kind is op.Hardswish:  # next to -3 the sum x + 3 is rounded, as torch rounds it
         bound = bound + 3e-7 / np.maximum(np.abs(numbers.astype(np.float64) + 3), 1e-7)
     np.testing.assert_array_less(np.abs(found - expected), bound * np.abs(expected) + 1e-12)
@@ -67,3 +68,22 @@ def test_ends_and_nan() -> None:
         low, high, unknown = computed(kind, np.float32([-inf, inf, nan]))
         assert (low, high) == (pytest.approx(least, abs=1e-30), most)
         assert np.isnan(unknown)
+
+
+@pytest.mark.parametrize("kind", DEFINITIONS)
+def test_a_sign_that_follows_is_that_of_torch(kind: type[op.Activation]) -> None:
+    """torch rounds the tails to -0, whose sign is +1; its kernels differ from each other next to the bounds alone."""
+    functional = torch.nn.functional
+    of_torch: dict[type[op.Activation], Callable[[torch.Tensor], torch.Tensor]] = {
+        op.Sigmoid: torch.sigmoid,
+        op.Tanh: torch.tanh,
+        op.Silu: functional.silu,
+        op.Gelu: functional.gelu,
+        op.GeluTanh: lambda x: functional.gelu(x, approximate="tanh"),
+        op.Hardswish: functional.hardswish,
+    }
+    numbers = np.concatenate([np.linspace(-110, 10, 1 << 16, dtype=np.float32), NUMBERS[NUMBERS > -1e30]])
+    numbers = np.append(numbers, np.zeros(-len(numbers) % 64, np.float32))  # whole vectors
+    near = np.abs(numbers / kind.zero_below - 1) < 1e-3 if kind.zero_below > -inf else np.zeros(len(numbers), np.bool_)
+    ours, theirs = computed(kind, numbers), of_torch[kind](torch.from_numpy(numbers)).numpy()
+    np.testing.assert_array_equal((ours >= 0)[~near], (theirs >= 0)[~near])

@@ -136,7 +136,7 @@ def _activation(node: op.Activation, x: Fraction) -> Fraction:
     if isinstance(node, op.Tanh):
         e = _exp_less(f32(2 * x), 1)
         return f32(e / f32(e + 2))
-    x = max(x, -80 * ONE)
+    x = 0 * x if x < f32(node.zero_below) else x
     if isinstance(node, op.Silu):
         return f32(x / f32(2 + _exp_less(-x, 1)))
     square = f32(x * x)

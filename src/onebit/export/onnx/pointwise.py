@@ -113,13 +113,17 @@ def write_prelu(graph: Graph, node: nodes.Prelu) -> str:
 
 def write_activation(graph: Graph, node: nodes.Activation) -> str:
     x = graph.get(node.inputs[0], "float")
+    if node.zero_below > -inf:
+        below = graph.add("Less", x, graph.number(node.zero_below, np.float32))
+        x = graph.add("Where", below, graph.number(0, np.float32), x)
 
     def scaled(tensor: str, by: float) -> str:
         return graph.add("Mul", tensor, graph.number(by, np.float32))
 
     def gate_of(tensor: str) -> str:
-        """(tensor + 1) · x / 2."""
-        return graph.add("Mul", graph.add("Add", tensor, graph.number(1, np.float32)), scaled(x, 0.5))
+        """(tensor + 1) · x / 2; the first factor stays positive, so that the sign is that of x."""
+        factor = graph.add("Add", tensor, graph.number(1, np.float32))
+        return graph.add("Mul", graph.add("Max", factor, graph.number(2.0**-25, np.float32)), scaled(x, 0.5))
 
     match node:
         case nodes.Sigmoid() | nodes.Tanh():

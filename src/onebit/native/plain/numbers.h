@@ -74,15 +74,15 @@ static inline float tanh_of(float x) {
     return e / (e + 2);
 }
 
-/* x * sigmoid(x). */
+/* x * sigmoid(x); -0 where torch rounds it to that. */
 static inline float silu_of(float x) {
-    x = x < -80 ? -80 : x; /* where the result is 0 up to 1e-32 */
+    x = x < -88.722832f ? -0.0f : x;
     return x / (2 + exp_less(-x, 1));
 }
 
-/* x times the normal distribution of x. */
+/* x times the normal distribution of x; -0 where torch rounds it to that. */
 static inline float gelu_of(float x) {
-    x = x < -80 ? -80 : x;
+    x = x < -5.5430403f ? -0.0f : x;
     float t = 1 / (1 + 0.3f * (x < 0 ? -x : x));
     float p = ((0.0370460323f * t - 0.162699224f) * t + 0.215351326f) * t - 0.0614000655f;
     p = (((p * t + 0.132243102f) * t + 0.0989657246f) * t + 0.120867616f) * t + 0.11962551f;
@@ -92,7 +92,7 @@ static inline float gelu_of(float x) {
 
 /* The same, approximated by a tangent. */
 static inline float gelu_tanh_of(float x) {
-    x = x < -80 ? -80 : x;
+    x = x < -5.0613804f ? -0.0f : x;
     return x / (2 + exp_less(-x * (x * x * 0.0713548163f + 1.59576912f), 1));
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,6 @@ from onebit.packed.nodes.pointwise import Pointwise
 
 _LOG2_E, _LN2_HIGH, _LN2_LOW = np.array([1.44269504, 0.693359375, -0.00021219444], np.float32)
 _ROUND = np.float32(1.5 * 2**23)  # a float32 plus this, minus this, is rounded to an integer, ties to even
-_LEAST = np.float32(-80)
-"""Smaller numbers count as this one where the result is 0 up to 1e-32: no product with it overflows."""
 _EXP = np.array([0.499999981, 0.166665425, 0.0416672047, 0.00836667247, 0.00138824928], np.float32)
 """(e^r - 1 - r) / r² of |r| <= ln(2)/2, to 1.4e-8 of e^r - 1; from the constant on."""
 _TAIL = np.array(
@@ -27,9 +26,13 @@ _GATE, _GATE_CUBIC = np.array([1.59576912, 0.0713548163], np.float32)  # 2√(2/
 class Activation(Pointwise):
     """Base class of functions of one number, in float32."""
 
+    zero_below = -inf
+    """Below it the result is -0, as torch's vector kernels round it: a sign that follows is +1."""
+
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
-            return self.curve(v.astype(np.float32))
+            x = v.astype(np.float32)
+            return self.curve(np.where(x < np.float32(self.zero_below), np.float32(-0.0), x))
 
     def curve(self, x: np.ndarray) -> np.ndarray:
         """The result for float32 numbers, as docs/format.md states it."""
@@ -57,8 +60,9 @@ class Tanh(Activation):
 class Silu(Activation):
     """x · sigmoid(x)."""
 
+    zero_below = -88.722832
+
     def curve(self, x: np.ndarray) -> np.ndarray:
-        x = np.maximum(x, _LEAST)
         return x / (2 + _exp_less(-x, 1))
 
 
@@ -66,8 +70,9 @@ class Silu(Activation):
 class Gelu(Activation):
     """x · Φ(x), with the normal distribution Φ."""
 
+    zero_below = -5.5430403
+
     def curve(self, x: np.ndarray) -> np.ndarray:
-        x = np.maximum(x, _LEAST)
         t = 1 / (1 + np.float32(0.3) * np.abs(x))
         tail = _exp_less(x * x * np.float32(-0.5), 0) * (_polynomial(t, _TAIL) * t)
         return x * np.where(x > 0, 1 - tail, tail)
@@ -77,8 +82,9 @@ class Gelu(Activation):
 class GeluTanh(Activation):
     """x · (1 + tanh(√(2/π) · (x + 0.044715 x³))) / 2."""
 
+    zero_below = -5.0613804
+
     def curve(self, x: np.ndarray) -> np.ndarray:
-        x = np.maximum(x, _LEAST)
         return x / (2 + _exp_less(-x * (x * x * _GATE_CUBIC + _GATE), 1))
 
 

@@ -15,6 +15,12 @@ function expLess(x, one) {
   return fround(fround(2 ** n * q) + fround(2 ** n - one));
 }
 
+// torch rounds the results below these bounds to -0, whose sign is +1
+const SILU_ZERO = fround(-88.722832);
+const GELU_ZERO = fround(-5.5430403);
+const GELU_TANH_ZERO = fround(-5.0613804);
+const zeroBelow = (bound, x) => (x < bound ? -0 : x);
+
 const activation = (one) => (node, x) => pointwise(real(x.shape), (v) => one(fround(v)));
 
 OPS.sigmoid = activation((x) => 1 / fround(2 + expLess(-x, 1)));
@@ -25,7 +31,7 @@ OPS.tanh = activation((x) => {
 });
 
 OPS.silu = activation((v) => {
-  const x = Math.max(v, -80);  // where the result is 0 up to 1e-32
+  const x = zeroBelow(SILU_ZERO, v);
   return x / fround(2 + expLess(-x, 1));
 });
 
@@ -33,14 +39,14 @@ const TAIL = Float32Array.of(
   0.11962551, 0.120867616, 0.0989657246, 0.132243102, -0.0614000655, 0.215351326, -0.162699224, 0.0370460323);
 
 OPS.gelu = activation((v) => {
-  const x = Math.max(v, -80);
+  const x = zeroBelow(GELU_ZERO, v);
   const t = fround(1 / fround(1 + fround(fround(0.3) * Math.abs(x))));
   const tail = fround(expLess(fround(fround(x * x) * -0.5), 0) * fround(horner(TAIL, t) * t));
   return x * (x > 0 ? fround(1 - tail) : tail);
 });
 
 OPS.gelu_tanh = activation((v) => {
-  const x = Math.max(v, -80);
+  const x = zeroBelow(GELU_TANH_ZERO, v);
   const slope = fround(fround(fround(x * x) * fround(0.0713548163)) + fround(1.59576912));
   return x / fround(2 + expLess(fround(-x * slope), 1));
 });
