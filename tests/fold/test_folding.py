@@ -146,7 +146,7 @@ def test_sampled_weights_are_those_of_evaluate_and_differ_from_the_signs() -> No
     model = make_mlp(weight_quantizer="stochastic", nasty=None)
     packed = pack(model, weights="sample", seed=11)
     with fixed_weights(model, "sample", generator=torch.Generator().manual_seed(11)):
-        drawn = [layer.fixed_weight.numpy() for _, layer in binary_layers(model) if layer.fixed_weight is not None]
+        drawn = [layer.effective_weight().numpy() for _, layer in binary_layers(model)]
         logits = predict_logits(model, torch.from_numpy(images_of())).numpy()
     assert np.abs(logits).max() > 1000
     dense = [node for node in packed.nodes if isinstance(node, Dense)]

@@ -193,7 +193,6 @@ def test_the_certificate_names_the_size_that_was_compared() -> None:
     assert net.input.shape == (1, 8, 8)
     assert "12×9" in net.statement
     assert onebit.verify(model, loads(dumps(net)), torch.rand(5, 1, 7, 30)).ok
-    assert convolution().certificate is None
 
 
 def test_integers_of_a_net_of_any_size() -> None:

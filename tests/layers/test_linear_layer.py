@@ -33,8 +33,34 @@ def test_forward_is_a_product_with_the_weight_that_ships(weight: str | None, inp
     few_bits = inputs is not None and INPUT_QUANTIZERS.entry(inputs).bits > 1
     quantized = INPUT_QUANTIZERS[inputs]().eval() if few_bits else sign
     shipped = layer.weight if weight is None else layer.binary_weight().dense()
-    expected = F.linear(x if inputs is None else quantized(x), shipped, layer.bias)
-    assert torch.equal(layer(x), expected)
+    x = x if inputs is None else quantized(x)
+    binary = None if weight is None else layer.binary_weight()
+    if binary is None or not binary.by_rows:
+        assert torch.equal(layer(normal(3, 7)), F.linear(x, shipped, layer.bias))
+        return
+    expected = F.linear(x, binary.signs) * binary.scale
+    assert torch.equal(layer(normal(3, 7)), expected if layer.bias is None else expected + layer.bias)
+
+
+@pytest.mark.parametrize("twin", BINARY_TWINS.values())
+@pytest.mark.parametrize("gradients", [False, True])
+def test_sums_of_signs_are_exact_behind_a_scale(twin: type, gradients: bool) -> None:
+    """As a packed net has them: a sum of ±a that is 0 stays 0 and ties as there, with the gradients of the product."""
+    layer = twin(6, 4, *() if twin is BinaryLinear else (3,), bias=True, weight_quantizer="xnor").eval()
+    x = sign(normal(5, 6, *(7,) * layer.axes))
+    binary, channels = layer.binary_weight(), (4, *(1,) * layer.axes)
+    with torch.set_grad_enabled(gradients):
+        y = layer(x)
+    sums = twin.product(layer, x, layer.own_layout(binary.signs), None)
+    assert torch.equal(sums, sums.round())
+    assert (sums == 0).any()
+    assert torch.equal(y, sums * binary.scale.view(channels) + layer.bias.view(channels))
+    if gradients:
+        direction = torch.sin(torch.arange(y.numel())).view_as(y)
+        weight = layer.own_layout(layer.weight_quantizer(layer.latent()))
+        (expected,) = torch.autograd.grad((twin.product(layer, x, weight, None) * direction).sum(), layer.weight)
+        (gradient,) = torch.autograd.grad((y * direction).sum(), layer.weight)
+        torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize(("plain", "twin"), BINARY_TWINS.items())

@@ -119,15 +119,18 @@ def test_a_proof_in_several_blocks_finds_a_mismatch_in_each(monkeypatch: pytest.
     assert proof_of(model, spoilt).layers[0].mismatches == plus > 0
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"coding": "standardize", "mean": [33.3], "std": [77.7]},  # real sums before the first sign
-        {"value": "glorot"},  # torch adds ±value, which it rounds
-    ],
-)
-def test_signs_of_rounded_sums_are_compared_on_images(options: dict[str, Any]) -> None:
-    model = make_mlp(input_quantizer="ste_sign", nasty=None, **options)
+REAL: dict[str, Any] = {"coding": "standardize", "mean": [33.3], "std": [77.7]}
+"""With it the sums before the first sign are real."""
+
+
+def test_signs_of_scaled_sums_are_proven_on_every_integer() -> None:
+    """torch adds ±1 and multiplies the sum by ±value."""
+    model = make_mlp(input_quantizer="ste_sign", nasty=None, value="glorot")
+    assert {layer.proof for layer in proof_of(model, pack(model)).layers} == {"every integer"}
+
+
+def test_signs_of_rounded_sums_are_compared_on_images() -> None:
+    model = make_mlp(input_quantizer="ste_sign", nasty=None, **REAL)
     away_from_0(model)
     packed = pack(model)
     without = proof_of(model, packed).layers[0]
@@ -168,8 +171,8 @@ def test_a_shared_sign_is_compared_call_by_call() -> None:
     proofs = {proof.name: proof for proof in verify(model, packed, images_of(), batch_size=64).layers}
     assert list(proofs) == ["3.sign", "5.sign", "3.sign_2"]
     found = [(proof.proof, proof.mismatches) for proof in proofs.values()]
-    assert found == [("float", 0), ("every integer", 0), ("float", 0)]
-    assert proofs["3.sign_2"].integers == 200 * 16
+    assert found == [("float", 0), ("every integer", 0), ("every integer", 0)]
+    assert proofs["3.sign"].integers == 200 * 16
 
 
 def test_a_net_of_another_model_is_refused() -> None:
@@ -237,7 +240,7 @@ def test_images_are_read_batch_by_batch_and_counted_once() -> None:
             self.most = max(self.most, len(self._images[index]))
             return self._images[index]
 
-    model = make_mlp(input_quantizer="ste_sign", value="glorot", nasty=None)
+    model = make_mlp(input_quantizer="ste_sign", nasty=None, **REAL)
     packed, split = pack(model), SPLIT
     expected = certify(model, packed, split, dataset="toy").certificate
     streamed = Streamed(split.images)
@@ -249,7 +252,7 @@ def test_images_are_read_batch_by_batch_and_counted_once() -> None:
     assert done == [(n, 120) for n in range(8, 121, 8)]
     assert expected is not None
     assert found is not None
-    assert [layer.integers for layer in found.layers] == [120 * 31, 120 * 40]
+    assert [layer.integers for layer in found.layers] == [120 * 31, 32 * 40]
     assert replace(found, max_logit_difference=0.0) == replace(expected, max_logit_difference=0.0)
 
 
@@ -298,11 +301,11 @@ DRAWN = np.random.default_rng(5).integers(0, 256, (2500, *SHAPE), dtype=np.uint8
 def test_numpy_runs_a_part_of_many_images(native: str, batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second of 2,500 images; signs inside the net are compared on these, with or without the library."""
     monkeypatch.setenv("ONEBIT_NATIVE", native)
-    model = make_mlp(input_quantizer="ste_sign", value="glorot", nasty=None)
+    model = make_mlp(input_quantizer="ste_sign", nasty=None, **REAL)
     away_from_0(model)
     packed, images = pack(model), DRAWN
     agreement = verify(model, packed, images, batch_size=batch_size)
-    assert [(proof.integers, proof.mismatches) for proof in agreement.layers] == [(1250 * 31, 0), (1250 * 40, 0)]
+    assert [(proof.integers, proof.mismatches) for proof in agreement.layers] == [(1250 * 31, 0), (32 * 40, 0)]
     assert (reference_images(2500), reference_images(1999), reference_images(10_000)) == (1250, 1999, 1000)
     ours, theirs = runtime.run(packed, images), torch_logits(model, images)
     assert agreement.count == 2500

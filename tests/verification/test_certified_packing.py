@@ -80,8 +80,11 @@ def test_a_wrong_preprocessing_is_refused(wrong: str, model: nn.Module, labels: 
         onebit.pack(model, example, preprocess=coding, data=raw, trained=trained)
 
 
-def test_without_data_the_net_says_that_nothing_was_compared(model: nn.Module) -> None:
-    packed = onebit.pack(model, preprocessed()[:8], preprocess=RIGHT)
+def test_without_data_the_net_is_compared_on_the_example(model: nn.Module) -> None:
+    certificate = onebit.pack(model, preprocessed()[:8], preprocess=RIGHT).certificate
+    assert certificate is not None
+    assert (certificate.dataset, certificate.count, certificate.ok) == ("the example", 8, True)
+    packed = onebit.pack(model, input_shape=(1, 4, 4), preprocess=RIGHT)
     assert packed.certificate is None
     assert packed.statement.startswith("not certified")
 

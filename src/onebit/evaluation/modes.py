@@ -33,8 +33,9 @@ from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import Samples, as_samples, with_tokens
 from onebit.evaluation.trees import called, leaves, to_device
-from onebit.layers import LatentWeight, batch_norms, binary_layers, has_other_statistics
+from onebit.layers import BinaryLayer, LatentWeight, batch_norms, binary_layers, has_other_statistics
 from onebit.layers.base import skip_fused_path_
+from onebit.quantizers import BinaryWeight
 from onebit.runtime.torch_layers import PackedLayer
 from onebit.runtime.torch_module import PackedModule
 
@@ -69,7 +70,7 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
             layer.fixed_weight = fixed
 
 
-def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator | None) -> Tensor | None:
+def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator | None) -> Tensor | BinaryWeight | None:
     """The weight of a layer in a test mode; None if its quantizer has none."""
     if weights == "latent":
         return layer.weight.detach()
@@ -78,14 +79,19 @@ def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator |
         return None if mean is None else layer.own_layout(mean(layer.latent().detach()))
     if weights == "sample":
         parts = layer.sample_weight(generator=generator)
-        return None if parts is None else layer.dense(parts)
+        return None if parts is None else _by_rows(layer, parts)
     if weights != "binary":
         return None
     binary = layer.binary_weight()
     if not layer.computes(binary):
         kind = type(layer.weight_quantizer).__name__
         warnings.warn(f"{kind}.forward computes other weights than decompose(), which are evaluated", stacklevel=3)
-    return layer.dense(binary)
+    return _by_rows(layer, binary)
+
+
+def _by_rows(layer: LatentWeight, binary: BinaryWeight) -> Tensor | BinaryWeight:
+    """`binary` if a layer multiplies sums by its scale, see `BinaryLayer.weight_by_rows`; else as one tensor."""
+    return binary if isinstance(layer, BinaryLayer) and binary.by_rows else layer.dense(binary)
 
 
 @torch.no_grad()

@@ -201,19 +201,14 @@ class Chain:
         return self.positive(torch.from_numpy(integers.astype(np.float32))[None])[0].numpy()
 
 
-def sums_are_exact(bound: int, scale: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether torch's float32 sums of scale·integers + bias, (C,) each, are exact in every order.
+def sums_are_exact(bound: int, bias: Tensor) -> bool:
+    """Whether torch's float32 sums of integers and a bias (C,) are exact in every order.
 
     They are if all are multiples of one unit and below 2²⁴ units. `bound` is the largest magnitude of the integer sum.
     """
-    unit = np.ones(1) if scale is None else scale.double().numpy()
-    if (np.frexp(unit)[0] != 0.5).any() or (unit < 2.0**-60).any() or (unit > 2.0**60).any():
-        return False  # not a power of two: products are rounded
-    if bias is None:
-        return True
     shift = np.abs(bias.double().numpy())
     mantissa, exponent = np.frexp(shift)
     digits = (mantissa * FLOAT32_EXACT).astype(np.int64)
     last_digit = np.ldexp((digits & -digits).astype(np.float64), exponent - 24)
-    grid = np.where(shift > 0, np.minimum(unit, last_digit), unit)
-    return bool(((unit * bound + shift) / grid < FLOAT32_EXACT).all())
+    grid = np.where(shift > 0, np.minimum(1, last_digit), 1)
+    return bool(((bound + shift) / grid < FLOAT32_EXACT).all())

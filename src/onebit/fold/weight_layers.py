@@ -170,11 +170,11 @@ def _matmul(
         name = f"{call.name}.factor"
         y = y.then(FoldedOp(name, lambda sums: sums * factor, scale=np.full(outputs, factor), exact=False))
     if scale is not None:
-        exact = bound is not None and sums_are_exact(bound, scale, None)
+        exact = bound is not None  # torch multiplies sums of integers, see `BinaryLayer.weight_by_rows`
         y = y.then(FoldedOp(call.name, lambda sums: sums * scale, scale=scale.double().numpy(), exact=exact))
     if bias is not None:
         bias = bias.detach()
-        exact = bound is not None and sums_are_exact(bound, scale, bias)
+        exact = bound is not None and (scale is not None or sums_are_exact(bound, bias))
         y = y.then(FoldedOp(call.name, lambda sums: sums + bias, shift=bias.double().numpy(), exact=exact))
     return y
 

@@ -16,6 +16,7 @@ from onebit.common.tables import resolve
 from onebit.common.torch_private import COMPILED, transforms_active
 from onebit.errors import UsageError
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
+from onebit.quantizers.base import autocast_dtype
 
 WeightQuantizer = str | Quantizer | Callable[..., Quantizer] | None
 InputQuantizer = str | nn.Module | Callable[..., nn.Module] | None
@@ -88,7 +89,7 @@ class LatentWeight(nn.Module):
 
     weight: Tensor
     weight_quantizer: Quantizer | None
-    fixed_weight: Tensor | None
+    fixed_weight: Tensor | BinaryWeight | None
     fixed_used: bool
     """Whether a forward pass has used `fixed_weight` since it was set."""
     input_quantizer: nn.Module | None
@@ -162,7 +163,7 @@ class LatentWeight(nn.Module):
         """
         if self.fixed_weight is not None:
             self.fixed_used = True
-            return self.fixed_weight
+            return self.dense(self.fixed_weight) if isinstance(self.fixed_weight, BinaryWeight) else self.fixed_weight
         if self.weight_quantizer is None:
             return self.weight
         if self.training and torch.jit.is_tracing():
@@ -218,9 +219,34 @@ class BinaryLayer(LatentWeight):
 
     def output(self, x: Tensor, *given: Any, **options: Any) -> Tensor:
         """The layer for a quantized input."""
-        return self.product(x, self.effective_weight(), *given, **options)
+        binary = self.weight_by_rows(x)
+        bias: Any = self.bias
+        if binary is None:
+            return self.product(x, self.effective_weight(), bias, *given, **options)
+        assert binary.scale is not None
+        channels = (-1,) + (1,) * self.axes
+        y = self.product(x, self.own_layout(binary.signs), None, *given, **options) * binary.scale.view(channels)
+        return y if bias is None else y + bias.view(channels)
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+    def weight_by_rows(self, x: Tensor) -> BinaryWeight | None:
+        """The weight of this forward pass if its scale multiplies sums; None if it multiplies weights.
+
+        In float32, sums of signs are then exact. Of scaled weights they are not: a sum of ±a that is 0 in a packed net
+        would be ±1e-9, with a random sign. In training rounding does no harm, and float16 might overflow.
+        """
+        binary, quantizer = self.fixed_weight, self.weight_quantizer
+        if autocast_dtype(x) is not torch.float32:
+            return None
+        if binary is None and quantizer is not None and not quantizer.training and describes("decompose", quantizer):
+            binary = self.binary_weight()
+            if binary.by_rows and self.weight.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing():
+                binary = binary._replace(signs=quantizer(self.latent()) / binary.dense().abs())  # with the gradient
+        if not isinstance(binary, BinaryWeight) or binary.scale is None or not binary.by_rows:
+            return None
+        self.fixed_used = True
+        return binary._replace(scale=binary.scale.expand(len(binary.signs)))
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer for a quantized input and weight."""
         raise NotImplementedError
 

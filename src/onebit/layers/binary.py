@@ -74,8 +74,8 @@ class BinaryLinear(BinaryLayer, nn.Linear):
             return None
         return sign_kernels(x, self.weight, signs=signs)
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight, self.bias)
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
 
 
 def padding_of(layer: Any) -> tuple[int, ...]:
@@ -116,13 +116,13 @@ class _Conv(BinaryLayer):
         x = super().quantized_input(x)
         return F.pad(x, padding_of(self), value=self.padding_value) if self.padding_value else x
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         layer: Any = self
         if layer.padding_mode != "zeros":
-            return layer._conv_forward(x, weight, layer.bias)
+            return layer._conv_forward(x, weight, bias)
         convolve = F.conv1d if self.axes == 1 else convolved
         padding = (0,) * self.axes if self.padding_value else layer.padding
-        return convolve(x, weight, layer.bias, layer.stride, padding, layer.dilation, layer.groups)
+        return convolve(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")
@@ -186,12 +186,12 @@ class _ConvTranspose(BinaryLayer):
 
     own_layout = outputs_first  # its own inverse
 
-    def product(self, x: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
         layer: Any = self  # torch annotates these fields as tuples of any length or as strings
         sizes = layer.stride, layer.padding, layer.kernel_size, self.axes, layer.dilation
         extra = layer._output_padding(x, output_size, *sizes)
         convolve = F.conv_transpose1d if self.axes == 1 else F.conv_transpose2d
-        return convolve(x, weight, layer.bias, layer.stride, layer.padding, extra, layer.groups, layer.dilation)
+        return convolve(x, weight, bias, layer.stride, layer.padding, extra, layer.groups, layer.dilation)
 
 
 class BinaryConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):

@@ -157,6 +157,11 @@ class BinaryWeight(NamedTuple):
         """Whether each row has several scales."""
         return self.scale is not None and self.scale.dim() == 2 and self.scale.shape[1] > 1
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether a row has the values ±scale, so that a product with the signs, then the scale, is the same."""
+        return self.scale is not None and self.centre is None and not self.grouped
+
     def dense(self) -> Tensor:
         """The real-valued weight `scale · signs + centre`, shape of `signs`."""
         weight = self.signs

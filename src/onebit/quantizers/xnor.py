@@ -48,6 +48,8 @@ class Xnor(MagnitudeAware):
         weight = from_rows(weight.mul_(scale.to(weight.dtype)), grouped)
         return Surrogate.apply(grouped, weight, _gradient, (), weight.detach(), scale).view_as(latent)
 
+    decompose = MagnitudeAware.decompose
+
     def signed_weight(self, latent: Tensor) -> SignedWeight | None:
         signed = super().signed_weight(latent)
         return signed and signed._replace(of_mean=True)

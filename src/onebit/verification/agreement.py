@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack as fold
 from onebit.integer.ranges import LEAST_IMAGES
 from onebit.packed import Certificate, PackedNet
-from onebit.verification.sample_comparison import Comparison
+from onebit.verification.sample_comparison import REFERENCE_IMAGES, Comparison
 from onebit.verification.sample_feeds import Trained
+
+NUMPY_EXAMPLES = 8
+"""About how many samples of an example numpy runs: a whole batch would take longer than packing."""
 
 
 def verify(
@@ -97,6 +101,7 @@ def certify(
     calibration: int | None = None,
     batch_size: int | None = None,
     on_images: Callable[[int, int], None] | None = None,
+    numpy: int = REFERENCE_IMAGES,
 ) -> PackedNet:
     """The packed net with a certificate of its agreement with the trained net; `onebit.save` stores it.
 
@@ -106,6 +111,7 @@ def certify(
         source: sha256 of the checkpoint, in hexadecimal. recipe: name of the recipe.
         images: number of images, if `data` is an evenly spaced part of the split.
         activations, calibration: of a net from `onebit.integer_net`: bits, and number of training images.
+        numpy: about how many samples numpy runs, too.
 
     Raises:
         UsageError, DataError, FoldError, NotBinaryError: as `verify`; FoldError also if the nets do not agree.
@@ -116,7 +122,7 @@ def certify(
         10,000 mnist test labels: 9,862 correct with packed weights, 0 labels differ from torch, largest logit differ…
     """
     found, proof = Comparison(
-        model, packed, data, labels, trained, preprocess, weights, seed, batch_size, on_images, activations
+        model, packed, data, labels, trained, preprocess, weights, seed, batch_size, on_images, activations, numpy
     ).run()
     if not found.ok:
         raise FoldError(f"the packed net does not agree with the model: {found}")
@@ -158,8 +164,8 @@ def pack(
 ) -> PackedNet:
     """The packed net that computes what `model` computes in eval mode with its binary weights.
 
-    With `data` it is compared with the model, see `onebit.verify`, and has a certificate. Otherwise nothing is
-    compared, as `packed.statement` says.
+    It is compared with the model on `data`, or on the example, see `onebit.verify`, and has a certificate. Without both
+    nothing is compared, as `packed.statement` says.
 
     Args:
         model: any torch model in float32; is not changed.
@@ -181,20 +187,30 @@ def pack(
         WrongTypeError: not a model.
         UsageError: no example or one of another dtype, an unknown test mode, or a quantizer without random draws.
         NotBinaryError: no binary layer, or parameters that are not finite; names the layer.
-        FoldError: an operation that cannot be packed, or a packed net that does not agree with the model on the data.
+        FoldError: an operation that cannot be packed, or a packed net that does not agree with the model on the data
+            or the example.
         FormatError: a name that is too long, or another number of `classes` than of logits.
         DataError: more or fewer labels, or samples in `trained`, than in `data`.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), onebit.BinaryLinear(4, 2))
         >>> packed = pack(model, torch.rand(8, 1, 2, 2), data=torch.rand(8, 1, 2, 2))
-        >>> packed.certificate.count, pack(model, torch.rand(8, 1, 2, 2)).statement
+        >>> packed.certificate.count, pack(model, input_shape=(1, 2, 2)).statement
         (8, 'not certified: nothing was compared with the trained net')
     """
     if data is None and (trained is not None or labels is not None):
         raise UsageError("got trained or labels without data, the inputs of the packed net")
     what: dict[str, Any] = {"preprocess": preprocess, "weights": weights, "seed": seed}
     packed = fold(model, example, input_shape=input_shape, sizes=sizes, classes=classes, name=name, **what)
-    if data is None:
+    if data is not None:
+        return certify(model, packed, data, labels=labels, trained=trained, on_images=on_images, **what)
+    if example is None:
         return packed
-    return certify(model, packed, data, labels=labels, trained=trained, on_images=on_images, **what)
+    if not isinstance(example, Mapping):
+        example = dict(zip(packed.inputs, example if isinstance(example, (tuple, list)) else [example], strict=True))
+    dtype = None if preprocess is None else torch.uint8
+    inputs = {name: torch.as_tensor(x, dtype=dtype, device="cpu").detach() for name, x in example.items()}
+    samples = inputs if len(packed.inputs) > 1 else next(iter(inputs.values()))
+    packed = certify(model, packed, samples, numpy=NUMPY_EXAMPLES, **what)
+    assert packed.certificate is not None
+    return replace(packed, certificate=replace(packed.certificate, dataset="the example"))

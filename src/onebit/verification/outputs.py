@@ -103,6 +103,15 @@ class OutputCounts:
         self.judged += len(ours)
         self.beyond += int(np.count_nonzero(self.apart(ours, theirs)))
 
+    @property
+    def other_labels(self) -> float:
+        """The share of labels that differ, or of samples whose outputs differ by more than rounding if it is smaller.
+
+        One of each is not counted.
+        """
+        parts = ((part["label_mismatches"] - 1) / max(1, part["count"]) for part in (self.labels, self.samples))
+        return min(parts)
+
     def result(self) -> dict[str, Any]:
         """The fields of a certificate."""
         several = not self.are_labels and self.with_targets and self.zero_or_one

@@ -39,6 +39,8 @@ REFERENCE_IMAGES = 1000
 """Approximate number of images that numpy also runs, 100 times as slowly as the native library."""
 MOST_CHANGED = 1 / 200
 """Fraction of labels, or of samples, that rounding in the preprocessing of the training may change."""
+MOST_TIES = 1 / 100
+"""Fraction of labels that rounding next to ties may change."""
 
 Arrays = list[np.ndarray]
 """The inputs of a packed net, in their order."""
@@ -48,17 +50,17 @@ Outputs = dict[str, np.ndarray]
 
 def reference_images(count: int) -> int:
     """How many of `count` images numpy runs if the native library runs all."""
-    return -(-count // _reference_step(count))
+    return -(-count // _reference_step(count, REFERENCE_IMAGES))
 
 
-def _reference_step(count: int) -> int:
-    """Numpy runs every n-th of `count` images, starting with the first; this is n."""
-    return max(1, count // REFERENCE_IMAGES)
+def _reference_step(count: int, most: int) -> int:
+    """Numpy runs every n-th of `count` images, starting with the first, about `most` of many; this is n."""
+    return max(1, count // most)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The arguments of `onebit.verify`, and the bits of an integer net, if known."""
+    """The arguments of `onebit.verify`; bits of an integer net, if known; the number of images that numpy runs."""
 
     model: nn.Module
     packed: PackedNet
@@ -71,6 +73,7 @@ class Comparison:
     batch_size: int | None = None
     on_images: Callable[[int, int], None] | None = None
     activations: int | None = None
+    numpy: int = REFERENCE_IMAGES
 
     def run(self) -> tuple[Certificate, Proof | None]:
         """Compare both nets on the samples; the proof is None if the model takes other inputs than the packed net."""
@@ -86,7 +89,7 @@ class Comparison:
         labels = None if self.labels is None else InOrder([tensors(self.labels)], name="labels")
         feed = None if self.trained is None else TrainedFeed(packed, self.trained)
         proof = self._proof(feed)
-        counts = _Counts(packed, proof, step=_reference_step(samples.count or 10 * REFERENCE_IMAGES))
+        counts = _Counts(packed, proof, step=_reference_step(samples.count or 10 * REFERENCE_IMAGES, self.numpy))
         model = eval_copy(self.model)
         behind = model if self.preprocess is None else nn.Sequential(eval_copy(self.preprocess), model)
         generator = torch.Generator().manual_seed(self.seed or 0)
@@ -230,6 +233,8 @@ class _Counts:
             if output.beyond:
                 name = f"output {key}" if key else "output"
                 faults.append(f"{name}: {output.beyond:,} of {output.judged:,} samples differ by more than rounding")
+            elif self.proof and self.proof.activations is None and (share := output.other_labels) > MOST_TIES:
+                faults.append(f"{share:.1%} of the labels depend on rounding, {self.sites.most_ties()}")
         return faults
 
     def result(self, *, with_trained: bool) -> dict[str, Any]:

@@ -132,6 +132,12 @@ class SiteCounts:
             if count
         ]
 
+    def most_ties(self) -> str:
+        """The layer with the largest share of results that rounding decides, or the outputs if there is none."""
+        shares = {name: self.differing[name] / count for name, count in self.counts.items()}
+        name = max(shares, key=shares.__getitem__, default="")
+        return f"most in {name}, where {shares[name]:.2%} of the values are ties" if name else "of outputs that tie"
+
 
 def _limits(
     site: Site, node: Node, execute: Executor, given: list[np.ndarray], ours: np.ndarray, shifts: dict[str, np.ndarray]
