@@ -11,6 +11,7 @@ import onnxruntime
 
 LEVELS = {
     "optimized": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "as written": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 

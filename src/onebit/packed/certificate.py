@@ -20,7 +20,7 @@ PROMISES = {
     "labels differ only at ties",
     "rounded": "signs or rounding after float sums: given the same inputs, each sign or integer equals torch's, unless "
     "the value before rounding lies within 1e-5 (of the largest value) of a rounding threshold; labels that differ are "
-    "counted",
+    "counted, at most 1 %",
 }
 """What a certificate promises, see `PackedNet.promise`."""
 NOT_CERTIFIED = "not certified: nothing was compared with the trained net"
