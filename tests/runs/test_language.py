@@ -82,8 +82,6 @@ def test_export_load_export_gives_the_same_bytes(tmp_path: Path, quantizer: Any,
     latent = other.get_submodule(QUERY).weight
     if quantizer == "sign":  # at its start size
         assert latent.abs().unique().tolist() == [0.5]
-    other.config["rope_parameters"] = {"rope_type": "yarn"}  # no obstacle here
-    onebit.load_gguf_(other, one)
     latent.grad = torch.ones_like(latent)
     torch.optim.SGD([latent], lr=10).step()  # it is still trained
     assert not torch.equal(latent.sign(), model.get_submodule(QUERY).weight.sign())
@@ -122,18 +120,93 @@ def test_latents_in_bfloat16_are_exported_as_they_are_used(tmp_path: Path) -> No
         onebit.load_gguf_(model, tmp_path / "x.gguf")
 
 
-def test_frequencies_of_rotations_in_a_file_are_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def with_frequencies(writer: Any, kind: int) -> None:
-        writer.add_tensor("rope_freqs.weight", np.ones(8, np.float32))
-        add(writer, kind)
+@pytest.fixture
+def file_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Writes the file of a model with other facts (None: without) and tensors, with the package gguf."""
 
-    add = gguf.GGUFWriter.add_file_type
-    monkeypatch.setattr(gguf.GGUFWriter, "add_file_type", with_frequencies)
+    def write(model: Any, facts: dict[str, Any], tensors: dict[str, Any]) -> Path:
+        def change(writer: Any, kind: int) -> None:
+            for key, value in facts.items():
+                writer.kv_data[0].pop(key, None)
+                if value is not None:
+                    kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+                    {**kinds, str: writer.add_string, list: writer.add_array}[type(value)](key, value)
+            for name, x in tensors.items():
+                writer.add_tensor(name, np.asarray(x, np.float32))
+            add(writer, kind)
+
+        add = gguf.GGUFWriter.add_file_type
+        with monkeypatch.context() as patch:
+            patch.setattr(gguf.GGUFWriter, "add_file_type", change)
+            onebit.export_gguf(model, tmp_path / "x.gguf", rest="f32")
+        return tmp_path / "x.gguf"
+
+    return write
+
+
+ORDINARY: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"rope_freqs.weight": np.ones(8)}),
+    ({"llama.attention.causal": True, "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0}, {}),
+    ({"llama.rope.freq_base": None, "llama.vocab_size": None, "llama.rope.dimension_count": None}, {}),
+    (
+        {
+            "llama.context_length": 9,
+            "general.size_label": "1M",
+            "mamba.ssm.state_size": 3,
+            "llama.rope.scaling.type": "none",
+        },
+        {},
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "tensors"), ORDINARY)
+def test_files_that_compute_the_same_are_loaded(file_with: Any, facts: Any, tensors: Any) -> None:
     model = language_model(quantizer=Groups)
-    onebit.export_gguf(model, tmp_path / "x.gguf", rest="f32")
-    assert "rope_freqs.weight" in read_gguf(tmp_path / "x.gguf").tensors
-    other = onebit.load_gguf_(language_model(quantizer=Groups, seed=1), tmp_path / "x.gguf")
+    path = file_with(model, facts, tensors)
+    file = read_gguf(path)
+    assert tensors.keys() <= file.tensors.keys()
+    assert {key: file.facts.get(key) for key in facts} == facts
+    other = onebit.load_gguf_(language_model(quantizer=Groups, seed=1), path)
     assert torch.equal(other.lm_head.weight, model.lm_head.weight)
+    for mine, expected in zip(
+        other.get_submodule(QUERY).binary_weight(), model.get_submodule(QUERY).binary_weight(), strict=True
+    ):
+        assert (mine is None and expected is None) or torch.equal(mine, expected.half().float())
+
+
+OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "rope.scaling": ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, {}),
+    "rope.scaling.factor": ({"llama.rope.scaling.factor": 2.0}, {}),
+    "rope_freqs": ({}, {"rope_freqs.weight": [1.0] * 7 + [8.0]}),
+    "rope_factors_long": ({}, {"rope_factors_long.weight": [1.0] * 8}),
+    "causal": ({"llama.attention.causal": False}, {}),
+    "sliding_window": ({"llama.attention.sliding_window": 16}, {}),
+    "expert_count": ({"llama.expert_count": 8}, {}),
+    "logit_scale": ({"llama.logit_scale": 0.5}, {}),
+    "head_count": ({"llama.attention.head_count": [4, 4]}, {}),  # one of each layer
+    "rms_epsilon": ({"llama.attention.layer_norm_rms_epsilon": 1e-5}, {}),
+    "dimension_count": ({"llama.rope.dimension_count": 8}, {}),
+    "scale": ({}, {"blk.0.attn_q.scale": [2.0]}),
+    "mistral": ({"general.architecture": "mistral"}, {}),
+}
+
+
+@pytest.mark.parametrize("noun", OTHERWISE)
+def test_files_that_compute_otherwise_are_refused_by_name(file_with: Any, noun: str) -> None:
+    path = file_with(language_model(quantizer=Groups), *OTHERWISE[noun])
+    other = language_model(quantizer=Groups, seed=1)
+    before = other.lm_head.weight.clone()
+    with pytest.raises(CheckpointError, match=noun):
+        onebit.load_gguf_(other, path)
+    assert torch.equal(other.lm_head.weight, before)
+
+
+def test_without_its_key_the_base_of_rotations_is_10_000(file_with: Any) -> None:
+    options: dict[str, Any] = {"quantizer": Groups, "rope_parameters": {"rope_theta": 1e6}}
+    path = file_with(language_model(**options), {"llama.rope.freq_base": None}, {})
+    with pytest.raises(CheckpointError, match="freq_base"):
+        onebit.load_gguf_(language_model(**options), path)
 
 
 def test_files_of_other_models_are_refused_and_change_nothing(tmp_path: Path) -> None:
@@ -152,6 +225,9 @@ def test_files_of_other_models_are_refused_and_change_nothing(tmp_path: Path) ->
         with pytest.raises(CheckpointError):
             onebit.load_gguf_(other, path)
         assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+    for rope in ({"rope_type": "linear", "factor": 2.0}, {"rope_type": "llama3", "factor": 8.0}):
+        with pytest.raises(UsageError, match="rope"):
+            onebit.load_gguf_(language_model(quantizer=Groups, rope_parameters=rope), path)
     other = language_model(quantizer=Groups)
     other.lm_head = nn.Linear(128, 9, bias=False)
     with pytest.raises(CheckpointError, match="shape"):
@@ -179,9 +255,13 @@ REFUSED: dict[str, dict[str, Any]] = {
     "mixtral": {"model_type": "mixtral"},
     "rope": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
     "rope scaling": {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "rope scaling.": {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
     "partial": {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+    "partial rotary": {"partial_rotary_factor": 0.5},
     "silu": {"hidden_act": "gelu"},
     "sliding": {"layer_types": ["full_attention", "sliding_attention"]},
+    "sliding windows": {"model_type": "qwen3", "use_sliding_window": True},
+    "causal": {"is_causal": False},
     "experts": {"num_local_experts": 8},
     "biases": {"model_type": "qwen3", "attention_bias": True},
     "num_hidden_layers": {"num_hidden_layers": 10**6},
@@ -226,6 +306,11 @@ def with_an_adapter(model: Any) -> None:
     model.get_submodule(QUERY).adapter = nn.Linear(2, 2)
 
 
+def with_more_rows_than_tokens(model: Any) -> None:
+    """As `resize_token_embeddings` of a model whose configuration is not told."""
+    model.config["vocab_size"] -= 1
+
+
 def without_a_layer(model: Any) -> None:
     del model.model.layers[1].mlp.up_proj
 
@@ -239,6 +324,7 @@ BREAK = [
     ),
     *((with_tiny_scales, "scales"), (with_quantized_inputs, "inputs"), (with_an_adapter, "adapter")),
     (without_a_layer, "ffn_up"),
+    (with_more_rows_than_tokens, "vocab_size"),
 ]
 
 
@@ -392,17 +478,18 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- tokenizers
 LETTERS = [chr(n) for n in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
 """GPT-2's characters for the bytes."""
+VOCABULARY = {letter: n + 2 for n, letter in enumerate(LETTERS)} | {"ĠĠ": 258, "Ã©": 259, "ĠÃ©": 260}
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 def tokenizer(folder: Path, **other: Any) -> Path:
-    vocabulary = {letter: n + 2 for n, letter in enumerate(LETTERS)} | {"ĠĠ": 258, "Ã©": 259, "ĠÃ©": 260}
-    model = {"type": "BPE", "vocab": vocabulary, "merges": [["Ġ", "Ġ"], ["Ã", "©"], ["Ġ", "Ã©"]]}
+    model = {"type": "BPE", "vocab": VOCABULARY, "merges": [["Ġ", "Ġ"], ["Ã", "©"], ["Ġ", "Ã©"]]}
     added = [{"id": n, "content": text, "special": n < 2} for n, text in ((0, "<s>"), (1, "</s>"), (261, "<a b>\n"))]
     before = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    post = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]}
+    post = {"type": "TemplateProcessing", "special_tokens": {"<s>": {"ids": [0]}}}
+    post["single"] = [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]
     found = {"model": model, "added_tokens": added, "pre_tokenizer": before, "post_processor": post, "normalizer": None}
     folder.mkdir(exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps({**found, **other}))
@@ -446,37 +533,119 @@ def split(regex: str) -> dict[str, Any]:
 
 
 def test_ways_to_split_words_are_recognized(tmp_path: Path) -> None:
-    llama = {"ignore_merges": True, "type": "BPE", "vocab": {"a": 5}, "merges": []}
+    llama = {"ignore_merges": True, "type": "BPE", "vocab": VOCABULARY, "merges": []}
     for pre, other in (
         ("qwen2", split(WORDS)),
         ("qwen2", {**split(WORDS), "normalizer": {"type": "NFC"}}),
+        ("gpt-2", {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}}),  # as GPT-2's own file
         ("llama-bpe", {**split(WORDS.replace(r"\p{N}|", r"\p{N}{1,3}|")), "model": llama}),
     ):
         onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=tokenizer(tmp_path / "tokens", **other))
         assert entries(tmp_path / "x.gguf")["ggml.pre"] == pre
 
 
-OTHER_TOKENIZERS: list[dict[str, Any]] = [
-    split(r"\w+"),
-    split(WORDS) | {"normalizer": {"type": "Lowercase"}},
-    {"normalizer": {"type": "NFC"}},
-    {"pre_tokenizer": None},
-    {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
-    {"pre_tokenizer": {"type": "Whitespace"}},
+def test_unknown_splits_need_a_name(tmp_path: Path) -> None:
+    digits = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES]}
+    for other in (split(r"\w+"), split(WORDS + "|x"), {"pre_tokenizer": digits}):
+        folder = tokenizer(tmp_path / "tokens", **other)
+        with pytest.raises(UsageError, match="pre"):
+            onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=folder)
+        onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=folder, pre="mine")
+        assert entries(tmp_path / "x.gguf")["ggml.pre"] == "mine"
+    whole = tokenizer(tmp_path / "tokens", **bpe(ignore_merges=True))
+    with pytest.raises(UsageError, match="ignore_merges"):
+        onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=whole, pre="gpt-2")
+
+
+TEXT, IDS = {"Sequence": {"id": "A"}}, {"<s>": {"ids": [0]}, "</s>": {"ids": [1]}}
+
+
+def special(name: str) -> dict[str, Any]:
+    return {"SpecialToken": {"id": name}}
+
+
+def bpe(**options: Any) -> dict[str, Any]:
+    return {"model": {"type": "BPE", "vocab": VOCABULARY, "merges": []} | options}
+
+
+def added(**options: Any) -> dict[str, Any]:
+    return {"added_tokens": [{"id": 0, "content": "<s>", "special": True, **options}]}
+
+
+BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+OTHER_TOKENIZERS: list[tuple[str, dict[str, Any]]] = [
+    ("end_of_word_suffix", bpe(end_of_word_suffix="</w>")),
+    ("continuing_subword_prefix", bpe(continuing_subword_prefix="##")),
+    ("dropout", bpe(dropout=0.1)),
+    ("bytes", bpe(vocab={"a": 0}, unk_token="a")),
+    ("normalizer", {"normalizer": {"type": "Lowercase"}}),
+    ("normalizer", {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}}),
+    ("add_prefix_space", {"pre_tokenizer": {**BYTES, "add_prefix_space": True}}),
+    ("pre_tokenizer", {"pre_tokenizer": None}),
+    ("Whitespace", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, BYTES]}}),
+    (
+        "Removed",
+        {"pre_tokenizer": {"pretokenizers": [{"type": "Split", "behavior": "Removed", "invert": False}, BYTES]}},
+    ),
+    ("decoder", {"decoder": {"type": "WordPiece"}}),
+    ("lstrip", added(lstrip=True)),
+    ("rstrip", added(rstrip=True)),
+    ("single_word", added(single_word=True)),
+    ("RobertaProcessing", {"post_processor": {"type": "RobertaProcessing", "cls": ["<s>", 0], "sep": ["</s>", 1]}}),
+    *(
+        ("post_processor", {"post_processor": {"type": "TemplateProcessing", "single": single, "special_tokens": IDS}})
+        for single in ([TEXT, special("<s>")], [special("</s>"), TEXT], [special("<s>"), special("<s>"), TEXT])
+    ),
 ]
 
 
-@pytest.mark.parametrize("other", OTHER_TOKENIZERS)
-def test_other_tokenizers_need_a_name(tmp_path: Path, other: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("noun", "other"), OTHER_TOKENIZERS)
+def test_tokenizers_with_other_tokens_are_refused_whatever_splits_words(
+    tmp_path: Path, noun: str, other: dict[str, Any]
+) -> None:
     folder = tokenizer(tmp_path / "tokens", **other)
-    with pytest.raises(UsageError, match="pre"):
-        onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=folder)
-    onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=folder, pre="mine")
-    assert entries(tmp_path / "x.gguf")["ggml.pre"] == "mine"
+    for pre in (None, "gpt-2"):
+        with pytest.raises(UsageError, match=noun):
+            onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=folder, pre=pre)
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize("pre", [None, "default"])
+def test_sentencepiece_is_refused_by_name(tmp_path: Path, pre: str | None) -> None:
+    """As Llama 2 and Mistral."""
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}
+    old = tokenizer(tmp_path / "a", **bpe(byte_fallback=True), normalizer=normalizer, pre_tokenizer=None)
+    before = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    new = tokenizer(tmp_path / "b", **bpe(byte_fallback=True), pre_tokenizer=before)
+    for folder in (old, new):
+        with pytest.raises(UsageError, match="sentencepiece"):
+            onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=folder, pre=pre)
+
+
+def test_what_makes_no_other_tokens_is_accepted(tmp_path: Path) -> None:
+    steps = [{"type": "ByteLevel", "trim_offsets": False}, {"type": "TemplateProcessing", "special_tokens": IDS}]
+    steps[1]["single"] = [special("<s>"), TEXT, special("</s>")]
+    both = {"type": "Sequence", "processors": steps}
+    options = {"end_of_word_suffix": "", "continuing_subword_prefix": "", "dropout": None, "unk_token": "<s>"}
+    other = {"post_processor": both, "decoder": {"type": "ByteLevel"}, "normalizer": {"normalizers": []}}
+    onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=tokenizer(tmp_path, **other, **bpe(**options)))
+    found = entries(tmp_path / "x.gguf")
+    assert (found["ggml.add_bos_token"], found["ggml.add_eos_token"], found["ggml.pre"]) == (True, True, "gpt-2")
+
+
+def test_the_tokenizer_can_be_an_object(tmp_path: Path) -> None:
+    class Fast:
+        def save_pretrained(self, folder: str) -> None:
+            tokenizer(Path(folder))
+
+    onebit.export_gguf(language_model(), tmp_path / "1.gguf", tokenizer=Fast())
+    onebit.export_gguf(language_model(), tmp_path / "2.gguf", tokenizer=tokenizer(tmp_path / "tokens"))
+    assert (tmp_path / "1.gguf").read_bytes() == (tmp_path / "2.gguf").read_bytes()
 
 
 def test_damaged_tokenizers_are_refused(tmp_path: Path) -> None:
-    many = {"type": "BPE", "vocab": {"a": TOKENS}, "merges": []}
+    many = {"type": "BPE", "vocab": VOCABULARY | {"a": TOKENS}, "merges": []}
     with pytest.raises(UsageError, match="tokens"):
         onebit.export_gguf(language_model(), tmp_path / "x.gguf", tokenizer=tokenizer(tmp_path / "a", model=many))
     words = tokenizer(tmp_path / "a", model={"type": "WordPiece", "vocab": {"a": 0}})

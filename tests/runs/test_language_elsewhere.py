@@ -131,6 +131,26 @@ def test_llama_cpp_splits_text_into_the_same_tokens(tmp_path: Path, pre: str) ->
             assert net.tokenize(text) == tokenizer.encode(text).ids, text
 
 
+def test_a_tokenizer_of_transformers_gives_the_same_tokens(tmp_path: Path) -> None:
+    """With tokens before and after, a chat template, and options that change no token."""
+    import tokenizers
+    import transformers
+
+    made = make_tokenizer(tmp_path / "folder", "gpt-2")
+    made.model.unk_token, ends = "<|eos|>", [("<|bos|>", 0), ("<|eos|>", 1)]
+    template = tokenizers.processors.TemplateProcessing(single="<|bos|> $A <|eos|>", special_tokens=ends)
+    made.post_processor = tokenizers.processors.Sequence([tokenizers.processors.ByteLevel(), template])
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<|bos|>", eos_token="<|eos|>")
+    fast.chat_template = "{{x}}"
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
+    onebit.export_gguf(model, tmp_path / "x.gguf", tokenizer=fast)
+    assert onebit.packed.gguf_file.read_gguf(tmp_path / "x.gguf").facts["tokenizer.chat_template"] == "{{x}}"
+    with running(tmp_path / "x.gguf", TOKENS) as net:
+        for text in AWKWARD:
+            assert net.tokenize(text) == fast(text)["input_ids"], text
+
+
 def test_a_folder_of_save_pretrained_is_exported_as_its_model(tmp_path: Path) -> None:
     import transformers
 

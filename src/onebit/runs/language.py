@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from onebit.packed.gguf_file import GROUP, Q1_0, read_gguf
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, sign
 
 MOST_CONFIG = 10_000_000
+IDLE = {"attention.causal": [True], "rope.scaling.factor": [0, 1], "rope.scaling.type": ["none", "linear"]}
+"""Key of a GGUF file -> values with which llama.cpp computes as without it."""
+NOT_COMPUTED = {"context_length", "vocab_size", "tensor_data_layout", "rope.scaling.finetuned"}
 Parameters = dict[str, tuple[Tensor, Quantizer | None]]
 """Name -> parameter, and its quantizer if it is binary."""
 
@@ -34,7 +38,7 @@ def export_gguf(
     model: nn.Module | AnyPath,
     path: AnyPath,
     *,
-    tokenizer: AnyPath | None = None,
+    tokenizer: Any = None,
     rest: str = "q8_0",
     pre: str | None = None,
     card: Mapping[str, Any] | None = None,
@@ -46,15 +50,16 @@ def export_gguf(
     Args:
         model: a Llama or Qwen3 of transformers with binary layers, or its folder of `save_pretrained`, whose
             `config.json` has what `quantizer_config` returns under "onebit".
-        tokenizer: folder of a byte-level BPE, `tokenizer.json`; by default that of the model. Without one, the net
-            takes ids of tokens only.
+        tokenizer: a byte-level BPE of transformers, or its folder with `tokenizer.json`; by default that of the model.
+            Without one, the net takes ids of tokens only.
         rest: type of the matrices that are not binary: "q8_0", "f16", "bf16", "f32".
-        pre: llama.cpp's name of how the tokenizer splits words, if not as that of GPT-2, Llama 3 or Qwen.
+        pre: llama.cpp's name of how the tokenizer splits words, if not as that of GPT-2, Llama 3 or Qwen; not checked.
         card: what the net is, as `onebit.packed.Card.from_json` takes it; by default "card" beside the quantizers.
 
     Raises:
         UsageError: what llama.cpp would compute in another way: another architecture, scaled rotary embeddings, biases
-            of a Qwen3, quantized inputs, centers, rows that are no multiple of 128, scales that are not normal in fp16.
+            of a Qwen3, quantized inputs, centers, rows that are no multiple of 128, scales that are not normal in fp16,
+            a tokenizer that is no byte-level BPE, or has a normalizer.
         FormatError: a damaged folder.
 
     Example:
@@ -73,8 +78,12 @@ def export_gguf(
     if made.method is None:
         names = {group["weight_quantizer"]: None for group in noted["quantizers"]}
         made = replace(made, method=f"weights {', '.join(names)}" if names else None)
-    folder = None if tokenizer is None else Path(tokenizer)
-    return write_gguf(_weights(parameters), Layout(config), path, tokenizer=folder, pre=pre, rest=rest, card=made)
+    with TemporaryDirectory() as saved:
+        if hasattr(tokenizer, "save_pretrained"):
+            tokenizer.save_pretrained(saved)
+            tokenizer = saved
+        folder = None if tokenizer is None else Path(tokenizer)
+        return write_gguf(_weights(parameters), Layout(config), path, tokenizer=folder, pre=pre, rest=rest, card=made)
 
 
 @torch.no_grad()
@@ -88,23 +97,27 @@ def load_gguf_(model: nn.Module, path: AnyPath) -> nn.Module:
         The same model.
 
     Raises:
-        FormatError: a damaged file. CheckpointError: the file is of another model, or has scales that a layer cannot
-            have: binarize the model with a quantizer for groups of 128.
+        FormatError: a damaged file. UsageError: a model that `export_gguf` refuses. CheckpointError: the file is of
+            another model, or has scales that a layer cannot have: binarize it with a quantizer for groups of 128.
     """
     net = unwrapped(model)
     (facts, tensors), layout = read_gguf(path), Layout(_config(net))
-    tensors.pop("rope_freqs.weight", None)  # which follow from the configuration
+    if "rope_freqs.weight" in tensors and (tensors.pop("rope_freqs.weight").values() != 1).any():
+        raise CheckpointError(f"{path}: rope_freqs.weight scales the rotary embeddings, the model does not")
     parameters = {layout.place(name): (name, *found) for name, found in _parameters(net).items()}
     if differ := tensors.keys() ^ parameters.keys() or {str(facts.get("general.architecture"))} - {layout.kind}:
         raise CheckpointError(f"{path}: of another model: only one of the two has {min(differ):.60}")
-    for key, value in layout.facts().items():
-        if facts.get(key) not in (None, np.float32(value)):
-            raise CheckpointError(f"{path}: {key} is {short(facts[key])}, that of the model {value:g}")
+    expected, absent = layout.facts(), {f"{layout.kind}.rope.freq_base": 10_000}  # what llama.cpp then takes
+    for key, value in (absent | facts).items():
+        kind, _, name = key.partition(".")
+        values: Any = [float(np.float32(expected[key]))] if key in expected else IDLE.get(name, [])
+        if kind == layout.kind and name not in NOT_COMPUTED and value not in values:
+            raise CheckpointError(f"{path}: {key:.60} is {short(value)}, of the model {values or 'nothing'}")
     new = {}
     for place, (name, parameter, quantizer) in parameters.items():
         if tensors[place].shape != parameter.shape:
-            shapes = f"{tensors[place].shape}, expected {tuple(parameter.shape)}"
-            raise CheckpointError(f"{path}: {name!r} has shape {shapes}")
+            shape = tuple(parameter.shape)
+            raise CheckpointError(f"{path}: {name!r} has shape {tensors[place].shape}, expected {shape}")
         new[name] = np.array(layout.rows(name, tensors[place].values(), back=True))
         if quantizer is not None and tensors[place].kind == Q1_0:
             new[name] = _latent(name, quantizer, new[name], parameter)

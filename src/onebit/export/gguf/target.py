@@ -67,7 +67,7 @@ class Layout:
     """Where the parameters of a model are in its GGUF file.
 
     Args:
-        config: of a transformers model, as a dict.
+        config: of a transformers model, as a dict; UsageError for what llama.cpp would compute in another way.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -80,6 +80,7 @@ class Layout:
         heads = config["num_attention_heads"]
         self.heads = {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
         self.rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        self._refuse_others()
         gguf = gguf_package()
         self._names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[self.kind.upper()], layers)
 
@@ -102,19 +103,20 @@ class Layout:
         }
         return {f"{self.kind}.{key}": value for key, value in facts.items()}
 
-    def refuse_others(self) -> None:
-        """UsageError for what llama.cpp would compute in another way."""
-        config, rope = self.config, self.rope
+    def _refuse_others(self) -> None:
+        config, rope, layers = self.config, self.rope, {*(self.config.get("layer_types") or ())}
+        scaling, partial = rope.get("rope_type", rope.get("type", "default")), "partial_rotary_factor"
         others = {
-            "rope scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
-            "partial rotary": rope.get("partial_rotary_factor", 1) != 1,
+            "rope scaling": scaling != "default" or "full_attention" in rope,  # of each type of layer
+            "partial rotary": rope.get(partial, config.get(partial)) not in (None, 1),
             "another activation than silu": config.get("hidden_act", "silu") != "silu",
-            "sliding windows": {*(config.get("layer_types") or ())} - {"full_attention"},
+            "sliding windows": layers - {"full_attention"} or config.get("use_sliding_window"),
+            "attention that is not causal": config.get("is_causal") is False,
             "experts": config.get("num_local_experts") or config.get("num_experts"),
             "biases": self.kind == "qwen3" and config.get("attention_bias"),  # llama.cpp loads some of them
         }
         if wrong := [what for what, found in others.items() if found]:
-            raise UsageError(f"GGUF export of a {self.kind} with {' and '.join(wrong)} is not supported")
+            raise UsageError(f"GGUF of a {self.kind} with {' and '.join(wrong)} is not supported")
 
     def place(self, name: str) -> str:
         """The name of a parameter in the file."""
@@ -137,7 +139,6 @@ def write_gguf(
     card: Card,
 ) -> ExportedGguf:  # fmt: skip
     """Write the file, read it back with the package `gguf`, and compare."""
-    layout.refuse_others()
     gguf, config = gguf_package(), layout.config
     writer, expected, counts = gguf.GGUFWriter(None, layout.kind), dict[str, tuple[Any, np.ndarray]](), Counter[str]()
     writer.add_name(card.summary or f"1-bit {layout.kind}")
@@ -148,17 +149,22 @@ def write_gguf(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_string("onebit.version", __version__)
     writer.add_string(CARD, json.dumps(card.to_json()))
-    add_tokenizer(writer, tokenizer, config, pre)
+    if tokenizer is None:
+        writer.add_tokenizer_model("none")
+    else:
+        add_tokenizer(writer, tokenizer, config, pre)
     for name, values, scale in weights:
-        values, scale = layout.rows(name, values), layout.rows(name, scale)
+        values, scale, place = layout.rows(name, values), layout.rows(name, scale), layout.place(name)
+        if place in ("token_embd.weight", "output.weight") and len(values) != config["vocab_size"]:
+            raise UsageError(f"{name} has {len(values):,} rows, but config.vocab_size is {config['vocab_size']:,}")
         kind = gguf.GGMLQuantizationType[Q1_0 if scale is not None else "F32" if values.ndim == 1 else rest.upper()]
         if values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             kind = gguf.GGMLQuantizationType.F16  # as llama.cpp does with rows that are no blocks
         data = gguf.quantize(values, kind) if scale is None else pack_q1_0(values, scale)
         if scale is not None and not all(map(np.array_equal, unpack_q1_0(data), (values, scale))):
             raise OnebitError(f"the blocks of {name} are not those of the model")
-        writer.add_tensor(layout.place(name), data, raw_dtype=kind)
-        expected[layout.place(name)] = kind, data
+        writer.add_tensor(place, data, raw_dtype=kind)
+        expected[place] = kind, data
         counts[kind.name] += values.size
     blocks = (f"blk.{n}.{part}" for n in range(config["num_hidden_layers"]) for part in _PARTS)
     if missing := {f"{place}.weight" for place in ("token_embd", *blocks, "output_norm")} - expected.keys():

@@ -7,64 +7,98 @@ from pathlib import Path
 from typing import Any
 
 from onebit.common.files import read_json
-from onebit.errors import FormatError, UsageError
+from onebit.errors import FormatError, UsageError, short
 from onebit.packed.gguf_file import gguf_package
 
 FILE, LARGEST = "tokenizer.json", 200_000_000
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PRE: dict[tuple[Any, ...], str] = {
-    ("", False, ""): "gpt-2",
-    (_WORDS % r"\p{N}{1,3}", True, ""): "llama-bpe",
-    (_WORDS % r"\p{N}", False, ""): "qwen2",
-    (_WORDS % r"\p{N}", False, "NFC"): "qwen2",
-}
-"""(regular expression that splits words, whether whole words skip the merges, normalizer) -> llama.cpp's name of it."""
+PRE = {"gpt-2": ("", False), "llama-bpe": (_WORDS % r"\p{N}{1,3}", True), "qwen2": (_WORDS % r"\p{N}", False)}
+"""llama.cpp's name -> (regular expression that splits words, "" for GPT-2's own; whether words skip the merges)."""
 
 
-def add_tokenizer(writer: Any, folder: Path | None, config: Mapping[str, Any], pre: str | None) -> None:
-    """Write a byte-level BPE tokenizer; without a folder, the net takes ids of tokens only.
+def add_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any], pre: str | None) -> None:
+    """Write a tokenizer; UsageError if it is no byte-level BPE that gives the same tokens in llama.cpp.
 
     Args:
-        pre: llama.cpp's name of how text is split into words; None to recognize it.
+        pre: llama.cpp's name of how text is split into words, which is trusted; None to recognize it.
     """
     try:
-        if folder is None:
-            writer.add_tokenizer_model("none")
-        else:
-            _add(writer, folder, config, pre)
+        _add(writer, folder, config, pre)
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise FormatError(f"{folder}: {FILE}: {error!r}") from None
 
 
 def _add(writer: Any, folder: Path, config: Mapping[str, Any], pre: str | None) -> None:
     gguf, size, found = gguf_package(), config["vocab_size"], read_json(folder / FILE, largest=LARGEST)
-    model, normalizer, kinds = found["model"], found["normalizer"] or {}, gguf.TokenType
-    pre = pre or PRE.get((_regex(found), bool(model.get("ignore_merges")), normalizer.get("type", "")))
-    if pre is None or model["type"] != "BPE":
-        raise UsageError(f"{folder}: no known byte-level BPE; name how llama.cpp splits the words of a BPE with pre")
+    model, kinds = found["model"], gguf.TokenType
+    split = _regex(found), bool(model.get("ignore_merges"))
+    pre = pre or next((name for name, known in PRE.items() if known == split), None)
     tokens = {number: (text, kinds.NORMAL) for text, number in model["vocab"].items()}
     for added in found["added_tokens"]:
         tokens[added["id"]] = added["content"], kinds.CONTROL if added["special"] else kinds.USER_DEFINED
     if max(tokens) >= size:
         raise UsageError(f"{folder}: {max(tokens) + 1:,} tokens, but the net has {size:,}")
+    special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=size)
+    for name in ("bos", "eos"):
+        if (number := config.get(f"{name}_token_id")) is not None:
+            special.special_token_ids.setdefault(name, number[0] if isinstance(number, list) else number)
+    ids, (bos, eos) = _post_processed(found), ([special.special_token_ids.get(name)] for name in ("bos", "eos"))
+    first, last = ids[0] is not None, ids[-1] is not None
+    special.add_special_token.update(bos=first, eos=last)
+    others = _others(found, pre) | {
+        "ignore_merges": split[1] is not PRE.get(str(pre), split)[1] and str(split[1]),
+        f"post_processor, of bos {bos} and eos {eos}": ids != bos * first + [None] + eos * last and ids,
+    }
+    if wrong := [f"{part}: {short(value)}" for part, value in others.items() if value]:
+        raise UsageError(f"{folder}: expected a byte-level BPE as llama.cpp has it, got {'; '.join(wrong)}")
+    if pre is None:
+        raise UsageError(f"{folder}: it splits words in an unknown way; name that of llama.cpp with pre")
     texts, types = zip(*(tokens.get(n, (f"[PAD{n}]", kinds.UNUSED)) for n in range(size)), strict=True)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(texts)
     writer.add_token_types(types)
-    special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=size)
-    for name in ("bos", "eos"):
-        number = config.get(f"{name}_token_id")
-        if number is not None:
-            special.special_token_ids.setdefault(name, number[0] if isinstance(number, list) else number)
-    special.add_special_token.setdefault("bos", False)
     special.add_to_gguf(writer, quiet=True)
 
 
+def _others(found: Mapping[str, Any], pre: str | None) -> dict[str, Any]:
+    """Part of a tokenizer -> what gives other tokens than llama.cpp, however that splits words; falsy if nothing."""
+    model, steps, strips = found["model"], _steps(found, "pre_tokenizer"), ("lstrip", "rstrip", "single_word")
+    known = {"pre_tokenizer": ("ByteLevel", "Digits", "Punctuation", "Split"), "decoder": ("ByteLevel",)}
+    known |= {"post_processor": ("ByteLevel", "TemplateProcessing"), "normalizer": ("NFC",) if pre == "qwen2" else ()}
+    byte_level = sum(step["type"] == "ByteLevel" for step in steps)
+    return {
+        **{part: [x["type"] for x in _steps(found, part) if x["type"] not in types] for part, types in known.items()},
+        **{option: model.get(option) for option in ("end_of_word_suffix", "continuing_subword_prefix", "dropout")},
+        "byte_fallback, as sentencepiece has it": model.get("byte_fallback"),
+        "model": model.get("type", "BPE").removeprefix("BPE"),
+        # with all of them, unk_token is never used
+        "bytes without a token": sorted({*gguf_package().vocab.bytes_to_unicode().values()} - model["vocab"].keys()),
+        "byte-level pre_tokenizers": byte_level != 1 and str(byte_level),
+        "add_prefix_space": any(x.get("add_prefix_space") for x in steps),
+        "removed text": [x for x in steps if x.get("behavior") == "Removed" and not x["invert"]],
+        "lstrip, rstrip, single_word": [x["content"] for x in found["added_tokens"] if any(map(x.get, strips))],
+    }
+
+
+def _steps(found: Mapping[str, Any], part: str) -> list[Any]:
+    step = found.get(part) or {}
+    parts = ("pretokenizers", "processors", "normalizers", "decoders")
+    return next((step[key] for key in parts if key in step), [step] if step else [])
+
+
 def _regex(found: Mapping[str, Any]) -> str | None:
-    """The regular expression that splits words, "" for GPT-2's own; None for tokenizers of another form."""
-    before = found["pre_tokenizer"] or {}
-    *splits, last = before.get("pretokenizers", [before])
-    if last.get("type") != "ByteLevel" or last["add_prefix_space"] or last["use_regex"] is bool(splits):
-        return None
-    return "" if not splits else splits[0]["pattern"].get("Regex") if len(splits) == 1 else None
+    """The regular expression that splits words, "" for GPT-2's own; None for other ways."""
+    match _steps(found, "pre_tokenizer"):
+        case [{"type": "ByteLevel", **options}] if options.get("use_regex", True):
+            return ""
+        case [{"pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}, {"use_regex": False}]:
+            return str(regex)
+    return None
+
+
+def _post_processed(found: Mapping[str, Any]) -> list[Any]:
+    """The ids of a text with the tokens around it; the text itself is None."""
+    steps = [step for step in _steps(found, "post_processor") if step["type"] == "TemplateProcessing"]
+    tokens = [step["special_tokens"].get(x.get("SpecialToken", {}).get("id")) for step in steps for x in step["single"]]
+    return [number for token in tokens for number in (token["ids"] if token else [None])] or [None]
