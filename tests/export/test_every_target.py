@@ -10,7 +10,7 @@ import pytest
 
 from onebit.export import EXPORTS, export_net
 from onebit.packed import OPS, Dense
-from onebit.packed.nodes import Bounded
+from onebit.packed.nodes import Bounded, Gelu, GeluTanh, Sign, Silu
 from onebit.runtime import run
 from support.covering import covering, recipe_traits
 from support.packed_nets import IMAGE_NETS, PACKED_TARGETS, Builder, inputs_of
@@ -40,6 +40,22 @@ def test_equal_nets_give_equal_bytes(target: str, tmp_path: Path) -> None:
         EXPORTS[target].writer.write(IMAGE_NETS["real"](0), path / f"net{suffixes[0]}" if suffixes else path)
         written.append({file.name: file.read_bytes() for file in path.iterdir()})
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("target", PACKED_TARGETS)
+def test_a_sign_behind_the_tail_of_an_activation_is_the_same(target: str, tmp_path: Path) -> None:
+    """There the value is -0, or rounding decides whether it is."""
+    suffixes, kinds = EXPORTS[target].suffixes, (Silu, Gelu, GeluTanh)
+    b = Builder((64,), coding="float32")
+    signs = [(b.add(kind, "input"), b.add(Sign))[1] for kind in kinds]
+    net = b.net(tuple(signs))
+    x = np.concatenate([np.linspace(-110, 6, 4096), np.linspace(-7, 0, 4096)]).astype(np.float32).reshape(-1, 64)
+    near = np.any([np.abs(x / kind.zero_below - 1) < 0.02 for kind in kinds], axis=0)  # torch's cuts differ
+    x = np.where(near, 1, x)
+    assert all(set(np.unique(values[x < 0])) == {-1, 1} for values in run(net, x))
+    np.testing.assert_array_equal(run(net, x, executor="native"), run(net, x, executor="reference"))
+    made = export_net(net, target, tmp_path / f"net{suffixes[0] if suffixes else ''}", inputs=x)
+    assert made.comparison is None or made.comparison.bit_exact
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -120,16 +120,19 @@ def write_activation(graph: Graph, node: nodes.Activation) -> str:
     def scaled(tensor: str, by: float) -> str:
         return graph.add("Mul", tensor, graph.number(by, np.float32))
 
-    def gate_of(tensor: str) -> str:
-        """(tensor + 1) · x / 2; the first factor stays positive, so that the sign is that of x."""
-        factor = graph.add("Add", tensor, graph.number(1, np.float32))
-        return graph.add("Mul", graph.add("Max", factor, graph.number(2.0**-25, np.float32)), scaled(x, 0.5))
+    def times(factor: str, value: str) -> None:
+        """The product; the first factor, a share that onnxruntime may round to 0, stays positive: the sign is x's."""
+        graph.add("Mul", graph.add("Max", factor, graph.number(2.0**-100, np.float32)), value)
+
+    def gate_of(tensor: str) -> None:
+        """(tensor + 1) · x / 2."""
+        times(graph.add("Add", tensor, graph.number(1, np.float32)), scaled(x, 0.5))
 
     match node:
         case nodes.Sigmoid() | nodes.Tanh():
             graph.add(type(node).__name__, x)
         case nodes.Silu():
-            graph.add("Mul", x, graph.add("Sigmoid", x))
+            times(graph.add("Sigmoid", x), x)
         case nodes.Hardswish():
             graph.add("Mul", x, graph.add("HardSigmoid", x, alpha=1 / 6))
         case nodes.Gelu():
