@@ -40,6 +40,7 @@ from onebit.layers import (
     InputCoding as InputCoding,
     Normalize as Normalize,
     binarize_ as binarize_,
+    binarize_from_config_ as binarize_from_config_,
     dense_ as dense_,
     describe_layers as describe_layers,
     quantizer_config as quantizer_config,
@@ -48,7 +49,11 @@ from onebit.models import create_model as create_model
 from onebit.optim import clip_latents_ as clip_latents_, latent_groups as latent_groups
 from onebit.packed import load as load, save as save
 from onebit.quantizers import set_progress as set_progress, sign as sign
-from onebit.runs.language import export_gguf as export_gguf, load_gguf_ as load_gguf_
+from onebit.runs.language import (
+    export_gguf as export_gguf,
+    load_gguf_ as load_gguf_,
+    register_transformers as register_transformers,
+)
 from onebit.runtime import run as run
 from onebit.runtime.torch_module import PackedModule as PackedModule
 from onebit.train.check import check as check

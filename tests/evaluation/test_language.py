@@ -89,6 +89,7 @@ def test_a_model_with_a_cache_learns_to_count() -> None:
     assert score.metrics["perplexity"] == pytest.approx(math.exp(score.loss)) == pytest.approx(1, abs=0.2)
     assert history.rows[-1].validation_loss == pytest.approx(score.loss, rel=0.05)  # bf16 on some processors
     assert (score.correct, score.count) == (None, 12 * 8)
+    assert str(score).endswith("(96 tokens; binary weights)")
 
 
 @pytest.mark.parametrize("parts", [2, 3])

@@ -103,7 +103,7 @@ def test_the_statistics_of_a_dataset_are_of_its_training_split(splits: tuple[Spl
 
 def test_the_text_and_the_values_of_a_score() -> None:
     score = Score("binary", "trained", 9_783, 10_000, 0.1, 0.25, (30.0, -70.0))
-    assert str(score) == "97.83 % (9,783 of 10,000; binary weights, BatchNorm trained)"
+    assert str(score) == "97.83 % (9,783 of 10,000; binary weights)"
     counts = {"weights": "binary", "bn": "trained", "correct": 9_783, "count": 10_000, "loss": 0.1, "entropy": 0.25}
     assert score.as_dict() == counts | {"accuracy": 0.9783, "error": pytest.approx(0.0217), "ece": 0.01}
 

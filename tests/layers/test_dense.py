@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import onebit
+from onebit.errors import UnknownNameError, UsageError
 from onebit.quantizers import WEIGHT_QUANTIZERS
 
 MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -73,15 +75,46 @@ def test_the_quantizers_of_a_model_are_noted_by_name() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
     onebit.binarize_(model, weight_quantizer="xnor", where=lambda name, _: name == "0")
     onebit.binarize_(model, weight_quantizer=WEIGHT_QUANTIZERS["ste_sign"](2.0), input_quantizer="ste_sign")
+    none = {"quantizer": None, "options": {}}
+    xnor, wide, narrow = (
+        {"quantizer": name, "options": options}
+        for name, options in (("xnor", {}), ("ste_sign", {"clip_value": 2.0}), ("ste_sign", {"clip_value": 1.0}))
+    )
+    groups = [(xnor, none), (wide, none), (wide, narrow)]
     assert onebit.quantizer_config(model) == {
-        "quantizers": [
-            {"weight_quantizer": "xnor", "options": {}, "layers": ["0"]},
-            {"weight_quantizer": "ste_sign", "options": {"clip_value": 2.0}, "layers": ["1"]},
-            {
-                "weight_quantizer": "ste_sign",
-                "options": {"clip_value": 2.0},
-                "input_quantizer": "ste_sign",
-                "layers": ["2"],
-            },
-        ]
+        "quant_method": "onebit",
+        "quantizers": [{"weights": w, "inputs": i, "layers": [str(n)]} for n, (w, i) in enumerate(groups)],
     }
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS])
+def test_a_model_is_made_again_from_its_configuration(name: str, quantizer: str) -> None:
+    """With the options of the quantizers, and quantized inputs also in the first layer, and where weights are dense."""
+    original, shape = MODELS[name]
+    model = copy.deepcopy(original)
+    options = {"ste_sign": {"clip_value": 2.0}, "sign": {"value": 0.25}, "irnet": {"t_end": 3.0}}.get(quantizer, {})
+    inputs = onebit.quantizers.INPUT_QUANTIZERS["int4"]("pact")
+    onebit.binarize_(model, weight_quantizer=WEIGHT_QUANTIZERS[quantizer](**options), input_quantizer=inputs)
+    x = torch.randn(shape)
+    outputs(model.train(), x)  # begins the ranges of inputs
+    for dense in (False, True):
+        model = onebit.dense_(model) if dense else model
+        config = json.loads(json.dumps(onebit.quantizer_config(model)))
+        again = copy.deepcopy(original)
+        assert onebit.binarize_from_config_(again, config) is again
+        again.load_state_dict(model.state_dict())
+        assert onebit.quantizer_config(again) == config
+        torch.testing.assert_close(outputs(again.eval(), x), outputs(model.eval(), x), rtol=0, atol=0)
+
+
+def test_a_configuration_of_another_model_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    onebit.binarize_(model, input_quantizer="int8")
+    config = onebit.quantizer_config(model)
+    for other in (nn.Sequential(nn.Linear(8, 8)), model, nn.Sequential(nn.Linear(8, 8), nn.ReLU())):
+        with pytest.raises(UsageError, match="'[01]'"):
+            onebit.binarize_from_config_(other, config)
+    config["quantizers"][0]["weights"]["quantizer"] = "own.py:Mine"
+    with pytest.raises(UnknownNameError):
+        onebit.binarize_from_config_(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), config)

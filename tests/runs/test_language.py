@@ -380,6 +380,21 @@ def test_a_wrapped_model_is_exported_as_the_one_inside(tmp_path: Path) -> None:
     assert onebit.load_gguf_(wrapped, tmp_path / "0.gguf") is wrapped
 
 
+def test_latents_and_inputs_alone_are_no_language_model(tmp_path: Path) -> None:
+    """As after `from_pretrained` without `register_transformers`, and after `dense_` with quantized inputs."""
+    real = language_model(quantizer=None)
+    real.config.quantization_config = onebit.quantizer_config(language_model())
+    with pytest.raises(UsageError, match="latents"):
+        onebit.export_gguf(real, tmp_path / "x.gguf")
+    onebit.binarize_from_config_(real)
+    assert onebit.quantizer_config(real) == real.config.quantization_config
+    onebit.export_gguf(onebit.dense_(real), tmp_path / "x.gguf")
+    assert "quantization_config" not in real.config
+    onebit.binarize_(real, input_quantizer="int8", where=lambda name, _: "proj" in name)
+    with pytest.raises(UsageError, match="inputs"):
+        onebit.export_gguf(onebit.dense_(real), tmp_path / "y.gguf")
+
+
 # ------------------------------------------------------------------------------------------------------------- folders
 @pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS])
 def test_a_folder_gives_the_binary_weights_of_its_model(tmp_path: Path, quantizer: str) -> None:
@@ -414,7 +429,7 @@ def test_a_folder_of_several_files_is_exported_as_its_model_with_its_card(tmp_pa
     for n in range(3):
         safetensors.torch.save_file(dict([*state.items()][n::3]), folder / f"model-{n}.safetensors")
     config = json.loads((folder / "config.json").read_text())
-    config["onebit"]["card"] = {"license": "CC0"}
+    config["quantization_config"]["card"] = {"license": "CC0"}
     (folder / "config.json").write_text(json.dumps(config))
     onebit.export_gguf(model, tmp_path / "1.gguf", card={"license": "CC0"})
     onebit.export_gguf(folder, tmp_path / "2.gguf")
@@ -429,7 +444,7 @@ def test_a_folder_of_several_files_is_exported_as_its_model_with_its_card(tmp_pa
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     folder = save_pretrained(language_model(), tmp_path / "folder")
     config = json.loads((folder / "config.json").read_text())
-    group = config["onebit"]["quantizers"][0]
+    group = config["quantization_config"]["quantizers"][0]
 
     def refused(content: Any, error: type[Exception] = FormatError) -> None:
         (folder / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
@@ -437,21 +452,22 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
             onebit.export_gguf(folder, tmp_path / "x.gguf")
 
     def with_group(**other: Any) -> dict[str, Any]:
-        return {**config, "onebit": {"quantizers": [{**group, **other}]}}
+        return {**config, "quantization_config": {"quant_method": "onebit", "quantizers": [{**group, **other}]}}
 
     for content in (
         "",
         "[]",
         "[" * 10**5,
-        {**config, "onebit": None},
-        {k: v for k, v in config.items() if k != "onebit"},
+        {**config, "quantization_config": None},
+        {k: v for k, v in config.items() if k != "quantization_config"},
     ):
         refused(content)
-    for onebit_ in ([], {"quantizers": 1}, {"quantizers": [1]}, {"quantizers": [{"layers": ["x"]}]}):
-        refused({**config, "onebit": onebit_})
-    refused(with_group(weight_quantizer="own.py:Mine"), UnknownNameError)
-    refused(with_group(options={"nothing": 1}))
-    refused(with_group(input_quantizer="ste_sign"), UsageError)
+    for groups in ([], 1, [1], [{"layers": ["x"]}]):
+        refused({**config, "quantization_config": {"quant_method": "onebit", "quantizers": groups} if groups else []})
+    refused({**config, "quantization_config": {**config["quantization_config"], "quant_method": "fp8"}})
+    refused(with_group(weights={"quantizer": "own.py:Mine", "options": {}}), UnknownNameError)
+    refused(with_group(weights={"quantizer": "xnor", "options": {"nothing": 1}}))
+    refused(with_group(inputs={"quantizer": "ste_sign", "options": {}}), UsageError)
     refused(with_group(layers=[*group["layers"], "lm_head_of_none"]))
     refused(with_group(layers=[*group["layers"], "model.norm"]), UsageError)
     (folder / "config.json").write_text(json.dumps(config))

@@ -157,7 +157,7 @@ def test_a_folder_of_save_pretrained_is_exported_as_its_model(tmp_path: Path) ->
     torch.manual_seed(0)
     model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES, tie_word_embeddings=True))
     onebit.binarize_(model, weight_quantizer="magnitude_aware", where=lambda name, _: name != "lm_head")
-    model.config.onebit = onebit.quantizer_config(model)
+    model.config.quantization_config = onebit.quantizer_config(model)
     model.save_pretrained(tmp_path / "folder", max_shard_size="500KB")
     assert len([*(tmp_path / "folder").glob("*.safetensors")]) > 1
     make_tokenizer(tmp_path / "folder", "qwen2")
@@ -168,7 +168,7 @@ def test_a_folder_of_save_pretrained_is_exported_as_its_model(tmp_path: Path) ->
     assert one.facts == two.facts
     assert all(np.array_equal(tensor.data, two.tensors[name].data) for name, tensor in one.tensors.items())
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "folder")
-    assert again.config.onebit == model.config.onebit
+    assert again.config.quantization_config == model.config.quantization_config
     onebit.binarize_(again, weight_quantizer="magnitude_aware", where=lambda name, _: name != "lm_head")
     onebit.load_gguf_(again, tmp_path / "1.gguf")
     onebit.export_gguf(again, tmp_path / "3.gguf", tokenizer=tmp_path / "folder")

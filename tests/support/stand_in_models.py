@@ -26,6 +26,14 @@ class Config(dict[str, Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    __delattr__ = dict.__delitem__
+
 
 def config(kind: str = "llama", **other: Any) -> Config:
     sizes = {"vocab_size": TOKENS, "hidden_size": WIDTH, "intermediate_size": FEED, "num_hidden_layers": LAYERS}
@@ -89,7 +97,7 @@ def language_model(
 
 def save_pretrained(model: Any, folder: Path) -> Path:
     """A folder as transformers writes it, with the quantizers noted."""
-    model.config.onebit = onebit.quantizer_config(model)
+    model.config.quantization_config = onebit.quantizer_config(model)
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(model.config))
     safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")

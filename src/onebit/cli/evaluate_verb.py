@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained
+from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained, set_threads
 from onebit.cli.output import answer_either, percent, progress
 from onebit.cli.parsing import Parser
 from onebit.errors import UsageError
@@ -13,7 +14,9 @@ from onebit.nets import is_packed
 
 def parser() -> Parser:
     shared = ("run-or-net", "recipe", "model", "dataset", "seed", "data", "threads", "json")
-    made = Parser("evaluate", "Accuracy on a data set in a stated test mode, in float32.", *shared)
+    made = Parser(
+        "evaluate", "Accuracy, or perplexity on --data TOKENS.npy, in a stated test mode, in float32.", *shared
+    )
     modes = "latent, binary, mean, sample, ensemble:N or packed (default: binary; packed for a packed net)"
     made.add_argument("--weights", metavar="MODE", help=modes)
     made.add_argument("--split", choices=("test", "validation", "train"), default="test", help="images (default: test)")
@@ -28,6 +31,8 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
+    if (Path(args.run) / "config.json").is_file():
+        return _language_model(args)
     found = _evaluated(args)
     bn = "" if found["bn"] == "trained" else ", BatchNorm re-estimated"
     seed = f", seed {found['seed']}" if "seed" in found else ""
@@ -45,6 +50,24 @@ def main(argv: list[str]) -> int:
         table = class_table("", [found], found["classes"])
         text += f"\n{table}\n{table.note}" if table else ""
     answer_either(found, text, as_json=args.json)
+    return 0
+
+
+def _language_model(args: Any) -> int:
+    """The perplexity of a folder of `save_pretrained` on rows of tokens; no code of the folder runs."""
+    import numpy as np
+    from transformers import AutoModelForCausalLM
+
+    from onebit.data.fetch import own_path
+    from onebit.evaluation.modes import evaluate
+    from onebit.runs.language import register_transformers
+
+    set_threads()
+    register_transformers()
+    tokens = np.load(own_path("tokens", args.data), allow_pickle=False)
+    model = AutoModelForCausalLM.from_pretrained(args.run, local_files_only=True, use_safetensors=True)
+    score = evaluate(model.float(), tokens, loss="next_token", weights=args.weights or "binary", seed=args.seed)
+    answer_either(score.as_dict() | {"data": args.data}, f"{score} on {args.data}", as_json=args.json)
     return 0
 
 

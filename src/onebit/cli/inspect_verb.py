@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def parser() -> Parser:
     description = "Is it really binary? Inspects any torch, safetensors, .1bit, GGUF or ONNX file, or a run folder."
     made = Parser("inspect", description, "model", "json")
-    made.add_argument("run", metavar="RUN-OR-NET", help=f"run folder, any weight file, or {NET_HELP}")
+    made.add_argument("run", metavar="RUN-OR-NET", help=f"run or model folder, any weight file, or {NET_HELP}")
     made.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
     return made
 

@@ -178,6 +178,7 @@ def score_outputs(
             outputs, targets = logits, labels
     else:
         value = outputs.mean() if task == "language" else function(outputs, targets)
-        score = Score(weights, bn, None, size_of(targets), float(value))
+        unit = "tokens" if task == "language" else "samples"
+        score = Score(weights, bn, None, size_of(targets), float(value), unit=unit)
     sums = {name: tuple(metric.sums(outputs, targets).tolist()) for name, metric in metrics.items()}
     return replace(score, sums=sums) if sums else score

@@ -35,6 +35,7 @@ from onebit.evaluation.sources import Samples, as_samples, with_tokens
 from onebit.evaluation.trees import called, leaves, to_device
 from onebit.layers import BinaryLayer, LatentWeight, batch_norms, binary_layers, has_other_statistics
 from onebit.layers.base import skip_fused_path_
+from onebit.layers.description import refuse_latents
 from onebit.quantizers import BinaryWeight
 from onebit.runtime.torch_layers import PackedLayer
 from onebit.runtime.torch_module import PackedModule
@@ -174,6 +175,8 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
     if not any(binary_layers(model)):
         packed = any(isinstance(module, (PackedModule, PackedLayer)) for module in model.modules())
         weights, trained = "packed" if packed else "real", True
+        if not packed:
+            refuse_latents(model)
     if bn == "auto":
         bn = "trained" if trained or not batch_norms(model) else "reestimate"
     return weights, bn
@@ -318,7 +321,7 @@ def evaluate(
     weights, bn = stated_mode(model, weights, bn)
     loss = with_options(loss, ignore_index=ignore_index)
     metrics = chosen_metrics(metric, task)
-    with progress("evaluating", "images", on_images) as bar:
+    with progress("evaluating", "rows" if task == "language" else "images", on_images) as bar:
         done = bar.update if shows_progress(verbose, on_images) else on_images
         mode = Mode(weights, bn, seed, train)
         outputs, targets = mode_outputs(model, samples, mode, batch_size=batch_size, on_images=done, task=task)

@@ -34,6 +34,7 @@ class Score:
     confusion: of at most `MOST_CLASSES`, counts by true and predicted class, see `confusion_matrix`.
     masked: whether each pixel of a mask is a sample.
     sums: of each metric, see `onebit.evaluation.metrics.Metric`.
+    unit: what `count` counts: samples, or tokens that a language model predicts.
 
     Only a classification has `correct`, `entropy` and `gaps`, and so accuracy, error and ece.
     """
@@ -48,6 +49,7 @@ class Score:
     confusion: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
     masked: bool = field(default=False, repr=False)
     sums: Mapping[str, Sums] = field(default_factory=dict, repr=False)
+    unit: str = field(default="samples", repr=False)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -95,10 +97,10 @@ class Score:
         return values | found
 
     def __str__(self) -> str:
-        of = f"{self.weights} weights, BatchNorm {self.bn}"
+        of = f"{self.weights} weights" + ", BatchNorm re-estimated" * (self.bn == "reestimate")
         metrics = "".join(f"  {name} {value:.4f}" for name, value in self.metrics.items())
         if self.correct is None:
-            return f"loss {self.loss:.4f}{metrics} ({self.count:,} samples; {of})"
+            return f"loss {self.loss:.4f}{metrics} ({self.count:,} {self.unit}; {of})"
         return f"{100 * self.accuracy:.2f} % ({self.correct:,} of {self.count:,}; {of}){metrics}"
 
 

@@ -25,7 +25,7 @@ from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold.folder import Folded, Folder, Site
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
-from onebit.fold.trace import Inputs, forward_names, refuse_other_branch, trace
+from onebit.fold.trace import LAYER_BY_LAYER, Inputs, forward_names, refuse_other_branch, trace
 from onebit.integer.nets import rounded_as_trained
 from onebit.layers import binary_layers, has_other_statistics
 from onebit.layers.base import unwrapped
@@ -234,6 +234,10 @@ def _of_one(model: nn.Module, example: Any, input_shape: Any) -> Inputs:
     if example is None and shape:
         return {INPUT: _zeros(shape, "uint8")}
     dtype = str(getattr(example, "dtype", type(example))).removeprefix("torch.")
+    if example is None:
+        raise UsageError("expected an example, a batch of inputs (N, …), or input_shape=(C, H, W)")
+    if dtype in ("int64", "int32"):
+        raise FoldError(f"a net of tokens ({dtype}) does not pack whole: {LAYER_BY_LAYER}")
     if dtype not in ("uint8", "float32"):
         raise UsageError(f"expected a batch (N, …) of uint8 or float32, or input_shape=(C, H, W), got {dtype}")
     return {INPUT: _zeros(example.shape[1:], dtype)}

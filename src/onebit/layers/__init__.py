@@ -19,7 +19,7 @@ from onebit.layers.base import (
     recompute_inputs_,
     with_options,
 )
-from onebit.layers.binarize import binarize_, dense_
+from onebit.layers.binarize import binarize_, binarize_from_config_, dense_
 from onebit.layers.binary import (
     BINARY_TWINS,
     BinaryConv1d,
@@ -61,6 +61,7 @@ __all__ = [
     "WeightQuantizer",
     "batch_norms",
     "binarize_",
+    "binarize_from_config_",
     "binary_layers",
     "binary_parametrizations",
     "dense_",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, skip_fused_path_
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, skip_fused_path_, with_options
 from onebit.layers.binary import BINARY_TWINS
-from onebit.layers.description import BinarizeReport, describe_layers
+from onebit.layers.description import BinarizeReport, describe_layers, noted_config, quantizer_config
 from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_of, make_parts, parametrize_
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
 
 def binarize_(
@@ -68,12 +69,7 @@ def binarize_(
     # all are made before the first one is installed: an error leaves the model as it was
     installs: list[Callable[[], None]] = []
     for layer in layers.values():
-        if kind_of(layer) in PARAMETRIZED:
-            installs.append(partial(parametrize_, layer, make_parts(layer, lambda: _copied(weight_quantizer), value)))
-        else:
-            inputs = _copied(input_quantizer) if installs else None
-            twin = _binary_twin(layer, _copied(weight_quantizer), inputs, value)
-            installs.append(partial(_become, layer, twin))
+        installs.append(_install(layer, weight_quantizer, input_quantizer if installs else None, value))
     for install in installs:
         install()
     skip_fused_path_(model)
@@ -81,6 +77,45 @@ def binarize_(
     if report.warnings:
         warnings.warn("; ".join(report.warnings), stacklevel=2)
     return report
+
+
+def binarize_from_config_(model: nn.Module, config: Mapping[str, Any] | None = None) -> nn.Module:
+    """Make the layers binary that `quantizer_config` noted, in place; then load the state_dict.
+
+    Args:
+        config: what `quantizer_config` returned; by default `model.config.quantization_config`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UsageError: the model lacks a noted layer, or it is binary or cannot be. UnknownNameError: no such quantizer.
+
+    Example:
+        >>> binarize_from_config_(net, config).load_state_dict(state)
+    """
+    config = noted_config(model) if config is None else config
+    installs, before = list[Callable[[], None]](), _layers_of(quantizer_config(model))
+    for group in config["quantizers"]:
+        weights = with_options(WEIGHT_QUANTIZERS, **group["weights"], kind="weight quantizer")
+        inputs = with_options(INPUT_QUANTIZERS, **group["inputs"], kind="input quantizer")
+        layers = _choose(model, {*BINARY_TWINS, *PARAMETRIZED}, partial(_is_one_of, group["layers"]))
+        _refuse_real_weights(model, layers)
+        installs += [_install(layer, weights, inputs, 1.0) for layer in layers.values()]
+    for install in installs:
+        install()
+    skip_fused_path_(model)
+    if differ := (_layers_of(quantizer_config(model)) - before) ^ _layers_of(config):
+        raise UsageError(f"the config makes {min(differ)!r} binary, which is no real layer of this model")
+    return model
+
+
+def _is_one_of(names: list[str], name: str, layer: nn.Module) -> bool:
+    return name in names
+
+
+def _layers_of(config: Mapping[str, Any]) -> set[str]:
+    return {name for group in config["quantizers"] for name in group["layers"]}
 
 
 def dense_(model: nn.Module) -> nn.Module:
@@ -109,6 +144,8 @@ def dense_(model: nn.Module) -> nn.Module:
             module.weight_quantizer = None
             if module.input_quantizer is None and not getattr(module, "padding_value", 0):
                 module.__class__ = plain.get(type(module), type(module))
+    if noted_config(model):
+        del model.config.quantization_config  # type: ignore[union-attr]
     return model
 
 
@@ -150,6 +187,13 @@ def _refuse_real_weights(model: nn.Module, layers: dict[str, nn.Module]) -> None
         for attribute, value in vars(module).items():
             if id(getattr(value, "__self__", None)) in chosen:
                 raise UsageError(f"{attribute} of {name!r} is a method of a layer that becomes binary: store the layer")
+
+
+def _install(layer: nn.Module, weight: Any, inputs: Any, value: float | str) -> Callable[[], None]:
+    """What makes a layer binary, ready to be called."""
+    if kind_of(layer) in PARAMETRIZED:
+        return partial(parametrize_, layer, make_parts(layer, lambda: _copied(weight), value))
+    return partial(_become, layer, _binary_twin(layer, _copied(weight), _copied(inputs), value))
 
 
 def _become(layer: nn.Module, twin: nn.Module) -> None:

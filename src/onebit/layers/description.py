@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from onebit.common.text import table
 from onebit.common.torch_private import BATCH_NORM, INSTANCE_NORM
 from onebit.common.weight_names import WEIGHT_NAME
-from onebit.errors import shortened
+from onebit.errors import UsageError, shortened
 from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, input_quantizers, latent_keys, unwrapped
 from onebit.layers.binary import BINARY_TWINS
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
@@ -190,20 +190,42 @@ def _named(quantizer: Any, table: Any) -> str:
 def quantizer_config(model: nn.Module) -> dict[str, Any]:
     """Which layers are binary, and by which quantizers, as JSON to store beside the latent weights.
 
-    `onebit.export_gguf` and `onebit export` find it in the `config.json` of a model of transformers.
+    `onebit.binarize_from_config_` reads it, and so does `from_pretrained` after `onebit.register_transformers()`.
 
     Example:
-        >>> model.config.onebit = quantizer_config(model)
+        >>> model.config.quantization_config = quantizer_config(model)
         >>> model.save_pretrained("folder")
     """
     groups: dict[str, dict[str, Any]] = {}
-    for _, name, latent in latent_keys(unwrapped(model)).values():
-        weights: Any = latent.weight_quantizer
-        group = {"weight_quantizer": _named(weights, WEIGHT_QUANTIZERS), "options": weights.numbers()}
-        if latent.input_quantizer is not None:
-            group |= {"input_quantizer": _named(latent.input_quantizer, INPUT_QUANTIZERS)}
-        groups.setdefault(repr(group), {**group, "layers": []})["layers"].append(name)
-    return {"quantizers": [*groups.values()]}
+    for name, module in unwrapped(model).named_modules():
+        weights, inputs = (
+            [latent.weight_quantizer for latent in _latents(module)],
+            getattr(module, "input_quantizer", None),
+        )
+        whole = isinstance(module, BinaryLayer) or kind_of(module) in PARAMETRIZED  # no part of an attention layer
+        if whole and (weights or inputs is not None):
+            weight = weights[0] if weights else None
+            group = {"weights": _noted(weight, WEIGHT_QUANTIZERS), "inputs": _noted(inputs, INPUT_QUANTIZERS)}
+            groups.setdefault(repr(group), {**group, "layers": []})["layers"].append(name)
+    return {"quant_method": "onebit", "quantizers": [*groups.values()]}
+
+
+def _noted(quantizer: Any, table: Any) -> dict[str, Any]:
+    """The name and the arguments of a quantizer, as `with_options` takes them."""
+    name = None if quantizer is None else _named(quantizer, table)
+    return {"quantizer": name, "options": quantizer.options() if isinstance(quantizer, Quantizer) else {}}
+
+
+def noted_config(model: nn.Module) -> dict[str, Any]:
+    """What `quantizer_config` noted in the configuration of a model; {} without."""
+    noted: Any = getattr(getattr(model, "config", None), "quantization_config", None)
+    return noted if isinstance(noted, dict) and noted.get("quant_method") == "onebit" else {}
+
+
+def refuse_latents(model: nn.Module) -> None:
+    """Refuse a model with latents in layers that were not made binary."""
+    if noted_config(model).get("quantizers") and not quantizer_config(model)["quantizers"]:
+        raise UsageError("latents in real layers: call onebit.register_transformers() before from_pretrained")
 
 
 def _reason(kind: type, parameters: dict[str, Tensor], *, lazy: bool) -> tuple[str, bool]:

@@ -280,15 +280,15 @@ class Quantizer(torch.nn.Module):
         """One random draw of the weights, or None if the method draws nothing."""
         return None
 
-    def numbers(self) -> dict[str, float]:
-        """The numeric arguments of the quantizer."""
+    def options(self) -> dict[str, float | str]:
+        """The arguments of the quantizer that are numbers or names."""
         arguments = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
-        return {name: value for name, value in arguments.items() if isinstance(value, (int, float))}
+        return {name: value for name, value in arguments.items() if isinstance(value, (int, float, str))}
 
     def extra_repr(self) -> str:
-        numbers = self.numbers()
         # checkpoints compare this text: 1 and 1.0 must agree
-        return ", ".join(f"{name}={value if type(value) is bool else f'{value:g}'}" for name, value in numbers.items())
+        texts = {name: f"{x:g}" if type(x) in (int, float) else repr(x) for name, x in self.options().items()}
+        return ", ".join(f"{name}={text}" for name, text in texts.items())
 
 
 class Scheduled(Quantizer):

@@ -140,9 +140,6 @@ class FewBits(Quantizer):
         super()._load_from_state_dict(*args)
         self.begun = False
 
-    def extra_repr(self) -> str:
-        return f"range={self.range!r}"
-
 
 class UInt8(FewBits):
     """Integers 0 to 255 times a step; the range is learned (LSQ, arXiv:1902.08153), or another `range`."""

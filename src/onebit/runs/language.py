@@ -20,11 +20,12 @@ from onebit.errors import CheckpointError, FormatError, UsageError, short
 from onebit.export import EXPORTS
 from onebit.export.gguf.target import ExportedGguf, Layout, Weight, block_scales, write_gguf
 from onebit.export.gguf.tokenizer import FILE
-from onebit.layers import latent_keys, quantizer_config
+from onebit.layers import binarize_from_config_, input_quantizers, latent_keys, quantizer_config
 from onebit.layers.base import unwrapped
+from onebit.layers.description import noted_config, refuse_latents
 from onebit.packed import Card
 from onebit.packed.gguf_file import GROUP, Q1_0, read_gguf
-from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, sign
+from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, set_progress, sign
 
 MOST_CONFIG = 10_000_000
 IDLE = {"attention.causal": [True], "rope.scaling.factor": [0, 1], "rope.scaling.type": ["none", "linear"]}
@@ -49,7 +50,7 @@ def export_gguf(
 
     Args:
         model: a Llama or Qwen3 of transformers with binary layers, or its folder of `save_pretrained`, whose
-            `config.json` has what `quantizer_config` returns under "onebit".
+            `config.json` has what `quantizer_config` returns as "quantization_config".
         tokenizer: a byte-level BPE of transformers, or its folder with `tokenizer.json`; by default that of the model.
             Without one, the net takes ids of tokens only.
         rest: type of the matrices that are not binary: "q8_0", "f16", "bf16", "f32".
@@ -68,15 +69,18 @@ def export_gguf(
     resolve(dict.fromkeys(EXPORTS["gguf"].options["rest"]), rest, kind="type of the rest")
     if isinstance(model, nn.Module):
         net = unwrapped(model)
+        refuse_latents(net)
         config, parameters = _config(net), _parameters(net)
-        noted = {**(config.get("onebit") or {}), **quantizer_config(net)}
+        noted = {**noted_config(net), **quantizer_config(net)}
     else:
         tokenizer = tokenizer or (model if (Path(model) / FILE).is_file() else None)
         config, parameters = read_pretrained(model)
-        noted = config["onebit"]
+        noted = config["quantization_config"]
+        if any(group["inputs"]["quantizer"] for group in noted["quantizers"]):
+            raise UsageError(f"{model}: GGUF has no quantized inputs")
     made = Card.from_json(card or noted.get("card") or {})
     if made.method is None:
-        names = {group["weight_quantizer"]: None for group in noted["quantizers"]}
+        names = {group["weights"]["quantizer"]: None for group in noted["quantizers"]}
         made = replace(made, method=f"weights {', '.join(names)}" if names else None)
     with TemporaryDirectory() as saved:
         if hasattr(tokenizer, "save_pretrained"):
@@ -144,8 +148,8 @@ def read_pretrained(folder: AnyPath) -> tuple[Mapping[str, Any], Parameters]:
     """
     try:
         config = read_json(Path(folder) / "config.json", largest=MOST_CONFIG)
-        if "onebit" not in config:
-            raise ValueError("its config lacks 'onebit': model.config.onebit = onebit.quantizer_config(model)")
+        if config.get("quantization_config", {}).get("quant_method") != "onebit":
+            raise ValueError("it lacks model.config.quantization_config = onebit.quantizer_config(model)")
         found = dict[str, Tensor]()
         for path in sorted(Path(folder).glob("model*.safetensors")):
             with open_safetensors(path, "pt")[0] as file:
@@ -160,14 +164,16 @@ def read_pretrained(folder: AnyPath) -> tuple[Mapping[str, Any], Parameters]:
             weight, _, part = key.partition("_quantizer.")
             states.setdefault(weight, {})[part] = found.pop(key)
         parameters: Parameters = {key: (x, None) for key, x in found.items() if not key.endswith("rotary_emb.inv_freq")}
-        for group in config["onebit"]["quantizers"]:
-            if "input_quantizer" in group:
-                raise UsageError(f"{folder}: GGUF has no quantized inputs")
-            kind = resolve(WEIGHT_QUANTIZERS, str(group["weight_quantizer"]), kind="weight quantizer")
-            for weight in (f"{layer}.weight" for layer in group["layers"]):
+        for group in config["quantization_config"]["quantizers"]:
+            weights, inputs = group["weights"], group["inputs"]["quantizer"]
+            kind = resolve(WEIGHT_QUANTIZERS, weights["quantizer"], kind="weight quantizer")
+            for layer in group["layers"]:
+                weight, _ = f"{layer}.weight", inputs and states.pop(f"{layer}.input", None)
                 if weight not in parameters:
                     raise ValueError(f"{weight} is missing, or shared with the embedding")
-                quantizer = kind(**group["options"])
+                if kind is None:
+                    continue
+                quantizer = kind(**weights["options"])
                 quantizer.bind(found[weight])
                 quantizer.load_state_dict(states.pop(weight, {}))
                 parameters[weight] = found[weight], quantizer
@@ -178,12 +184,45 @@ def read_pretrained(folder: AnyPath) -> tuple[Mapping[str, Any], Parameters]:
     return config, parameters
 
 
+def register_transformers() -> None:
+    """Let `from_pretrained` of transformers make the layers binary that `onebit.quantizer_config` noted.
+
+    Without this call, transformers logs "Unknown quantization type, got onebit", and its layers use the latents.
+
+    Example:
+        >>> onebit.register_transformers()
+        >>> model = transformers.AutoModelForCausalLM.from_pretrained("folder")
+    """
+    from transformers.quantizers import HfQuantizer, auto
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    if "onebit" in auto.AUTO_QUANTIZER_MAPPING:
+        return
+
+    @auto.register_quantization_config("onebit")
+    class Config(QuantizationConfigMixin):
+        def __init__(self, **noted: Any) -> None:
+            self.__dict__ |= noted
+
+    @auto.register_quantizer("onebit")
+    class Binarizer(HfQuantizer):
+        is_trainable = is_serializable = True
+
+        def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
+            binarize_from_config_(model, dict(self.quantization_config))
+
+        def postprocess_model(self, model: Any, **_: Any) -> None:
+            self.remove_quantization_config(model)  # which refuses `float()` and training
+            model.config.quantization_config = dict(self.quantization_config)
+            set_progress(model, 0.0)  # transformers leaves these buffers uninitialized
+
+
 def _parameters(model: nn.Module) -> Parameters:
     latents = {latent.plain_key: latent.layer for latent in latent_keys(model).values()}
     found = {name: parameter for name, parameter in model.named_parameters() if "quantizer." not in name}
     if tied := latents.keys() - found.keys():
         raise UsageError(f"{min(tied)} is binary, but shared with a real layer, such as the embedding: leave it real")
-    if inputs := [name for name, layer in latents.items() if layer.input_quantizer is not None]:
+    if inputs := [name for name, _ in input_quantizers(model)]:
         raise UsageError(f"{inputs[0]}: GGUF has no quantized inputs")
     return {name: (x, latents[name].weight_quantizer if name in latents else None) for name, x in found.items()}
 

@@ -205,9 +205,16 @@ def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[st
 
 
 def inspect_file(path: str | Path) -> Inspection:
-    """Inspect a run folder, or a torch, safetensors or .1bit file."""
+    """Inspect a run folder, a folder of a language model, or a torch, safetensors or .1bit file."""
     if is_packed(path):
         return _inspect_packed(path)
+    if (Path(path) / "config.json").is_file():
+        from onebit.runs.language import read_pretrained
+
+        # the signs that ship: a row may have a scale for each group of weights
+        parameters = read_pretrained(path)[1].items()
+        state = {name: x if quantizer is None else quantizer.decompose(x).signs for name, (x, quantizer) in parameters}
+        return inspect_state(state, file=str(path), kind="transformers", facts={})
     from onebit.train.weights import read_state, weight_file
 
     path = weight_file(Path(path))
