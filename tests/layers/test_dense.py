@@ -113,7 +113,7 @@ def test_a_configuration_of_another_model_is_refused() -> None:
     onebit.binarize_(model, input_quantizer="int8")
     config = onebit.quantizer_config(model)
     for other in (nn.Sequential(nn.Linear(8, 8)), model, nn.Sequential(nn.Linear(8, 8), nn.ReLU())):
-        with pytest.raises(UsageError, match="'[01]'"):
+        with pytest.raises(UsageError, match=r"'[01]'"):
             onebit.binarize_from_config_(other, config)
     config["quantizers"][0]["weights"]["quantizer"] = "own.py:Mine"
     with pytest.raises(UnknownNameError):

@@ -52,6 +52,16 @@ def test_a_net_that_packs_whole() -> None:
     assert onebit.check is check
 
 
+@pytest.mark.parametrize("example", [None, torch.zeros(2, 3, dtype=torch.int64)])
+def test_tokens_are_told_from_images(example: Any) -> None:
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9))
+    onebit.binarize_(model, weight_quantizer="xnor")
+    report = check(model, example)
+    assert "uint8" not in str(report)
+    assert not report.whole
+    assert ("example" if example is None else "packed_layers_") in report.line
+
+
 def test_every_reason_is_listed() -> None:
     parts = {"norm": nn.LayerNorm(8), "attention": nn.MultiheadAttention(8, 2, batch_first=True)}
     model = Model(attention, **parts, lstm=nn.LSTM(8, 8, batch_first=True), fc=nn.Linear(8, 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 from torch.utils.data import Dataset
 
 import onebit
+from onebit.__main__ import main
+from onebit.errors import UsageError
+from onebit.quantizers import WEIGHT_QUANTIZERS
 from support.language_models import NIGHTLY, SIZES, make_model
 
 pytestmark = NIGHTLY
@@ -69,10 +73,77 @@ def test_the_trainer_of_transformers_trains_it(tmp_path: Path) -> None:
     )  # fmt: skip
     Trainer(model, arguments, train_dataset=Rows(), optimizers=(optimizer_of(model), None)).train()
     assert perplexity(model.eval()) < before / 8
+    model.config.quantization_config = onebit.quantizer_config(model)
     model.save_pretrained(tmp_path / "saved")
-    loaded = type(model).from_pretrained(tmp_path / "saved").eval()
-    onebit.binarize_(loaded, weight_quantizer="magnitude_aware")
-    assert torch.equal(loaded(TOKENS).logits, model(TOKENS).logits)
+    onebit.register_transformers()
+    again = type(model).from_pretrained(tmp_path / "saved")
+    assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
+    Trainer(again, arguments, train_dataset=Rows(), optimizers=(optimizer_of(again), None)).train()
+    assert perplexity(again.eval()) < perplexity(model)
+
+
+@pytest.mark.parametrize("inputs", [None, "int8"])
+@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS])
+def test_from_pretrained_gives_the_binary_layers(tmp_path: Path, quantizer: str, inputs: str | None) -> None:
+    """The same logits and gradients, from several files, and the same folder when it is saved again."""
+    from transformers import AutoModelForCausalLM
+
+    onebit.register_transformers()
+    model = make_model()
+    onebit.binarize_(model, weight_quantizer=quantizer, input_quantizer=inputs)
+    model.train()(TOKENS)  # begins the ranges of inputs
+    model.config.quantization_config = onebit.quantizer_config(model)
+    model.save_pretrained(tmp_path / "1", max_shard_size="200KB")
+    again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "1", output_loading_info=True)
+    assert not any(info.values())
+    assert torch.equal(again(TOKENS).logits, model.eval()(TOKENS).logits)
+    assert again.config.quantization_config == model.config.quantization_config
+    losses = []
+    for one in (model, again):
+        torch.manual_seed(0)
+        losses.append(one.train()(TOKENS, labels=TOKENS).loss)
+        losses[-1].backward()
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad) if theirs.grad is not None else ours.grad is None
+    again.float().save_pretrained(tmp_path / "2", max_shard_size="200KB")
+    for path in (tmp_path / "1").iterdir():
+        assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
+
+
+def test_latents_are_named_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the registration transformers only logs the name, but nothing of onebit takes the latents for weights."""
+    from transformers import AutoModelForCausalLM, LlamaModel
+    from transformers.quantizers import auto
+
+    model, warned = binary_model(), list[str]()
+    model.config.quantization_config = onebit.quantizer_config(model)
+    model.save_pretrained(tmp_path)
+    for table in (auto.AUTO_QUANTIZER_MAPPING, auto.AUTO_QUANTIZATION_CONFIG_MAPPING):
+        monkeypatch.delitem(table, "onebit", raising=False)
+    monkeypatch.setattr(auto.logger, "warning", warned.append)
+    latents = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert "onebit" in warned[0]
+    with pytest.raises(UsageError, match="latents"):
+        perplexity(latents)
+    onebit.binarize_from_config_(latents)
+    assert perplexity(latents) == perplexity(model)
+    onebit.register_transformers()
+    with pytest.raises(UsageError, match="real"):  # its layers have other names
+        LlamaModel.from_pretrained(tmp_path)
+
+
+def test_the_command_line_gives_the_perplexity_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = binary_model()
+    model.config.quantization_config = onebit.quantizer_config(model)
+    model.save_pretrained(tmp_path)
+    np.save(tmp_path / "tokens.npy", COUNTING)
+    arguments = ["evaluate", str(tmp_path), "--data", str(tmp_path / "tokens.npy")]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["count"], found["metrics"]["perplexity"]) == (64 * 15, perplexity(model))
+    assert main([*arguments, "--weights", "latent"]) == 0
+    assert "(960 tokens; latent weights)" in capsys.readouterr().out
+    assert main(arguments[:2]) == 2
 
 
 def test_a_bare_loop_trains_it() -> None:

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from onebit.fold import pack
-from onebit.layers import BinaryLinear
+from onebit.layers import BinaryLinear, binarize_, binary_layers
 from onebit.packed import save
 from onebit.verification.inspection import inspect_file, inspect_state, inspect_weight
+from support.stand_in_models import Groups, language_model, save_pretrained
 
 RNG = np.random.default_rng(0)
 SIGNS = RNG.choice([-1.0, 1.0], (6, 8))
@@ -78,6 +79,22 @@ def test_real_weights_of_another_name_are_not_overlooked(name: str) -> None:
     assert (found.total["binary_weights"], found.total["weights"]) == (SIGNS.size, SIGNS.size + 1200)
     (warning,) = found.warnings
     assert name in warning
+
+
+@pytest.mark.parametrize("quantizer", ["xnor", Groups()])
+def test_the_folder_of_a_language_model_has_binary_layers(tmp_path: Path, quantizer: Any) -> None:
+    """The signs count, also where a row has a scale for each group, and where inputs are quantized."""
+    model = language_model(quantizer=None)
+    chosen = {"where": lambda name, _: "proj" in name and "o_proj" not in name}
+    binarize_(model, weight_quantizer=quantizer, input_quantizer="int8", **chosen)
+    found = inspect_file(save_pretrained(model, tmp_path))
+    assert (found.kind, found.verdict) == ("transformers", "mixed")
+    latents = {f"{name}.weight": layer.weight for name, layer in binary_layers(model)}
+    binary = {layer.name: layer for layer in found.layers if layer.verdict == "binary"}
+    assert binary.keys() == latents.keys()
+    assert found.total["binary_weights"] == sum(latent.numel() for latent in latents.values())
+    for name, latent in latents.items():
+        assert binary[name].plus_one == (latent >= 0).sum()
 
 
 def test_weights_that_are_integers_are_weights() -> None:

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from onebit.errors import UsageError
 from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, skip_fused_path_, with_options
 from onebit.layers.binary import BINARY_TWINS
-from onebit.layers.description import BinarizeReport, describe_layers, noted_config, quantizer_config
+from onebit.layers.description import BinarizeReport, describe_layers, noted_config
 from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_of, make_parts, parametrize_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
@@ -66,13 +66,8 @@ def binarize_(
         reasons = [*describe_layers(model, where).warnings, f"no real layer inside the model{chosen}"]
         raise UsageError(f"nothing to binarize: {reasons[0]}")
     _refuse_real_weights(model, layers)
-    # all are made before the first one is installed: an error leaves the model as it was
-    installs: list[Callable[[], None]] = []
-    for layer in layers.values():
-        installs.append(_install(layer, weight_quantizer, input_quantizer if installs else None, value))
-    for install in installs:
-        install()
-    skip_fused_path_(model)
+    inputs = [None, *[input_quantizer] * (len(layers) - 1)]
+    _install(model, [(layer, weight_quantizer, x) for layer, x in zip(layers.values(), inputs, strict=True)], value)
     report = describe_layers(model, where)
     if report.warnings:
         warnings.warn("; ".join(report.warnings), stacklevel=2)
@@ -95,27 +90,19 @@ def binarize_from_config_(model: nn.Module, config: Mapping[str, Any] | None = N
         >>> binarize_from_config_(net, config).load_state_dict(state)
     """
     config = noted_config(model) if config is None else config
-    installs, before = list[Callable[[], None]](), _layers_of(quantizer_config(model))
-    for group in config["quantizers"]:
-        weights = with_options(WEIGHT_QUANTIZERS, **group["weights"], kind="weight quantizer")
-        inputs = with_options(INPUT_QUANTIZERS, **group["inputs"], kind="input quantizer")
-        layers = _choose(model, {*BINARY_TWINS, *PARAMETRIZED}, partial(_is_one_of, group["layers"]))
-        _refuse_real_weights(model, layers)
-        installs += [_install(layer, weights, inputs, 1.0) for layer in layers.values()]
-    for install in installs:
-        install()
-    skip_fused_path_(model)
-    if differ := (_layers_of(quantizer_config(model)) - before) ^ _layers_of(config):
-        raise UsageError(f"the config makes {min(differ)!r} binary, which is no real layer of this model")
+    groups = {name: group for group in config["quantizers"] for name in group["layers"]}
+    layers = _choose(model, {*BINARY_TWINS, *PARAMETRIZED}, lambda name, _: name in groups)
+    if missing := groups.keys() - layers.keys():
+        raise UsageError(f"{min(missing)!r} of the configuration is no real layer of this model")
+    _refuse_real_weights(model, layers)
+    chosen = []
+    for name, layer in layers.items():
+        weights = with_options(WEIGHT_QUANTIZERS, **groups[name]["weights"], kind="weight quantizer")
+        chosen.append(
+            (layer, weights, with_options(INPUT_QUANTIZERS, **groups[name]["inputs"], kind="input quantizer"))
+        )
+    _install(model, chosen)
     return model
-
-
-def _is_one_of(names: list[str], name: str, layer: nn.Module) -> bool:
-    return name in names
-
-
-def _layers_of(config: Mapping[str, Any]) -> set[str]:
-    return {name for group in config["quantizers"] for name in group["layers"]}
 
 
 def dense_(model: nn.Module) -> nn.Module:
@@ -189,11 +176,24 @@ def _refuse_real_weights(model: nn.Module, layers: dict[str, nn.Module]) -> None
                 raise UsageError(f"{attribute} of {name!r} is a method of a layer that becomes binary: store the layer")
 
 
-def _install(layer: nn.Module, weight: Any, inputs: Any, value: float | str) -> Callable[[], None]:
-    """What makes a layer binary, ready to be called."""
-    if kind_of(layer) in PARAMETRIZED:
-        return partial(parametrize_, layer, make_parts(layer, lambda: _copied(weight), value))
-    return partial(_become, layer, _binary_twin(layer, _copied(weight), _copied(inputs), value))
+def _install(
+    model: nn.Module, chosen: list[tuple[nn.Module, WeightQuantizer, InputQuantizer]], value: float | str = 1.0
+) -> None:
+    """Make layers binary, each with copies of its quantizers of weights and of inputs."""
+    # all are made before the first one is installed: an error leaves the model as it was
+    installs: list[Callable[[], None]] = []
+    for layer, weights, inputs in chosen:
+        if kind_of(layer) in PARAMETRIZED:
+            parts = make_parts(layer, partial(_copied, weights), value)
+            installs.append(partial(parametrize_, layer, parts))
+        else:
+            twin: Any = copy.copy(layer)  # it shares parameters, buffers and hooks with `layer`
+            twin.__class__, twin._modules = BINARY_TWINS[type(layer)], dict(layer._modules)
+            twin._add_quantizers(_copied(weights), _copied(inputs), value)
+            installs.append(partial(_become, layer, twin))
+    for install in installs:
+        install()
+    skip_fused_path_(model)
 
 
 def _become(layer: nn.Module, twin: nn.Module) -> None:
@@ -206,10 +206,3 @@ def _copied(quantizer: Any) -> Any:
     """A copy that shares the random generator, so that layers draw different bits."""
     generator = getattr(quantizer, "generator", None)
     return copy.deepcopy(quantizer, {id(generator): generator})
-
-
-def _binary_twin(layer: nn.Module, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> nn.Module:
-    twin: Any = copy.copy(layer)  # it shares parameters, buffers and hooks with `layer`
-    twin.__class__, twin._modules = BINARY_TWINS[type(layer)], dict(layer._modules)
-    twin._add_quantizers(weight, inputs, value)
-    return twin

@@ -198,14 +198,11 @@ def quantizer_config(model: nn.Module) -> dict[str, Any]:
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, module in unwrapped(model).named_modules():
-        weights, inputs = (
-            [latent.weight_quantizer for latent in _latents(module)],
-            getattr(module, "input_quantizer", None),
-        )
+        weights = next((latent.weight_quantizer for latent in _latents(module)), None)
+        inputs = getattr(module, "input_quantizer", None)
         whole = isinstance(module, BinaryLayer) or kind_of(module) in PARAMETRIZED  # no part of an attention layer
-        if whole and (weights or inputs is not None):
-            weight = weights[0] if weights else None
-            group = {"weights": _noted(weight, WEIGHT_QUANTIZERS), "inputs": _noted(inputs, INPUT_QUANTIZERS)}
+        if whole and not (weights is inputs is None):
+            group = {"weights": _noted(weights, WEIGHT_QUANTIZERS), "inputs": _noted(inputs, INPUT_QUANTIZERS)}
             groups.setdefault(repr(group), {**group, "layers": []})["layers"].append(name)
     return {"quant_method": "onebit", "quantizers": [*groups.values()]}
 

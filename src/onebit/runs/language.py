@@ -168,7 +168,9 @@ def read_pretrained(folder: AnyPath) -> tuple[Mapping[str, Any], Parameters]:
             weights, inputs = group["weights"], group["inputs"]["quantizer"]
             kind = resolve(WEIGHT_QUANTIZERS, weights["quantizer"], kind="weight quantizer")
             for layer in group["layers"]:
-                weight, _ = f"{layer}.weight", inputs and states.pop(f"{layer}.input", None)
+                weight = f"{layer}.weight"
+                if inputs is not None:
+                    states.pop(f"{layer}.input", None)
                 if weight not in parameters:
                     raise ValueError(f"{weight} is missing, or shared with the embedding")
                 if kind is None:
