@@ -20,6 +20,7 @@ MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "lstm": (nn.LSTM(8, 5, num_layers=2, bidirectional=True), (4, 2, 8)),
     "attention": (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (2, 5, 8)),
 }
+COPIED = {**MODELS, "gru": (nn.GRU(8, 5), (4, 2, 8)), "cell": (nn.LSTMCell(8, 5), (2, 8))}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -46,6 +47,46 @@ def test_a_dense_model_is_an_ordinary_one_with_the_same_outputs(name: str, quant
 @torch.no_grad()
 def outputs(model: nn.Module, x: torch.Tensor) -> Any:
     return model(x)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("name", COPIED)
+def test_a_copy_and_its_original_do_not_share_what_becomes_dense(name: str, averaged: bool) -> None:
+    """In both directions; `AveragedModel` keeps a copy of a model, as an average or the best one of an own loop does."""
+    torch.manual_seed(0)
+    model, shape = copy.deepcopy(COPIED[name][0]), COPIED[name][1]
+    onebit.binarize_(model, weight_quantizer="xnor").model.eval()
+    x = torch.randn(shape)
+    expected = outputs(model, x)
+    for copy_is_dense in (True, False):
+        original = copy.deepcopy(model)
+        copied = torch.optim.swa_utils.AveragedModel(original) if averaged else copy.deepcopy(original)
+        dense, binary = (copied, original) if copy_is_dense else (original, copied)
+        latents = [latent.layer.weight.clone() for latent in onebit.layers.latent_keys(binary).values()]
+        onebit.dense_(dense)
+        assert not [*onebit.layers.binary_layers(dense)]
+        layers = [layer for _, layer in onebit.layers.binary_layers(binary)]
+        assert all(torch.equal(layer.weight, latent) for layer, latent in zip(layers, latents, strict=True))
+        for one in (dense, binary):
+            torch.testing.assert_close(outputs(one, x), expected)
+        first_of(binary.train()(x)).sum().backward()
+        assert bool(layers[0].weight.grad.any())
+
+
+def first_of(output: Any) -> torch.Tensor:
+    """The output itself, or the first part of what a recurrent layer gives."""
+    return output if isinstance(output, torch.Tensor) else output[0]
+
+
+def test_a_copy_with_a_parametrization_of_its_user_becomes_binary_alone() -> None:
+    model = nn.LSTM(8, 5)
+    nn.utils.parametrize.register_parametrization(model, "bias_ih_l0", nn.Identity())
+    copied = copy.deepcopy(model)
+    x = torch.randn(4, 2, 8)
+    expected = outputs(model, x)
+    onebit.binarize_(copied, weight_quantizer="sign")
+    torch.testing.assert_close(outputs(model, x), expected)
+    assert not torch.equal(outputs(copied, x)[0], expected[0])
 
 
 def test_layers_with_more_than_weights_stay_binary_layers() -> None:

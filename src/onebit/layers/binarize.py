@@ -17,7 +17,14 @@ from onebit.errors import UsageError
 from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, skip_fused_path_, with_options
 from onebit.layers.binary import BINARY_TWINS
 from onebit.layers.description import BinarizeReport, describe_layers, noted_config
-from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_of, make_parts, parametrize_
+from onebit.layers.parametrized import (
+    PARAMETRIZED,
+    binary_parametrizations,
+    kind_of,
+    make_parts,
+    own_class_,
+    parametrize_,
+)
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
 
@@ -119,6 +126,7 @@ def dense_(model: nn.Module) -> nn.Module:
     """
     plain: dict[type, Any] = {twin: kind for kind, twin in BINARY_TWINS.items()}
     for module in [*model.modules()]:
+        own_class_(module)
         for name, part in binary_parametrizations(module).items():
             part.hold(None)
             part.fixed_weight = part.dense(part.binary_weight())  # no draw in training mode

@@ -102,6 +102,13 @@ def kind_name(module: nn.Module) -> str:
     return nn.Linear.__name__ if kind is nn.modules.linear.NonDynamicallyQuantizableLinear else kind.__name__
 
 
+def own_class_(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own: torch sets and deletes properties of the one its copies share."""
+    kind = type(module)
+    if parametrize.is_parametrized(module):
+        module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+
+
 Part = tuple[nn.Module, str, BinaryParametrization]
 """A weight, as (module, name), and its parametrization."""
 
@@ -116,14 +123,15 @@ def make_parts(layer: nn.Module, quantizer: Callable[[], WeightQuantizer], value
 
 def parametrize_(layer: nn.Module, parts: list[Part]) -> None:
     """Install the parametrizations of `make_parts` in a layer."""
+    for module in dict.fromkeys(module for module, _, _ in parts):
+        own_class_(module)
+        module.register_load_state_dict_pre_hook(_take_plain_keys)
     for module, name, made in parts:
         # unsafe: torch's check would call the quantizer, which may draw
         parametrize.register_parametrization(module, name, made, unsafe=True)
         lists: Any = module.parametrizations
         # past nn.Module, which would register it as a submodule
         object.__setattr__(made, "holder", lists[name])
-    for module in {id(module): module for module, _, _ in parts}.values():
-        module.register_load_state_dict_pre_hook(_take_plain_keys)
     layer.register_forward_pre_hook(hold_weights)
     layer.register_forward_hook(release_weights, always_call=True)
     if isinstance(layer, nn.RNNBase):
