@@ -259,9 +259,29 @@ def test_the_metadata_describe_the_net(certificate: Any, tmp_path: Path) -> None
         "values": "bytes 0 to 255, gray, white strokes on black, no normalization before",
     }
     assert fields["sha256"] == hashlib.sha256(dumps(net)).hexdigest()
-    several = NETS["features"]()
-    fields = session(write(several, tmp_path)).get_modelmeta().custom_metadata_map
-    assert json.loads(fields["output"]) == several.output
+    fields = session(write(NETS["features"](), tmp_path)).get_modelmeta().custom_metadata_map
+    assert json.loads(fields["output"]) == {key: key for key in ("gated", "number", "again")}
+
+
+@pytest.mark.parametrize("flavor", ["standard", "float"])
+def test_outputs_have_the_keys_of_a_dict_as_names(flavor: str, tmp_path: Path) -> None:
+    """Also where an input, another value or a constant has the name of a key, and a value has several keys."""
+    b = Builder((6,), coding="float32")
+    hidden = b.add(op.Dense, **b.signs(5, 6))
+    last = b.add(op.Clamp, low=np.float32([0]), high=np.float32([6]))
+    net = b.net({hidden: last, last: hidden, "input": hidden, "shape/5": last, "a b": hidden})
+    inputs = inputs_of(net, 7)
+    path = write(net, tmp_path, flavor)
+    onnx.checker.check_model(str(path), full_check=True)
+    opened = session(path)
+    names = [output.name for output in opened.get_outputs()]
+    assert names == [hidden, last, "input2", "shape/5", "a b"]
+    expected = run(net, inputs, executor="reference")
+    for key, found in zip(expected, opened.run(names, {"input": inputs}), strict=True):
+        np.testing.assert_allclose(found, expected[key], rtol=1e-5, atol=1e-5)
+    assert_equal(net, target.run(net, path, inputs, flavor=flavor), inputs)
+    described = json.loads(opened.get_modelmeta().custom_metadata_map["output"])
+    assert described == dict(zip(expected, names, strict=True))
 
 
 def test_names_of_values_do_not_clash_with_names_of_constants(tmp_path: Path) -> None:

@@ -36,6 +36,22 @@ DTYPES = {"float": np.float32, "int": np.int32, "double": np.float64, "code": np
 _TABLE = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(np.int8) * 2 - 1
 
 
+def unused(text: str, taken: set[str]) -> str:
+    """A new name, which `taken` gets: `text`, with a number appended if it is taken."""
+    made, number = text, 1
+    while made in taken:
+        number += 1
+        made = f"{text}{number}"
+    taken.add(made)
+    return made
+
+
+def output_names(net: PackedNet) -> dict[str, str]:
+    """Name of an output in the file -> its value: the keys of a dict, otherwise the names of the values."""
+    keys, taken = net.output if isinstance(net.output, dict) else {name: name for name in net.outputs}, {*net.inputs}
+    return {unused(key or value, taken): value for key, value in keys.items()}
+
+
 class Graph:
     """Nodes and constants in the order in which they were added. Equal constants are stored once.
 
@@ -59,10 +75,10 @@ class Graph:
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self._known: dict[tuple[Any, ...], str] = {}
-        self._taken: set[str] = set()
+        self.outputs = output_names(net)
+        self._taken = {*net.inputs, *self.outputs}
         self._layers: dict[Any, list[tuple[str, np.ndarray]]] = {}
         self._tensors: dict[str, dict[str, str]] = {}
-        self._taken.update(net.inputs)
         for name, spec in net.inputs.items():
             self.current = name
             self._code_input(name, spec)
@@ -76,21 +92,17 @@ class Graph:
         return output
 
     def make(self, form: str, of: str = "") -> str:
-        """Register the last node's output as the value in this form; a float32 tensor has the name of the value."""
+        """Register the last node's output as the value in this form; a float32 tensor has the name of an output."""
         of, output = of or self.current, self.nodes[-1].output
         self._taken.remove(output[0])
-        output[0] = name = self.name(of if form == "float" and of not in self.net.inputs else f"{of}/{form}")
+        named = next((name for name, value in self.outputs.items() if value == of and form == "float"), None)
+        output[0] = name = named or self.name(of if form == "float" and of not in self.net.inputs else f"{of}/{form}")
         self._tensors.setdefault(of, {})[form] = name
         return name
 
     def name(self, text: str) -> str:
-        """A new tensor name: `text`, with a number appended if it is taken."""
-        made, number = text, 1
-        while made in self._taken:
-            number += 1
-            made = f"{text}{number}"
-        self._taken.add(made)
-        return made
+        """A new tensor name, see `unused`."""
+        return unused(text, self._taken)
 
     def cast(self, tensor: str, dtype: Any, **given: str) -> str:
         """Append a Cast to a numpy dtype; see `add`."""
@@ -222,26 +234,20 @@ class Graph:
         written, self.nodes = self.nodes, []
         for dtype, layers in self._layers.items():
             self._unpack(dtype, layers)
-        ends = (
-            [
-                helper.make_tensor_value_info(name, self._kind(dtype), [1 if self.marks else "N", *self._sizes(name)])
-                for name, dtype in each.items()
-            ]
-            for each in (
-                {name: spec.dtype for name, spec in net.inputs.items()},
-                dict.fromkeys(net.outputs, "float32"),
-            )
-        )
-        graph = helper.make_graph([*self.nodes, *written], net.name or "net", *ends, list(self.constants.values()))
+        inputs = [self._end(name, name, spec.dtype) for name, spec in net.inputs.items()]
+        outputs = [self._end(name, value, "float32") for name, value in self.outputs.items()]
+        name, constants = net.name or "net", [*self.constants.values()]
+        graph = helper.make_graph([*self.nodes, *written], name, inputs, outputs, constants)
         opsets = [helper.make_opsetid("", OPSET)]
         if self.marks:
             opsets.append(helper.make_opsetid(QONNX_DOMAIN, 1))
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, **fields)
 
-    def _sizes(self, name: str) -> list[int | str]:
-        """The shape of an input or output, with names for sizes that are free."""
-        shape = self.values[name].shape
-        return [shape[0], f"{name}_height", f"{name}_width"] if self.free and len(shape) == 3 else [*shape]
+    def _end(self, name: str, value: str, dtype: str) -> Any:
+        """An input or output of the graph, with names for sizes that are free."""
+        shape = self.values[value].shape
+        sizes = [shape[0], f"{name}_height", f"{name}_width"] if self.free and len(shape) == 3 else [*shape]
+        return self.helper.make_tensor_value_info(name, self._kind(dtype), [1 if self.marks else "N", *sizes])
 
     def _unpack(self, dtype: Any, layers: list[tuple[str, np.ndarray]]) -> None:
         """Append nodes that unpack the weights of one dtype from their bits."""

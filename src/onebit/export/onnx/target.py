@@ -20,7 +20,7 @@ import numpy as np
 from onebit.common import __version__
 from onebit.export.comparison import run_in_batches
 from onebit.export.onnx import pointwise, products, rounding
-from onebit.export.onnx.graph import Graph
+from onebit.export.onnx.graph import Graph, output_names
 from onebit.export.pixels import pixels_in_words
 from onebit.export.tools import require
 from onebit.packed import PackedNet, dumps, nodes
@@ -74,8 +74,9 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
             graph.current = node.output
             form = nodes.by_class(WRITERS, node)(graph, node)
             graph.make(form)
-    for name in net.outputs:
-        graph.get(name, "float")  # a float tensor has the name of its value
+    for name, value in graph.outputs.items():
+        if (tensor := graph.get(value, "float")) != name:  # a second key of the same value
+            graph.add("Identity", tensor, output=name)
     model = graph.model(producer_name="onebit", producer_version=__version__)
     graph.helper.set_model_props(model, card(net))
     return model
@@ -92,7 +93,7 @@ def card(net: PackedNet) -> dict[str, str]:
         "name": net.name,
         "statement": net.statement,
         **({"input": inputs[INPUT]} if [*inputs] == [INPUT] else {"inputs": inputs}),
-        "output": net.output,
+        "output": dict(zip(net.output, output_names(net), strict=True)) if isinstance(net.output, dict) else net.output,
         "classes": net.classes,
         "onebit": __version__,
         "sha256": hashlib.sha256(dumps(net)).hexdigest(),
@@ -114,7 +115,7 @@ def run(net: PackedNet, path: Path, *inputs: np.ndarray, flavor: str = "standard
 
     def compute(*batch: np.ndarray) -> dict[str, np.ndarray]:
         given = dict(zip(net.inputs, batch, strict=True))
-        return dict(zip(net.outputs, session.run(net.outputs, given), strict=True))
+        return dict(zip(output_names(net).values(), session.run(None, given), strict=True))
 
     return run_in_batches(compute, inputs, size)
 
@@ -127,4 +128,5 @@ def _run_qonnx(net: PackedNet, path: Path, inputs: Sequence[np.ndarray]) -> dict
     from qonnx.transformation.infer_shapes import InferShapes
 
     model = ModelWrapper(str(path)).transform(InferShapes())
-    return run_in_batches(lambda *sample: execute_onnx(model, dict(zip(net.inputs, sample, strict=True))), inputs, 1)
+    named = run_in_batches(lambda *sample: execute_onnx(model, dict(zip(net.inputs, sample, strict=True))), inputs, 1)
+    return {value: named[name] for name, value in output_names(net).items()}
