@@ -156,14 +156,16 @@ def test_names_of_recurrent_weights() -> None:
     assert private.recurrent_names(nn.GRUCell(2, 3)) == ["weight_ih", "weight_hh"]
 
 
-def test_a_hook_of_an_optimizer_is_detected() -> None:
+def test_the_hooks_of_an_optimizer_are_in_order() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
 
     def hook(*_: Any) -> None: ...
 
-    assert not private.has_post_hook(optimizer, hook)
+    assert private.step_hooks(optimizer) == ([], [])
+    optimizer.register_step_post_hook(print)
     optimizer.register_step_post_hook(hook)
-    assert private.has_post_hook(optimizer, hook)
+    optimizer.register_step_pre_hook(hook)
+    assert private.step_hooks(optimizer) == ([hook], [print, hook])
 
 
 # ----------------------------------------------------------------------------------------------------------- operations

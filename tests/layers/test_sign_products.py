@@ -225,6 +225,17 @@ def test_quantized_inputs_of_another_dtype_do_not_reach_the_kernels() -> None:
         BinaryLinear(64, 64, input_quantizer=Whole())(torch.randn(20, 64))
 
 
+@pytest.mark.parametrize("size", [8, 64])
+def test_inputs_in_bfloat16_need_autocast_as_in_torch(calls: list[int], size: int) -> None:
+    layer, x = BinaryLinear(size, size, bias=True), torch.randn(20, size).bfloat16()
+    with pytest.raises(RuntimeError, match="dtype"):
+        layer(x)
+    assert not calls
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert bool(calls) == (size == 64)
+
+
 @pytest.mark.parametrize("quantizer", ["stochastic", "concrete_sign"])
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpointing_goes_back_through_the_weights_of_the_forward_pass(quantizer: str, use_reentrant: bool) -> None:

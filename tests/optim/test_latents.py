@@ -164,6 +164,20 @@ def test_the_glorot_factor_is_the_reference_formula(scale: str | None, power: in
     assert rates[id(model[3].weight)] == 0.003
 
 
+def test_the_glorot_factor_of_flattened_latents_is_that_of_their_layers() -> None:
+    """FSDP1 makes each Parameter a flat part of itself."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose1d(4, 6, 5), nn.LSTM(4, 5))
+    binarize_(model, weight_quantizer="sign")
+    rates = [group["lr"] for group in latent_groups(model, lr=0.1, lr_scale="glorot")]
+    for holder in (model[0], model[1], *model[2].parametrizations.values()):
+        name = "weight" if hasattr(holder, "weight") else "original"
+        setattr(holder, name, nn.Parameter(getattr(holder, name).detach().flatten()[:7]))
+    groups = latent_groups(model, lr=0.1, lr_scale="glorot")
+    assert [group["lr"] for group in groups] == rates
+    assert [[p.shape for p in group["params"]] for group in groups[:4]] == [[(7,)]] * 4
+    assert rates[0] == pytest.approx(0.1 / math.sqrt(1.5 / (9 * (3 + 8))), rel=1e-12)
+
+
 def test_layers_with_equal_settings_share_a_group() -> None:
     model = nn.Sequential(BinaryLinear(4, 4), BinaryLinear(4, 4), BinaryLinear(4, 2))
     assert [len(g["params"]) for g in latent_groups(model, lr=1.0)] == [3]

@@ -158,3 +158,25 @@ def test_a_later_hook_may_change_gradients(runs: list[int]) -> None:
     optimizer.step()
     assert all(map(torch.equal, before, model.parameters()))
     assert not runs
+
+
+def test_an_earlier_post_hook_sees_the_gradients_and_what_torch_computed(runs: list[int]) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(latent_groups(model, lr=10.0))
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = optimizer.register_step_post_hook(
+        lambda *args: seen.extend((p.grad.clone(), p.detach().clone()) for p in model.parameters()) and None
+    )
+    clip_latents_(optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert not runs
+    for old, (gradient, moved), p in zip(before, seen, model.parameters(), strict=True):
+        assert torch.equal(gradient, torch.ones_like(p))
+        assert torch.equal(moved, old - 10)
+    assert torch.equal(model[0].weight, -torch.ones_like(model[0].weight))
+    hook.remove()
+    optimizer.step()
+    assert runs

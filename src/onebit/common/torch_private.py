@@ -68,14 +68,9 @@ def recurrent_names(layer: Any) -> list[str]:
     return ["weight_ih", "weight_hh"] if isinstance(layer, nn.RNNCellBase) else list(layer._flat_weights_names)
 
 
-def has_post_hook(optimizer: torch.optim.Optimizer, hook: Any) -> bool:
-    """Whether an optimizer calls `hook` after each step."""
-    return hook in optimizer._optimizer_step_post_hooks.values()
-
-
-def last_pre_hook(optimizer: torch.optim.Optimizer) -> Any:
-    """What an optimizer calls last before each step."""
-    return next(reversed(optimizer._optimizer_step_pre_hooks.values()), None)
+def step_hooks(optimizer: torch.optim.Optimizer) -> tuple[list[Any], list[Any]]:
+    """What an optimizer calls before and after each step, in this order."""
+    return [*optimizer._optimizer_step_pre_hooks.values()], [*optimizer._optimizer_step_post_hooks.values()]
 
 
 # ----------------------------------------------------------------------------------------------------------- operations

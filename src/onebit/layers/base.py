@@ -88,6 +88,8 @@ class LatentWeight(nn.Module):
     """
 
     weight: Tensor
+    glorot_bound: float
+    """Of the latent; FSDP and others flatten or cut the Parameter later."""
     weight_quantizer: Quantizer | None
     fixed_weight: Tensor | BinaryWeight | None
     fixed_used: bool
@@ -96,6 +98,7 @@ class LatentWeight(nn.Module):
 
     def _add_weight_quantizer(self, latent: Tensor, quantizer: WeightQuantizer, value: float | str) -> None:
         latent = self.outputs_first(latent)
+        self.glorot_bound = glorot_bound(latent)
         self.weight_quantizer = make_weight_quantizer(quantizer, latent, value=value)
         if self.weight_quantizer is not None:
             self.weight_quantizer.train(self.training).bind(latent)

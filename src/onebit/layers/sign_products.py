@@ -47,7 +47,7 @@ def sign_kernels(x: Tensor, weight: Tensor, *, signs: bool) -> InstructionSet | 
     fits = (
         is_plain_training(x)
         and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu")))
         and x.layout == torch.strided
         and x.numel() > 0
         and weight.device.type == "cpu"

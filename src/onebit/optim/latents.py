@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from onebit.common.entries import load
 from onebit.common.fields import NotNegative, Positive, read
-from onebit.common.torch_private import clamp_all_, has_post_hook, last_pre_hook
+from onebit.common.torch_private import clamp_all_, step_hooks
 from onebit.errors import UsageError
-from onebit.layers import LatentWeight, binary_layers, glorot_bound
+from onebit.layers import LatentWeight, binary_layers
 from onebit.optim.one_pass import update_latents
 from onebit.optim.optimizer_table import AFTER_STEP, BEFORE_STEP
 
@@ -60,7 +60,7 @@ def latent_groups(
     decay = weight_decay if decay_latents else 0.0
     for weight, layer in layers.items():
         power = {None: 0, "glorot": -1, "glorot_squared": -2}[lr_scale]
-        factor = glorot_bound(layer.outputs_first(weight)) ** power if power else 1.0
+        factor = layer.glorot_bound**power if power else 1.0
         clip = layer.weight_quantizer.latent_bound if latent_clip == "value" else latent_clip  # type: ignore[union-attr]
         clipped = {} if clip is None else {"latent_clip": float(clip)}
         group = {"params": [], "lr": lr * factor, "weight_decay": decay, "latent": True, "lr_factor": factor, **clipped}
@@ -93,8 +93,9 @@ def _begin_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
         for key, rule in BEFORE_STEP.items():
             if key in group:
                 load(rule)(group)
-    # a closure or a later hook will make or change gradients
-    early = len(args) > 1 or kwargs or last_pre_hook(optimizer) is not _begin_step
+    # a closure or a later hook will make or change gradients, and an earlier post hook may read them
+    before, after = step_hooks(optimizer)
+    early = len(args) > 1 or kwargs or [*before[-1:], *after[:1]] != [_begin_step, _finish_step]
     optimizer.updated = [] if early else update_latents(optimizer)  # type: ignore[attr-defined]
 
 
@@ -129,7 +130,7 @@ def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     Returns:
         `optimizer` itself.
     """
-    if not has_post_hook(optimizer, _finish_step):
+    if _finish_step not in step_hooks(optimizer)[1]:
         optimizer.register_step_pre_hook(_begin_step)
         optimizer.register_step_post_hook(_finish_step)
     return optimizer
