@@ -52,7 +52,7 @@ def outputs(model: nn.Module, x: torch.Tensor) -> Any:
 @pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.parametrize("name", COPIED)
 def test_a_copy_and_its_original_do_not_share_what_becomes_dense(name: str, averaged: bool) -> None:
-    """In both directions; `AveragedModel` keeps a copy of a model, as an average or the best one of an own loop does."""
+    """In both directions; `AveragedModel` keeps a copy too."""
     torch.manual_seed(0)
     model, shape = copy.deepcopy(COPIED[name][0]), COPIED[name][1]
     onebit.binarize_(model, weight_quantizer="xnor").model.eval()
@@ -115,7 +115,9 @@ def test_a_dense_layer_may_become_binary_again() -> None:
 def test_the_quantizers_of_a_model_are_noted_by_name() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
     onebit.binarize_(model, weight_quantizer="xnor", where=lambda name, _: name == "0")
-    onebit.binarize_(model, weight_quantizer=WEIGHT_QUANTIZERS["ste_sign"](2.0), input_quantizer="ste_sign")
+    quantizer = WEIGHT_QUANTIZERS["ste_sign"](2.0)
+    onebit.binarize_(model, weight_quantizer=quantizer, where=lambda name, _: name == "1")
+    onebit.binarize_(model, weight_quantizer=quantizer, input_quantizer="ste_sign")
     none = {"quantizer": None, "options": {}}
     xnor, wide, narrow = (
         {"quantizer": name, "options": options}

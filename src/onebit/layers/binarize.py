@@ -9,22 +9,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from torch.nn.utils.parametrize import is_parametrized
 
+from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, skip_fused_path_, with_options
-from onebit.layers.binary import BINARY_TWINS
-from onebit.layers.description import BinarizeReport, describe_layers, noted_config
-from onebit.layers.parametrized import (
-    PARAMETRIZED,
-    binary_parametrizations,
-    kind_of,
-    make_parts,
-    own_class_,
-    parametrize_,
+from onebit.layers.base import (
+    BinaryLayer,
+    InputQuantizer,
+    WeightQuantizer,
+    binary_layers,
+    skip_fused_path_,
+    with_options,
 )
+from onebit.layers.binary import BINARY_TWINS
+from onebit.layers.description import REASONS, BinarizeReport, describe_layers, noted_config
+from onebit.layers.parametrized import PARAMETRIZED, kind_of, make_parts, parametrize_, remove_parts_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
 
@@ -42,7 +43,11 @@ def binarize_(
     objects with another class, which keep their buffers, attributes, hooks and keys of the state_dict.
     `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrized weights; their inputs stay real, and
     they load plain checkpoints too. Subclasses stay as they are, and so do layers whose weight another kind of module
-    holds, such as a head that is the embedding. The first layer of `model.modules()` has real inputs.
+    holds, such as a head that is the embedding, and the adapters of PEFT.
+
+    Layers that read the inputs of the model, past operations without weights, keep them real. A trace by `torch.fx`
+    finds them; where `forward` has none, the first layer with weights in the order of `model.modules()` is taken. To
+    choose others, call `binarize_` twice: with `where` for these layers, then with `input_quantizer` for all others.
 
     Args:
         weight_quantizer, input_quantizer: name or object; each layer gets a copy, which shares the random generator.
@@ -73,8 +78,9 @@ def binarize_(
         reasons = [*describe_layers(model, where).warnings, f"no real layer inside the model{chosen}"]
         raise UsageError(f"nothing to binarize: {reasons[0]}")
     _refuse_real_weights(model, layers)
-    inputs = [None, *[input_quantizer] * (len(layers) - 1)]
-    _install(model, [(layer, weight_quantizer, x) for layer, x in zip(layers.values(), inputs, strict=True)], value)
+    real = set() if input_quantizer is None else _reading_inputs(model, layers.values())
+    chosen = [(layer, weight_quantizer, None if layer in real else input_quantizer) for layer in layers.values()]
+    _install(model, chosen, value)
     report = describe_layers(model, where)
     if report.warnings:
         warnings.warn("; ".join(report.warnings), stacklevel=2)
@@ -126,13 +132,7 @@ def dense_(model: nn.Module) -> nn.Module:
     """
     plain: dict[type, Any] = {twin: kind for kind, twin in BINARY_TWINS.items()}
     for module in [*model.modules()]:
-        own_class_(module)
-        for name, part in binary_parametrizations(module).items():
-            part.hold(None)
-            part.fixed_weight = part.dense(part.binary_weight())  # no draw in training mode
-            remove_parametrizations(module, name)
-            if isinstance(module, nn.RNNBase):
-                module._init_flat_weights()
+        remove_parts_(module)
         if isinstance(module, BinaryLayer) and module.weight_quantizer is not None:
             with torch.no_grad():
                 module.weight.copy_(module.dense(module.binary_weight()))
@@ -154,19 +154,47 @@ def _choose(
         if not isinstance(parent, nn.MultiheadAttention):
             children = [(name, child) for name, child in parent._modules.items() if child is not None]
             offered += [(f"{parent_name}.{name}" if parent_name else name, child) for name, child in children]
+    # "lora_A", "lora_B" and others of PEFT
+    adapters = {name for module in model.modules() for name in getattr(module, "adapter_layer_names", ())}
     others = (
         module for module in model.modules() if kind_of(module) not in kinds and not isinstance(module, BinaryLayer)
     )
     real = {id(parameter) for module in others for parameter in module.parameters(recurse=False)}
     chosen = {}
     for name, layer in offered:
-        if id(getattr(layer, "weight", None)) in real:  # the head of a language model that is its embedding
+        # the head of a language model that is its embedding
+        if adapters.intersection(name.split(".")) or id(getattr(layer, "weight", None)) in real:
             continue
-        if kind_of(layer) not in kinds or binary_parametrizations(layer) or any(map(is_lazy, layer.parameters())):
+        if kind_of(layer) not in kinds or any(binary_layers(layer)) or any(map(is_lazy, layer.parameters())):
             continue
         if where is None or where(name, layer):
             chosen[id(layer)] = name, layer
     return dict(chosen.values())
+
+
+def _reading_inputs(model: nn.Module, layers: Collection[nn.Module]) -> set[nn.Module]:
+    """The layers that read the inputs of the model, see `binarize_`."""
+    norms = {id(p) for module in model.modules() if isinstance(module, REASONS[0][1]) for p in module.parameters()}
+    named = [(name, p) for name, p in model.named_parameters() if WEIGHT_NAME.search(name) and id(p) not in norms]
+    weights = [id(p) for _, p in named if is_lazy(p) or p.dim() > 1]
+    tracer: Any = fx.Tracer()
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    try:
+        copied = copy.deepcopy(model, memo)  # a forward may store what it computes
+        chosen = {memo[id(layer)]: layer for layer in layers}
+        tracer.is_leaf_module = lambda m, _: chosen.keys().isdisjoint({*m.modules()} - {m})
+        nodes = tracer.trace(copied).nodes
+    except Exception:  # code of others may raise anything for a proxy
+        return {layer for layer in layers if id(getattr(layer, "weight", None)) == weights[0]}
+    raw, found = set[fx.Node](), set[nn.Module]()
+    for node in nodes:
+        if raw.issuperset(node.all_input_nodes):
+            module = copied.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if module in chosen:
+                found.add(chosen[module])
+            elif module is None or not any(id(p) in weights for p in module.parameters()):
+                raw.add(node)
+    return found
 
 
 def _refuse_real_weights(model: nn.Module, layers: dict[str, nn.Module]) -> None:

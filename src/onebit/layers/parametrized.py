@@ -141,6 +141,17 @@ def parametrize_(layer: nn.Module, parts: list[Part]) -> None:
         kind._flat_weights = property(_flat_weights, _keep_none)
 
 
+def remove_parts_(module: nn.Module) -> None:
+    """Write binary weights over the latents of a module, without its submodules, and remove the parametrizations."""
+    own_class_(module)
+    for name, part in binary_parametrizations(module).items():
+        part.hold(None)
+        part.fixed_weight = part.dense(part.binary_weight())  # no draw in training mode
+        parametrize.remove_parametrizations(module, name)
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
+
+
 def _flat_weights(layer: Any) -> list[Tensor | None]:
     return [getattr(layer, name, None) for name in recurrent_names(layer)]
 

@@ -71,6 +71,11 @@ class PackedLayer(nn.Module):
         real = sum(one.numel() for one in (self.scale, self.center, self.bias) if one is not None)
         return self.outputs * self.terms, real
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":  # other tools would change it
+            raise AttributeError("packed layers hold bits and no weight: call dense_ in place of packed_layers_")
+        return super().__getattr__(name)
+
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, unless the kernels compute it."""
         if self.input_quantizer is None or (self.plain and not follows_gradient(x)):

@@ -36,20 +36,9 @@ DTYPES = {"float": np.float32, "int": np.int32, "double": np.float64, "code": np
 _TABLE = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(np.int8) * 2 - 1
 
 
-def unused(text: str, taken: set[str]) -> str:
-    """A new name, which `taken` gets: `text`, with a number appended if it is taken."""
-    made, number = text, 1
-    while made in taken:
-        number += 1
-        made = f"{text}{number}"
-    taken.add(made)
-    return made
-
-
-def output_names(net: PackedNet) -> dict[str, str]:
-    """Name of an output in the file -> its value: the keys of a dict, otherwise the names of the values."""
-    keys, taken = net.output if isinstance(net.output, dict) else {name: name for name in net.outputs}, {*net.inputs}
-    return {unused(key or value, taken): value for key, value in keys.items()}
+def output_keys(net: PackedNet) -> dict[str, str]:
+    """What names an output in the file -> its value: the key of a dict, or the name of the value."""
+    return net.output if isinstance(net.output, dict) else {name: name for name in net.outputs}
 
 
 class Graph:
@@ -58,7 +47,7 @@ class Graph:
     values: shapes and kinds of the values of the net. current: the value whose nodes are being written. integers:
     whether to store weights as bits and to use products of integers where they are exact. marks: whether QONNX's
     operators mark binary floats. precise: values that are computed in float64, because their bits matter. written:
-    values whose nodes an earlier value included.
+    values whose nodes an earlier value included. outputs: name in the file -> value.
     """
 
     def __init__(self, net: PackedNet, flavor: str) -> None:
@@ -75,8 +64,8 @@ class Graph:
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self._known: dict[tuple[Any, ...], str] = {}
-        self.outputs = output_names(net)
-        self._taken = {*net.inputs, *self.outputs}
+        self._taken = {*net.inputs}
+        self.outputs = {self.name(key or value): value for key, value in output_keys(net).items()}
         self._layers: dict[Any, list[tuple[str, np.ndarray]]] = {}
         self._tensors: dict[str, dict[str, str]] = {}
         for name, spec in net.inputs.items():
@@ -101,8 +90,13 @@ class Graph:
         return name
 
     def name(self, text: str) -> str:
-        """A new tensor name, see `unused`."""
-        return unused(text, self._taken)
+        """A new tensor name: `text`, with a number appended if it is taken."""
+        made, number = text, 1
+        while made in self._taken:
+            number += 1
+            made = f"{text}{number}"
+        self._taken.add(made)
+        return made
 
     def cast(self, tensor: str, dtype: Any, **given: str) -> str:
         """Append a Cast to a numpy dtype; see `add`."""

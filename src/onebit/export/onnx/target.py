@@ -20,7 +20,7 @@ import numpy as np
 from onebit.common import __version__
 from onebit.export.comparison import run_in_batches
 from onebit.export.onnx import pointwise, products, rounding
-from onebit.export.onnx.graph import Graph, output_names
+from onebit.export.onnx.graph import Graph, output_keys
 from onebit.export.pixels import pixels_in_words
 from onebit.export.tools import require
 from onebit.packed import PackedNet, dumps, nodes
@@ -78,12 +78,12 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
         if (tensor := graph.get(value, "float")) != name:  # a second key of the same value
             graph.add("Identity", tensor, output=name)
     model = graph.model(producer_name="onebit", producer_version=__version__)
-    graph.helper.set_model_props(model, card(net))
+    graph.helper.set_model_props(model, card(net, [*graph.outputs]))
     return model
 
 
-def card(net: PackedNet) -> dict[str, str]:
-    """The metadata of the file: field -> text, which is JSON if the field has parts."""
+def card(net: PackedNet, outputs: list[str]) -> dict[str, str]:
+    """The metadata of the file with outputs of these names: field -> text, which is JSON if the field has parts."""
     inputs = {
         name: {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning}
         | ({"values": pixels} if (pixels := pixels_in_words(net, spec)) else {})
@@ -93,7 +93,7 @@ def card(net: PackedNet) -> dict[str, str]:
         "name": net.name,
         "statement": net.statement,
         **({"input": inputs[INPUT]} if [*inputs] == [INPUT] else {"inputs": inputs}),
-        "output": dict(zip(net.output, output_names(net), strict=True)) if isinstance(net.output, dict) else net.output,
+        "output": dict(zip(net.output, outputs, strict=True)) if isinstance(net.output, dict) else net.output,
         "classes": net.classes,
         "onebit": __version__,
         "sha256": hashlib.sha256(dumps(net)).hexdigest(),
@@ -115,7 +115,7 @@ def run(net: PackedNet, path: Path, *inputs: np.ndarray, flavor: str = "standard
 
     def compute(*batch: np.ndarray) -> dict[str, np.ndarray]:
         given = dict(zip(net.inputs, batch, strict=True))
-        return dict(zip(output_names(net).values(), session.run(None, given), strict=True))
+        return dict(zip(output_keys(net).values(), session.run(None, given), strict=True))
 
     return run_in_batches(compute, inputs, size)
 
@@ -128,5 +128,5 @@ def _run_qonnx(net: PackedNet, path: Path, inputs: Sequence[np.ndarray]) -> dict
     from qonnx.transformation.infer_shapes import InferShapes
 
     model = ModelWrapper(str(path)).transform(InferShapes())
-    named = run_in_batches(lambda *sample: execute_onnx(model, dict(zip(net.inputs, sample, strict=True))), inputs, 1)
-    return {value: named[name] for name, value in output_names(net).items()}
+    found = run_in_batches(lambda *sample: execute_onnx(model, dict(zip(net.inputs, sample, strict=True))), inputs, 1)
+    return dict(zip(output_keys(net).values(), found.values(), strict=True))
