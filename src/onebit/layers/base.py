@@ -88,8 +88,7 @@ class LatentWeight(nn.Module):
     """
 
     weight: Tensor
-    glorot_bound: float
-    """Of the latent; FSDP and others flatten or cut the Parameter later."""
+    glorot_bound: float  # of the whole latent, of which FSDP leaves a flat part
     weight_quantizer: Quantizer | None
     fixed_weight: Tensor | BinaryWeight | None
     fixed_used: bool

@@ -175,8 +175,8 @@ def _choose(
 def _reading_inputs(model: nn.Module, layers: Collection[nn.Module]) -> set[nn.Module]:
     """The layers that read the inputs of the model, see `binarize_`."""
     norms = {id(p) for module in model.modules() if isinstance(module, REASONS[0][1]) for p in module.parameters()}
-    named = [(name, p) for name, p in model.named_parameters() if WEIGHT_NAME.search(name) and id(p) not in norms]
-    weights = [id(p) for _, p in named if is_lazy(p) or p.dim() > 1]
+    named = [(name, p) for name, p in model.named_parameters() if is_lazy(p) or p.dim() > 1]
+    weights = [id(p) for name, p in named if WEIGHT_NAME.search(name) and id(p) not in norms]
     tracer: Any = fx.Tracer()
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
     try:

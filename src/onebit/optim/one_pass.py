@@ -16,8 +16,9 @@ from torch import Tensor
 from onebit.native import ADAM, MOMENTUM, InstructionSet, UpdateStruct, run_values
 from onebit.optim.optimizer_table import AFTER_STEP
 from onebit.quantizers.base import memory_order
-from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
+from onebit.quantizers.cpu_kernels import has_numbers, is_plain_training, kernels, launch
 
+Fields = dict[str, Any]
 LEAST_WEIGHTS = 1 << 20
 """Of a latent, below which torch's fused optimizers are as fast."""
 _BY_TORCH = ("amsgrad", "maximize", "differentiable", "capturable", *AFTER_STEP)
@@ -91,16 +92,9 @@ _RULES = {torch.optim.Adam: _adam, torch.optim.AdamW: _adam, torch.optim.SGD: _m
 
 
 def _run(
-    isa: InstructionSet,
-    kind: int,
-    latent: Tensor,
-    gradient: Tensor | None,
-    clip: float | None,
-    tensors: dict[str, Any],
-    numbers: dict[str, Any],
+    isa: InstructionSet, kind: int, latent: Tensor, gradient: Any, clip: float | None, tensors: Fields, numbers: Fields
 ) -> bool:
     """Run the kernel; False if it does not take the gradient or the state."""
-    assert gradient is not None
     if not _alike(latent, gradient, *tensors.values()):
         return False
     numbers |= {"kind": kind, "clip": math.inf if clip is None else clip}
@@ -113,11 +107,7 @@ def _alike(latent: Tensor, *others: Tensor) -> bool:
     """Whether the kernel takes these tensors: dense float32 on the CPU, all in one order of memory."""
     return latent.permute(memory_order(latent)).is_contiguous() and all(
         is_plain_training(x.detach())
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.layout == torch.strided
-        and not x.is_neg()
-        and x.shape == latent.shape
-        and x.stride() == latent.stride()
+        and has_numbers(x.detach())
+        and (x.dtype, x.shape, x.stride()) == (torch.float32, latent.shape, latent.stride())
         for x in (latent, *others)
     )

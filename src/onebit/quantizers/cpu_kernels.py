@@ -50,7 +50,7 @@ def launch(run: Callable[..., Any], isa: InstructionSet, struct: Callable[..., A
 
 def has_rows(x: Tensor) -> bool:
     """Whether the kernels take `x`, with the channels of a pixel adjacent in memory."""
-    return _has_numbers(x) and x.is_contiguous(memory_format=row_format(x))
+    return has_numbers(x) and x.is_contiguous(memory_format=row_format(x))
 
 
 def row_format(x: Tensor) -> torch.memory_format:
@@ -60,10 +60,11 @@ def row_format(x: Tensor) -> torch.memory_format:
 
 def is_dense(x: Tensor) -> bool:
     """Whether the kernels take `x`, which is contiguous or channels_last."""
-    return has_rows(x) or (_has_numbers(x) and x.is_contiguous())
+    return has_rows(x) or (has_numbers(x) and x.is_contiguous())
 
 
-def _has_numbers(x: Tensor) -> bool:
+def has_numbers(x: Tensor) -> bool:
+    """Whether the kernels read the numbers of `x` from memory as they are."""
     return (
         type(x) is Tensor
         and x.device.type == "cpu"
