@@ -79,8 +79,8 @@ def binarize_(
         raise UsageError(f"nothing to binarize: {reasons[0]}")
     _refuse_real_weights(model, layers)
     real = set() if input_quantizer is None else _reading_inputs(model, layers.values())
-    chosen = [(layer, weight_quantizer, None if layer in real else input_quantizer) for layer in layers.values()]
-    _install(model, chosen, value)
+    quantizers = [(layer, weight_quantizer, None if layer in real else input_quantizer) for layer in layers.values()]
+    _install(model, quantizers, value)
     report = describe_layers(model, where)
     if report.warnings:
         warnings.warn("; ".join(report.warnings), stacklevel=2)
