@@ -10,9 +10,8 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, sign_products
-from onebit.layers.sign_products import multiply, packed_signs, weight_gradient
+from onebit.layers.sign_products import multiply, packed_signs, unpacked_signs, weight_gradient
 from onebit.native import InstructionSet, instruction_set, instruction_sets
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import Sign, SteSign, Stochastic
@@ -70,6 +69,7 @@ def test_products_and_gradients_of_integers_are_exact(
     torch.set_num_threads(threads)
     try:
         panels, transposed, most = packed_signs(isa, weight)
+        assert torch.equal(unpacked_signs(isa, transposed, weight), signs(weight))
         x_panels, x_transposed, _ = packed_signs(isa, x)
         plain = product(x, panels, outputs)
         scaled = product(x.float(), panels, outputs, scale=scale)
@@ -106,6 +106,15 @@ def test_results_are_equal_for_any_number_of_threads_and_close_to_double(monkeyp
     *_, y, to_weight = found[0]
     for close, exact in ((y, x.double() @ signs(weight).double().T), (to_weight, gradient.double().T @ x.double())):
         assert (close - exact).norm() <= 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])  # of inputs that are not 0
+def test_sums_over_many_equal_rows_keep_their_digits(share: float) -> None:
+    torch.manual_seed(0)
+    x, gradient = (0.5 + torch.rand(1, columns).repeat(16384, 1) for columns in (17, 24))
+    x *= torch.rand(16384, 1) < share
+    exact = gradient.double().T @ x.double()
+    assert (weight_gradient(kernel_set(), gradient, x) - exact).norm() <= 5e-6 * exact.norm()
 
 
 class Dropped(SteSign):
@@ -276,19 +285,97 @@ def test_a_latent_that_is_not_a_number_counts_as_1() -> None:
     assert y.sum() == 4 - 64 * 64
 
 
-@pytest.mark.parametrize("loss", [torch.sum, torch.linalg.norm])  # the gradient of the sum depends on the weights alone
-def test_a_second_derivative_is_refused(loss: Callable[[Tensor], Tensor]) -> None:
-    x = torch.randn(20, 64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(loss(BinaryLinear(64, 64)(x)), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="twice"):
-        gradient.sum().backward()
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("inputs", [None, "ste_sign"])
+@pytest.mark.parametrize("quantizer", ["sign", Sign(value=0.1), SteSign(0.05), "magnitude_aware", "xnor"])
+def test_the_same_numbers_are_not_finite_as_in_torch(
+    monkeypatch: pytest.MonkeyPatch, quantizer: object, inputs: str | None, bf16: bool
+) -> None:
+    torch.manual_seed(1)
+    given = torch.randn(330, 50).relu(), torch.randn(330, 40)
+    for row, column, value in [(3, 7, torch.inf), (3, 8, torch.inf), (3, 9, -torch.inf), (320, 11, torch.nan)]:
+        given[0][row + 1, column] = given[1][row, column] = value
+    given[0][:, 5], given[0][3, 12] = 0, 0  # no output of the layer shows these products of 0
+    found = []
+    for native in (True, False):
+        monkeypatch.setenv("ONEBIT_NATIVE", str(int(native)))
+        torch.manual_seed(0)
+        layer = BinaryLinear(50, 40, weight_quantizer=quantizer, input_quantizer=inputs)
+        x = given[0].clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = layer(x)
+        y.backward(given[1].to(y.dtype))
+        found.append([part.isfinite() for part in (y, x.grad, layer.weight.grad)])
+    assert all(map(torch.equal, *found))
+    assert not all(part.all() for part in found[0])
 
 
-def test_gradients_in_batches_are_refused() -> None:
+def test_a_gradient_scaler_sees_an_overflow_behind_inputs_of_0() -> None:
+    layer, scaler = BinaryLinear(64, 64), torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    before, optimizer = layer.weight.detach().clone(), torch.optim.SGD(layer.parameters(), lr=1.0)
+    scaler.scale((layer(torch.zeros(20, 64)) * 8).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(layer.weight, before)
+    assert scaler.get_scale() == 2.0**125
+
+
+def penalized(quantizer: object, inputs: str | None, *, native: bool, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The gradients of a gradient penalty to the inputs and the parameters of a net."""
+    monkeypatch.setenv("ONEBIT_NATIVE", str(int(native)))
+    torch.manual_seed(0)
+    first = BinaryLinear(64, 96, True, weight_quantizer=quantizer)
+    second = BinaryLinear(96, 16, weight_quantizer=quantizer, input_quantizer=inputs)
+    with torch.no_grad():
+        second.weight.normal_(std=0.5)  # some are beyond the bounds
+    x = torch.randn(50, 64, requires_grad=True)
+    y = second(first(x / 8).tanh()) / 10
+    (gradient,) = torch.autograd.grad(y.sigmoid().sum(), x, create_graph=True)
+    (gradient.norm(dim=1) - 1).square().mean().backward()
+    return [x.grad, first.weight.grad, first.bias.grad, second.weight.grad]
+
+
+@pytest.mark.parametrize("inputs", [None, "ste_sign"])
+@pytest.mark.parametrize("quantizer", ["sign", Sign(value=0.1), SteSign(0.5), "magnitude_aware", "xnor"])
+def test_gradient_penalties_are_those_of_torch(
+    monkeypatch: pytest.MonkeyPatch, quantizer: object, inputs: str | None
+) -> None:
+    ours, theirs = (penalized(quantizer, inputs, native=native, monkeypatch=monkeypatch) for native in (True, False))
+    for a, b in zip(ours, theirs, strict=True):
+        assert b.norm() > 0
+        assert (a - b).norm() <= 1e-5 * b.norm()
+
+
+def test_a_second_derivative_has_the_weights_that_were_drawn() -> None:
+    layer, x = BinaryLinear(64, 64, weight_quantizer=Stochastic(value=0.5)), torch.eye(64, requires_grad=True)
+    y, gradient, other = layer(x), torch.randn(64, 64, requires_grad=True), torch.randn(64, 64)
+    (to_x,) = torch.autograd.grad(y, x, gradient, create_graph=True)
+    to_gradient, to_latent = torch.autograd.grad(to_x, (gradient, layer.weight), other)
+    torch.testing.assert_close(to_gradient, other @ y)  # y is the transposed weight
+    torch.testing.assert_close(to_latent, gradient.T @ other)
+
+
+@pytest.mark.parametrize("inputs", [None, "ste_sign"])
+@pytest.mark.parametrize("quantizer", ["sign", SteSign(0.05), "xnor"])
+def test_gradients_in_batches_are_those_of_each(quantizer: object, inputs: str | None) -> None:
+    layer = BinaryLinear(64, 64, weight_quantizer=quantizer, input_quantizer=inputs)
+    x, gradients = torch.randn(20, 64, requires_grad=True), torch.randn(3, 20, 64)
+    to, y = (x, layer.weight), layer(x)
+    batched = torch.autograd.grad(y, to, gradients, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(y, to, gradient, retain_graph=True) for gradient in gradients]
+    for found, parts in zip(batched, zip(*each, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(parts), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # by torch's compiler
+def test_compiled_autograd_gives_the_same_gradients() -> None:
+    layer = BinaryLinear(64, 64, weight_quantizer="xnor", input_quantizer="ste_sign")
     x = torch.randn(20, 64, requires_grad=True)
-    y = BinaryLinear(64, 64)(x)
-    with pytest.raises(UsageError, match="is_grads_batched"):
-        torch.autograd.grad(y, x, torch.randn(3, 20, 64), is_grads_batched=True)
+    loss = layer(x).square().sum()
+    exact = torch.autograd.grad(loss, (x, layer.weight), retain_graph=True)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda loss: loss.backward(), backend="eager")(loss)
+    torch.testing.assert_close((x.grad, layer.weight.grad), exact, rtol=1e-4, atol=1e-3)
 
 
 def test_negative_views_count_with_their_sign() -> None:

@@ -2,9 +2,9 @@
 
 A forward pass reads the latents once and keeps their signs as bits, in panels for the product and for the gradient to
 the inputs; the gradient to the weights is a real product. Results are those of torch up to rounding, and do not depend
-on the number of threads. `signed_linear` is for `BinaryLinear`, which calls `torch.nn.functional.linear` where
-`sign_kernels` finds none: other devices and dtypes, small layers, compiled or traced models, and without the native
-library (`ONEBIT_NATIVE=0`).
+on the number of threads. Gradients that are differentiated again, in batches or compiled are those of torch.
+`signed_linear` is for `BinaryLinear`, which calls `torch.nn.functional.linear` where `sign_kernels` finds none: other
+devices and dtypes, small layers, compiled or traced models, and without the native library (`ONEBIT_NATIVE=0`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onebit.errors import UsageError
 from onebit.native import (
     DenseGradientStruct,
     InstructionSet,
@@ -28,7 +27,7 @@ from onebit.native import (
     sign_blocks,
 )
 from onebit.quantizers import SignedWeight
-from onebit.quantizers.base import autocast_dtype
+from onebit.quantizers.base import Surrogate, autocast_dtype
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 
 LEAST_OUTPUTS = 16
@@ -63,14 +62,12 @@ def sign_kernels(x: Tensor, weight: Tensor, *, signs: bool) -> InstructionSet | 
 def signed_linear(isa: InstructionSet, x: Tensor, signed: SignedWeight, *, signs: bool = False) -> Tensor:
     """x · Wᵀ for x (…, I) and the weight (O, I) of `signed`; in bfloat16 under autocast, as `linear`.
 
-    It has no second derivative.
-
     Args:
         signs: whether all of x is ±1.
     """
     x = x.to(autocast_dtype(x))
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-    y: Tensor = _SignedLinear.apply(isa, signs, signed, rows, signed.latent, signed.scale)
+    y: Tensor = _SignedLinear.apply(isa, signs, signed, rows, signed.latent)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], -1)
 
 
@@ -78,46 +75,49 @@ class _SignedLinear(torch.autograd.Function):
     """(N, I) -> (N, O)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        isa: InstructionSet,
-        signs: bool,
-        signed: SignedWeight,
-        x: Tensor,
-        latent: Tensor,
-        scale: Tensor | None,
-    ) -> Tensor:
+    def forward(ctx: Any, isa: InstructionSet, signs: bool, signed: SignedWeight, x: Tensor, latent: Tensor) -> Tensor:
         panels, transposed, most = packed_signs(isa, latent, signed.seed, signed.steepness, signed.of_tanh)
         x_panels, x_transposed = packed_signs(isa, x)[:2] if signs else (None, None)
         y = x.new_empty(len(x), len(latent), dtype=torch.float32 if signed.of_mean else x.dtype)
-        multiply(isa, x, panels, y, x_panels=x_panels, scale=None if signed.of_mean else scale)
+        multiply(isa, x, panels, y, x_panels=x_panels, scale=None if signed.of_mean else signed.scale)
         sums = y if signed.of_mean else None
-        ctx.isa, ctx.bound, ctx.scaled = isa, signed.bound, signed.scaled
-        ctx.save_for_backward(x, None if signed.bound is None else latent, scale, transposed, most, x_transposed, sums)
-        return y if sums is None or scale is None else (sums * scale).to(x.dtype)
+        ctx.isa, ctx.signed = isa, signed
+        ctx.save_for_backward(x, None if signed.bound is None else latent, transposed, most, x_transposed, sums)
+        return y if sums is None or signed.scale is None else (sums * signed.scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _gradients(ctx, gradient, *ctx.saved_tensors)
+        signed, (x, latent, transposed, most, x_transposed, sums) = ctx.signed, ctx.saved_tensors
+        if torch.is_grad_enabled() or not is_plain_training(gradient):
+            return None, None, None, *_by_torch(gradient, x, signed, unpacked_signs(ctx.isa, transposed, signed.latent))
+        to_x = to_weight = None
+        scaled = gradient if signed.scale is None else gradient * signed.scale.to(gradient.dtype)
+        if ctx.needs_input_grad[3]:
+            to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+            multiply(ctx.isa, scaled, transposed, to_x)
+        if ctx.needs_input_grad[4]:
+            changes = {} if latent is None else {"latent": latent, "most": most, "bound": signed.bound}
+            if sums is not None:
+                changes |= {"mean": (sums * gradient).sum(0) / x.shape[1], "signs": transposed}
+            to_weight = weight_gradient(ctx.isa, scaled if signed.scaled else gradient, x, x_transposed, **changes)
+        return None, None, None, to_x, to_weight
 
 
-# x is an argument because a second derivative may run through it alone, as after `y.sum()`: it is refused too
-@torch.autograd.function.once_differentiable
-def _gradients(ctx: Any, gradient: Tensor, x: Tensor, *saved: Any) -> tuple[Tensor | None, ...]:
-    if not is_plain_training(gradient):
-        raise UsageError("gradients in batches (is_grads_batched, vectorize) need ONEBIT_NATIVE=0")
-    latent, scale, transposed, most, x_transposed, sums = saved
-    to_x = to_weight = None
-    scaled = gradient if scale is None else gradient * scale.to(gradient.dtype)
-    if ctx.needs_input_grad[3]:
-        to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        multiply(ctx.isa, scaled, transposed, to_x)
-    if ctx.needs_input_grad[4]:
-        changes = {} if latent is None else {"latent": latent, "most": most, "bound": ctx.bound}
-        if sums is not None:
-            changes |= {"mean": (sums * gradient).sum(0) / x.shape[1], "signs": transposed}
-        to_weight = weight_gradient(ctx.isa, scaled if ctx.scaled else gradient, x, x_transposed, **changes)
-    return None, None, None, to_x, to_weight, None
+def _by_torch(gradient: Tensor, x: Tensor, signed: SignedWeight, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients in operations of torch, which can be differentiated again."""
+    numbers = signed.scale, signed.bound, signed.scaled, signed.of_mean
+    weight = signs if signed.scale is None else signs * signed.scale[:, None]
+    weight = Surrogate.apply(signed.latent, weight, _to_latent, numbers, signs)
+    return gradient @ weight.to(x.dtype), _to_latent(gradient.t() @ x, signed.latent, signs, *numbers)
+
+
+def _to_latent(
+    gradient: Tensor, latent: Tensor, signs: Tensor, scale: Tensor | None, bound: float | None, scaled: bool, mean: bool
+) -> Tensor:
+    """The gradient to the latents of a `SignedWeight` from that to its weight."""
+    through = gradient * scale[:, None] if scaled and scale is not None else gradient
+    through = through if bound is None else torch.where(latent.abs() > bound, 0, through)
+    return through + signs * (gradient * signs).mean(1, keepdim=True) if mean else through
 
 
 def packed_signs(
@@ -137,6 +137,14 @@ def packed_signs(
     draw = {"seed": seed, "steepness": steepness, "of_tanh": of_tanh}
     launch(run_signs, isa, SignsStruct, x=x, panels=panels, transposed=transposed, most=most, **sizes, **draw)
     return panels, transposed, most
+
+
+def unpacked_signs(isa: InstructionSet, transposed: Tensor, like: Tensor) -> Tensor:
+    """The ±1 of the second result of `packed_signs` in the shape (O, I) of `like`, in operations of torch."""
+    bits = torch.arange(isa.lut_inputs * isa.lut_groups, dtype=torch.int32).view(-1, 1)
+    words = transposed.view(-(-like.shape[1] // isa.lanes), -1, 1, isa.lanes)
+    signs = (words >> bits & 1).movedim(0, 2).flatten(2).flatten(0, 1)  # words of rows, bits, panels, lanes
+    return signs[: like.shape[0], : like.shape[1]] * 2.0 - 1
 
 
 def multiply(isa: InstructionSet, x: Tensor, panels: Tensor, y: Tensor, **more: Any) -> None:

@@ -1,8 +1,9 @@
 /* The gradient to the weights of a dense layer: sums over rows of products of gradients and inputs. See ob_dense_gradient.
  *
  * Both are packed into panels of columns, row after row. A tile of sums in registers has columns of inputs down and outputs across; it
- * is transposed when it is stored. Sums are float32, in the order of the rows; of bfloat16 two rows are added at a time. Inputs that
- * are 0, about half of them behind a ReLU, are left out where a panel has enough of them, which changes no sum of finite numbers. */
+ * is transposed when it is stored. Sums are float32, of blocks of rows in order; of bfloat16 two rows are added at a time. Inputs that
+ * are 0, about half of them behind a ReLU, are left out where a panel has enough of them and its gradients are finite: then they
+ * change no sum. */
 #if defined(__AVX512F__)
 enum { ACROSS = 4, DOWN = 4, MOST_LISTED = 70 }; /* per cent of inputs that are not 0: with more, multiplying all is faster */
 #else
@@ -40,6 +41,18 @@ static void pack_rows(const void *from, int64_t rows, int64_t columns, int bf16,
         }
 }
 
+static int all_finite(const uint32_t *x, int64_t count) {
+    words_t beyond = {0};
+    for (const uint32_t *end = x + count; x < end; x += NORM_LANES) {
+        words_t some;
+        memcpy(&some, x, sizeof some);
+        beyond |= (words_t)((some & 0x7f800000u) == 0x7f800000u);
+    }
+    int all = 1;
+    for (int k = 0; k < NORM_LANES; k++) all &= !beyond[k];
+    return all;
+}
+
 /* The inputs of some rows of a panel that are not 0, column after column, and how many; -1 if they are too many. */
 static void list_inputs(const uint32_t *x, int64_t rows, input_t *lists, int32_t *counts) {
     words_t zeros = {0};
@@ -61,8 +74,7 @@ static void list_inputs(const uint32_t *x, int64_t rows, input_t *lists, int32_t
 }
 
 static void listed_column(const input_t *x, int32_t count, const uint32_t *g, floats_t *to) {
-    floats_t sum[ACROSS];
-    _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) sum[k] = to[k];
+    floats_t sum[ACROSS] = {{0}};
     for (const input_t *end = x + count; x < end; x++) {
         const words_t one = (words_t){0} + x->value;
         _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) {
@@ -71,7 +83,7 @@ static void listed_column(const input_t *x, int32_t count, const uint32_t *g, fl
             sum[k] = fused_add(across, one, sum[k]);
         }
     }
-    _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) to[k] = sum[k];
+    _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) to[k] += sum[k];
 }
 
 #define EACH_SUM(body) \
@@ -79,7 +91,7 @@ static void listed_column(const input_t *x, int32_t count, const uint32_t *g, fl
 #define DENSE_TILE(name, add)                                                                                             \
     static void name(const uint32_t *x, const uint32_t *g, int64_t deep, floats_t (*to)[ACROSS]) {                        \
         floats_t sum[DOWN][ACROSS];                                                                                       \
-        EACH_SUM(sum[m][k] = to[m][k])                                                                                    \
+        EACH_SUM(sum[m][k] = (floats_t){0})                                                                               \
         for (int64_t n = 0; n < deep; n++, x += COLUMNS, g += OUTPUTS)    {                                               \
             words_t across[ACROSS];                                                                                       \
             _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) memcpy(&across[k], g + k * NORM_LANES, sizeof across[k]); \
@@ -88,7 +100,7 @@ static void listed_column(const input_t *x, int32_t count, const uint32_t *g, fl
                 _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) sum[m][k] = add(across[k], one, sum[m][k]);      \
             }                                                                                                             \
         }                                                                                                                 \
-        EACH_SUM(to[m][k] = sum[m][k])                                                                                    \
+        EACH_SUM(to[m][k] += sum[m][k])                                                                                   \
     }
 DENSE_TILE(dense_tile, fused_add)
 #ifdef pair_products
@@ -168,20 +180,22 @@ static int64_t run_dense_gradient(const ob_dense_gradient *call, int32_t stage, 
         return 0;
     }
     const int cut = call->latent && any_beyond(call->most, call->most_count, call->bound);
-    for (int64_t o = begin; o < end; o++)
+    for (int64_t o = begin; o < end; o++) {
+        const int finite = !pairs && all_finite(g + o * deep * OUTPUTS, deep * OUTPUTS);
         for (int64_t i = 0; i < across; i++) {
             floats_t sum[COLUMNS][ACROSS] = {{{0}}};
             for (int64_t k = 0; k < blocks; k++) {
                 const int64_t row = deep * k / blocks, rows = deep * (k + 1) / blocks - row, at = i * panel + row * COLUMNS;
                 const uint32_t *of_g = g + (o * deep + row) * OUTPUTS;
                 const int32_t *count = counts + (i * blocks + k) * COLUMNS;
-                for (int m = 0; !pairs && *count >= 0 && m < COLUMNS; m++)
-                    listed_column(lists + at + m * rows, count[m], of_g, sum[m]);
-                for (int m = 0; (pairs || *count < 0) && m < COLUMNS; m += DOWN)
+                const int listed = finite && *count >= 0;
+                for (int m = 0; listed && m < COLUMNS; m++) listed_column(lists + at + m * rows, count[m], of_g, sum[m]);
+                for (int m = 0; !listed && m < COLUMNS; m += DOWN)
                     (pairs ? dense_pairs : dense_tile)(x + at + m, of_g, rows, sum + m);
             }
             store_panel(call, o * OUTPUTS, i * COLUMNS, cut, sum);
         }
+    }
     _mm_sfence(); /* after stores past the caches */
     return 0;
 }
