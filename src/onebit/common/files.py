@@ -168,7 +168,7 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_atomic(path: AnyPath, data: bytes | memoryview) -> None:
+def write_atomic(path: AnyPath, data: bytes) -> None:
     """Write `data` to `path`, all of it or nothing; for errors see `atomic_path`."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.write(data)

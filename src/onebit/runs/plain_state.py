@@ -51,7 +51,7 @@ def save_plain(model: nn.Module, path: str | Path) -> None:
     else:
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomic(path, buffer.getbuffer())
+        write_atomic(path, buffer.getvalue())
 
 
 def plain_twin(run: Run, state: dict[str, Tensor], *, source: str) -> nn.Module:

@@ -75,7 +75,7 @@ def save_checkpoint(path: Path, job: Job) -> None:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         with uninterrupted():
-            write_atomic(path, buffer.getbuffer())
+            write_atomic(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path, job: Job) -> None:
