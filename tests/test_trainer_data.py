@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import onebit
 from onebit.data import load_dataset, make_toy, whiten
@@ -90,6 +92,25 @@ def test_regression_from_a_loader_resumes(tmp_path: Path) -> None:
         again = make().fit(data, validation=(X, VALUES), metric="r2", folder=tmp_path, resume=True)
     assert again.rows == history.rows
     assert history.plot().width > 1000
+
+
+def test_steps_per_epoch_of_a_loader_without_length() -> None:
+    class Endless(IterableDataset):
+        def __iter__(self) -> Iterator[Any]:
+            return cycle(zip(torch.from_numpy(X).float(), map(int, Y), strict=True))
+
+    def make() -> onebit.Trainer:
+        return onebit.Trainer(net(), "bnn", epochs=3, schedule={"name": "linear", "final_lr": 0.0}, **OWN)
+
+    rows = make().fit(DataLoader(Endless(), 15), steps_per_epoch=6).rows
+    finite = DataLoader(TensorDataset(torch.from_numpy(X).float(), torch.from_numpy(Y)), 15)
+    assert [(row.step, row.lr, row.train_loss) for row in rows] == [
+        (row.step, row.lr, row.train_loss) for row in make().fit(finite).rows
+    ]
+    assert rows[-1].step == 18
+    assert rows[-1].lr == 0
+    with pytest.raises(UsageError, match="steps_per_epoch"):
+        make().fit(DataLoader(Endless(), 15))
 
 
 def test_images_of_a_pair_train_a_model_by_its_name(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ class Trainer:
         metric: Any = None,
         ignore_index: int | None = None,
         epochs: float | None = None,
+        steps_per_epoch: int | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
         on_epoch: Callable[[EpochLog], Any] | None = None,
@@ -123,7 +124,7 @@ class Trainer:
             folder: a run folder for metrics, checkpoint and weights; None writes nothing. Data are not copied there;
                 the checkpoint has their digest.
             resume: continue from its last checkpoint.
-            validation, metric, ignore_index, on_epoch, verbose: see `onebit.fit`.
+            validation, metric, ignore_index, steps_per_epoch, on_epoch, verbose: see `onebit.fit`.
 
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
@@ -159,12 +160,12 @@ class Trainer:
                 raise UsageError(f"{recipe.model.name}: expected uint8 images (N, C, H, W) in memory, or a module")
             else:
                 recipe = replace(recipe, batch_size=batch_size_of(source, batch_size, usual=recipe.batch_size))
-            training = build_training(recipe, source, model=given)
+            training = build_training(recipe, source, model=given, steps_per_epoch=steps_per_epoch)
             if folder is not None and given is None:
                 start_folder(Path(folder), recipe, resume=resume)
             self.recipe, self._about, self.model = recipe, about, training.model
             self._data = data if isinstance(data, Dataset) else source
-            history = fit_recipe(recipe, training, source, facts=facts, **options)
+            history = fit_recipe(recipe, training, source, facts=facts, steps_per_epoch=steps_per_epoch, **options)
         self.history = TrainerHistory(**vars(history), data=source.name)
         return self.history
 

@@ -75,6 +75,34 @@ def test_the_cost_of_a_token_is_its_negative_log_probability_given_those_before_
     torch.testing.assert_close(next_token(logits, tokens), torch.tensor(expected).mean())
 
 
+class Keywords(Model):
+    """Takes what a collator of transformers gives."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, object]:  # type: ignore[override]
+        return super().forward(input_ids)
+
+
+def test_padded_tokens_of_every_form_train_and_count_alike() -> None:
+    padded = np.where(np.arange(9) < 2 + np.arange(12)[:, None] % 8, COUNTING.astype(np.int64), -100)
+    filled = np.where(padded < 0, 3, padded)
+    rows = [{"input_ids": x, "attention_mask": (y >= 0) * 1, "labels": y} for x, y in zip(filled, padded, strict=True)]
+    nets: list[Any] = [model(), model(), Keywords(Sign())]
+    nets[2].load_state_dict(nets[0].state_dict())
+    data: list[Any] = [padded, (filled, padded), rows]
+    losses = [trained(net, each, epochs=3, validation=each) for net, each in zip(nets, data, strict=True)]
+    assert losses[0] == losses[1] == losses[2]
+    scores = [evaluate(net, each, loss="next_token") for net, each in zip(nets, data, strict=True)]
+    assert scores[0] == scores[1] == scores[2]
+    with torch.no_grad():
+        costs = token_costs(nets[0].eval()(torch.from_numpy(filled)), torch.from_numpy(padded))[0]
+    assert scores[0].loss == pytest.approx(float(costs.mean()))
+    assert scores[0].count == int((padded[:, 1:] >= 0).sum())
+    assert evaluate(nets[2], DataLoader(rows, 5), loss="next_token").loss == pytest.approx(scores[0].loss)  # type: ignore[arg-type]
+    for wrong in (padded[:, ::-1], DataLoader([{**row, "input_ids": row["labels"].clip(5)} for row in rows], 5)):  # type: ignore[list-item]
+        with pytest.raises(UsageError, match="next_token"):
+            evaluate(nets[2], wrong, loss="next_token")
+
+
 @pytest.mark.parametrize("tokens", [torch.zeros(3, 4, dtype=torch.int64), torch.zeros(3), torch.zeros(3, 5)])
 def test_tokens_of_another_shape_are_refused(tokens: Tensor) -> None:
     with pytest.raises(UsageError, match="next_token"):

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from onebit.data import make_toy
-from onebit.errors import DataError
+from onebit.errors import DataError, UsageError
 from onebit.evaluation.sources import LoaderSamples, as_samples, batch_bounds, check_finite
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -194,14 +194,14 @@ def test_the_digest_of_computed_samples_is_of_their_number() -> None:
     assert as_samples(DataLoader(Pairs(), 3, drop_last=True)).digest == "loader of 10 samples"
     before = torch.get_rng_state()
     stream = LoaderSamples(DataLoader(Stream(), 3))
-    assert (stream.digest, stream.count, stream.steps) == ("loader of None batches", None, 4)
+    assert (stream.digest, stream.count, stream.length) == ("loader of None batches", None, None)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 BAD: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
-    "three": (lambda: (X, Y, Y), ValueError),
+    "three": (lambda: (X, Y, Y), UsageError),
     "lengths": (lambda: (X, Y[:4]), DataError),
-    "three parts": (lambda: DataLoader([(1, 2, 3)] * 4, 2), ValueError),
+    "three parts": (lambda: DataLoader([(1, 2, 3)] * 4, 2), UsageError),
     "words": (lambda: DataLoader([("a", 1)] * 4, 2), DataError),
     "NaN": (lambda: (X * np.float32("nan"), Y), DataError),
 }

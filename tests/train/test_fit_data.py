@@ -91,7 +91,7 @@ def test_the_generators_of_the_user_are_put_back() -> None:
 
 def test_each_epoch_of_a_loader_has_another_order_and_every_sample() -> None:
     samples: Any = fit_data(loader()).train
-    feed = LoaderFeed(samples, torch.device("cpu"), 0, Ranks())
+    feed = LoaderFeed(samples=samples, device=torch.device("cpu"), seed=0, ranks=Ranks(), length=5, steps=5)
     orders = [torch.cat([x[:, 0] for x, _, _ in feed.epoch(epoch, steps=5)]) for epoch in (1, 2, 1)]
     assert torch.equal(orders[0], orders[2])
     assert not torch.equal(orders[0], orders[1])
@@ -190,8 +190,9 @@ def test_an_ignored_label_counts_nowhere_in_a_training(tmp_path: Path) -> None:
     assert last.train_metrics["accuracy"] == pytest.approx(1 - last.train_error)  # type: ignore[operator]
     score = onebit.evaluate(model, (X, padded), ignore_index=7)
     assert score == onebit.evaluate(model, (X[kept], Y[kept]))
+    train((X, Y), tmp_path / "other", epochs=1, ignore_index=2)
     with pytest.raises(CheckpointError, match="ignore_index"):
-        train((X, padded), tmp_path, validation=(X, padded), epochs=2, batch_size=20, ignore_index=6, resume=True)
+        train((X, Y), tmp_path / "other", epochs=1, ignore_index=1, resume=True)
 
 
 class TwoHeads(nn.Module):
@@ -232,7 +233,7 @@ def test_batches_of_unknown_size_are_split_into_parts() -> None:
 
 def test_half_an_epoch_of_a_loader_and_a_loader_without_length() -> None:
     assert train(loader(), epochs=0.4).rows[-1].step == 2
-    history = train(DataLoader(Stream(), 20), epochs=3)
+    history = train(DataLoader(Stream(), 20), epochs=3, steps_per_epoch=5)
     assert [row.step for row in history] == [5, 10, 15]
 
 
@@ -374,7 +375,9 @@ def test_an_autocast_of_the_user_does_not_change_the_precision() -> None:
 def test_several_processes_need_a_loader_that_divides_its_samples() -> None:
     def feed(**options: Any) -> LoaderFeed:
         samples: Any = fit_data(loader(shuffle=False, **options)).train
-        return LoaderFeed(samples, torch.device("cpu"), 0, Ranks(1, 2))
+        length = len(samples.loader)
+        device = torch.device("cpu")
+        return LoaderFeed(samples=samples, device=device, seed=0, ranks=Ranks(1, 2), length=length, steps=length)
 
     with pytest.raises(UsageError, match="DistributedSampler"):
         feed()

@@ -146,7 +146,7 @@ def outputs_of(
             refuse_shifted(inputs, targets, task)
             # only for the first batch; the hook would recompile a compiled model
             with nullcontext() if done or hasattr(model, COMPILED) else whole_pixels(model):
-                outputs = floats(called(model, to_device(inputs, device)))
+                outputs = floats(called(model, to_device(inputs, device)), task)
             targets = to_device(targets, device)
             if task == "language" and targets is not None:
                 outputs, targets = token_costs(outputs, targets)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from onebit.evaluation.forward import autocast, model_device, unchanged
 from onebit.evaluation.losses import Loss, cross_entropy
+from onebit.evaluation.metrics import task_of
 from onebit.evaluation.trees import called, floats, leaves, size_of, to_device
 from onebit.layers import BinaryLayer, batch_norms, binary_layers, input_quantizers
 from onebit.quantizers import Quantizer
@@ -90,7 +91,7 @@ def gradient_health(model: nn.Module, x: Any, y: Any, loss: Loss = cross_entropy
         model.train()
         with autocast(precision, next(leaves(y)).device):
             logits = called(model, x)
-        value = loss(floats(logits), y)
+        value = loss(floats(logits, task_of(loss)), y)
         if not value:
             latents = {}  # logits so large that even the cross-entropy has no gradient
         gradients = torch.autograd.grad(value, list(latents.values()), allow_unused=True) if latents else ()

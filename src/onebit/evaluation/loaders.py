@@ -41,20 +41,11 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 @contextmanager
-def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
-    """The context in which one epoch of a loader draws its random numbers from (seed, epoch).
+def seeded(loader: DataLoader[Any], number: int, epoch: int) -> Iterator[None]:
+    """The context in which the generators of a loader and its sampler start from a seed.
 
-    They are the order of a sampler with a `generator` or `set_epoch`, the seeds of the workers, and draws of transforms
-    in this process from `random` and `numpy.random`; the caller seeds torch's generator.
+    They decide the order of a sampler with a `generator` or `set_epoch`, and the seeds of the workers.
     """
-    number = epoch_seed(seed, epoch)
-    with _seeded_generators(loader, number, epoch), kept_globals(number):
-        yield
-
-
-@contextmanager
-def _seeded_generators(loader: DataLoader[Any], number: int, epoch: int) -> Iterator[None]:
-    """The context in which the generators of a loader and its sampler start from a seed."""
     sampler = sampler_of(loader)
     owners: list[Any] = [loader, *([sampler] if hasattr(sampler, "generator") else [])]
     before = [owner.generator for owner in owners]
@@ -77,7 +68,9 @@ def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
     """
     batches: Iterator[Any] | None = None
     states: Any = None
-    with _seeded_generators(loader, 0, 0):
+    loader = copy.copy(loader)
+    vars(loader).update(_iterator=None)  # persistent workers serve one pass at a time, that of a training may go on
+    with seeded(loader, 0, 0):
         while True:
             with torch.random.fork_rng(devices=[]), kept_globals(0):
                 if batches is None:
@@ -107,9 +100,9 @@ def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
         order = list(order.indices)
     elif isinstance(order, RandomSampler) and not order.replacement and len(order) == known_length(loader.dataset):
         order = range(len(order))
-    made = copy.copy(loader)
     batches = BatchSampler(order, loader.batch_sampler.batch_size, drop_last=False)
-    vars(made).update(sampler=order, batch_sampler=batches, drop_last=False, _iterator=None)
+    made = copy.copy(loader)
+    vars(made).update(sampler=order, batch_sampler=batches, drop_last=False)
     return made
 
 

@@ -7,7 +7,8 @@ A language model takes logits (N, T, V) and its own inputs as targets, see `toke
 
 Every loss of a classification has two more arguments, which `functools.partial` binds. `class_weights`, a number w for
 each class, multiplies what its samples cost: the loss is Σ w·ℓ/N, so that the parts of a batch add up to the batch;
-torch divides by Σ w. Samples with the label `ignore_index` do not count, nor do they as correct or wrong predictions.
+torch divides by Σ w. Samples with the label `ignore_index` do not count, nor do they as correct or wrong predictions,
+and neither do pixels of the label 255 and tokens (N, T) of the label −100.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from onebit.data.mask_scores import check_mask_classes
 from onebit.errors import UsageError
 from onebit.evaluation.loss_table import LOSSES as LOSSES
 
+PADDING = -100
+"""The label of a token that does not count, as in torch and transformers."""
+_NEVER = {2: PADDING, 3: VOID}
+"""Axes of labels -> the label that never counts."""
 Loss = Callable[[Any, Any], Tensor]
 """(outputs, targets) -> scalar mean over samples; both are tensors, or tuples or dicts of tensors."""
 
@@ -214,8 +219,8 @@ def per_sample(logits: Tensor, labels: Tensor, ignore_index: int | None = None) 
 
     Args:
         logits: (N, classes), or (N, classes, h, w), or (N, classes, T) for a sequence.
-        labels: (N,), or masks (N, H, W), which are cropped to the center h×w and lose their `VOID` pixels, or (N, T);
-            or probabilities of the classes (N, classes), of which the largest counts.
+        labels: (N,), or masks (N, H, W), which are cropped to the center h×w and lose their `VOID` pixels, or (N, T),
+            which lose their `PADDING`; or probabilities of the classes (N, classes), of which the largest counts.
         ignore_index: samples with this label are left out.
 
     Returns:
@@ -240,8 +245,21 @@ def per_sample(logits: Tensor, labels: Tensor, ignore_index: int | None = None) 
 
 def known_of(labels: Tensor, ignore_index: int | None) -> Tensor | None:
     """Which of the labels (N,), (N, T) or (N, H, W) count, (M,); None for all."""
-    ignored = [label for label in (VOID if labels.dim() == 3 else None, ignore_index) if label is not None]
+    ignored = [label for label in (_NEVER.get(labels.dim()), ignore_index) if label is not None]
     return torch.stack([labels.flatten() != label for label in ignored]).all(dim=0) if ignored else None
+
+
+def check_labels(labels: Tensor, classes: int, ignore_index: int | None = None) -> None:
+    """Refuse labels that are no class: torch has an IndexError for them, and on a GPU the process ends."""
+    if labels.is_floating_point() or labels.dtype is torch.bool:
+        return
+    known = known_of(labels, ignore_index)
+    labels = labels.flatten() if known is None else labels.flatten()[known]
+    low, high = (
+        map(int, (labels if labels.dtype is torch.uint8 else labels.long()).aminmax()) if len(labels) else (0, 0)
+    )
+    if low < 0 or high >= classes:
+        raise UsageError(f"got labels from {low} to {high}, expected 0 to {classes - 1}, or ignore_index")
 
 
 def known_samples(logits: Tensor, labels: Tensor, ignore_index: int | None = None) -> int:

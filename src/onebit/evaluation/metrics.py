@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onebit.common.tables import resolve
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.losses import LOSSES, Loss, ignored_label, paired, per_sample
+from onebit.evaluation.losses import LOSSES, Loss, check_labels, ignored_label, paired, per_sample
 from onebit.evaluation.scores import Score, score_logits
 from onebit.evaluation.trees import leaves, size_of
 
@@ -170,6 +170,7 @@ def score_outputs(
         raise DataError("multi-label: got targets outside of 0 to 1")
     if is_classification(task, outputs, targets):
         logits, labels = per_sample(outputs, targets, ignored_label(loss))
+        check_labels(labels, logits.shape[1])
         masked = targets.dim() == 3
         mean = float(function(logits, targets if targets.is_floating_point() else labels))
         arrays = logits.float().cpu().numpy(), labels.cpu().numpy()

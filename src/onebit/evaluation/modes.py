@@ -217,7 +217,7 @@ def mode_outputs(
     if bn == "reestimate" and train is None:
         raise UsageError(f"BatchNorm statistics for {weights} weights need training data, or bn='trained'")
     generator = torch.Generator(model_device(model)).manual_seed(mode.seed)
-    mean, targets, task = torch.zeros(()), None, task or "classification"
+    mean, targets, kind = torch.zeros(()), None, task or "classification"
     for draw in range(draws):
 
         def done(now: int, total: int, draw: int = draw) -> None:
@@ -239,8 +239,8 @@ def mode_outputs(
         if draw and found is not None and not all(map(torch.equal, leaves(targets), leaves(found))):
             raise DataError(f"{samples.name}: the order of samples changes between the draws of an ensemble")
         targets = found
-        mean = mean + prediction_of(outputs.double(), task) / draws
-    return _outputs_of(mean, task).float(), targets
+        mean = mean + prediction_of(outputs.double(), kind) / draws
+    return _outputs_of(mean, kind).float(), targets
 
 
 def prediction_of(outputs: Tensor, task: str | None) -> Tensor:
@@ -317,7 +317,8 @@ def evaluate(
     data = data.test if isinstance(data, Dataset) else data
     data = in_tiles(model, data) if isinstance(data, Split) else data
     task = task_of(loss)
-    samples = as_samples(with_tokens(data, task), batch_size=batch_size)
+    known = getattr(model, "class_names", None)
+    samples = as_samples(with_tokens(data, task), batch_size=batch_size, classes=known)
     weights, bn = stated_mode(model, weights, bn)
     loss = with_options(loss, ignore_index=ignore_index)
     metrics = chosen_metrics(metric, task)
@@ -327,6 +328,10 @@ def evaluate(
         outputs, targets = mode_outputs(model, samples, mode, batch_size=batch_size, on_images=done, task=task)
     if targets is None:
         raise DataError(f"{samples.name}: no targets")
+    named = len(getattr(samples, "classes", ()))
+    if named and (task not in ("classification", None) or named != outputs.shape[1]):
+        of = f"outputs {tuple(outputs.shape)} of a {task or 'classification'}"
+        raise UsageError(f"got the names of {named} classes as targets for {of}")
     loss = with_options(scored_loss(weights, loss), ignore_index=ignored_label(loss))
     score = score_outputs(outputs, targets, loss=loss, metrics=metrics, weights=weights, bn=bn)
     # in an ensemble, the log-probability of a class may be -inf

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import repeat
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset as TorchDataset, IterableDatase
 from onebit.data import Dataset, Split, StreamedImages, read_batches
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import batch_samples, known_length, repeated, sampler_of, sequential
-from onebit.evaluation.trees import leaves, mapped, size_of
+from onebit.evaluation.trees import leaves, size_of
 
 BATCH_SIZE = 100
 """Default number of samples of a batch."""
@@ -42,40 +42,43 @@ class ArraySamples:
     """Inputs and targets in memory, or streamed images.
 
     Args:
-        inputs: array, tensor or `StreamedImages`, (N, …); batches of float64 arrays are float32.
-        targets: array or tensor (N, …), or None; in batches integers but masks are int64, float64 arrays float32.
+        inputs: array or tensor (N, …), or a tuple or dict of them, or `StreamedImages`; batches of float64 arrays are
+            float32.
+        targets: the same, or None; in batches integers but masks are int64, float64 arrays float32.
         name: of the data, for messages.
+        classes: the name of each label, if the targets were names.
     """
 
     inputs: Any
     targets: Any = None
     name: str = "data"
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(_parts(self.inputs)[0])
 
     count = property(__len__)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
-        return tuple(self.inputs.shape[1:])
+        return tuple(_parts(self.inputs)[0].shape[1:])
 
     def __getitem__(self, index: Any) -> ArraySamples:
         inputs = self.inputs
-        chosen = inputs.subset(index) if isinstance(inputs, StreamedImages) else inputs[index]
-        return replace(self, inputs=chosen, targets=None if self.targets is None else self.targets[index])
+        chosen = inputs.subset(index) if isinstance(inputs, StreamedImages) else _each(itemgetter(index), inputs)
+        return replace(self, inputs=chosen, targets=_each(itemgetter(index), self.targets))
 
     def batches(self, batch_size: int | None = None, *, indices: Any = None) -> Iterator[tuple[Any, Any]]:
         """(inputs, targets) as tensors, in order, or those at each of `indices`; targets may be None."""
         ordered = indices is None
         if ordered:
             indices = [slice(*bounds) for bounds in self._bounds(batch_size)]
-        targets = repeat(None) if self.targets is None else read_batches(self.targets, indices)
-        for part, known in zip(read_batches(self.inputs, indices), targets, strict=False):
-            inputs = _tensor(part)
+        streamed = read_batches(self.inputs, indices) if isinstance(self.inputs, StreamedImages) else None
+        for index in indices:
+            inputs = _each(_tensor, next(streamed) if streamed else _each(itemgetter(index), self.inputs))
             check_finite(inputs, self.name, wait=ordered)
-            yield inputs, None if known is None else _as_targets(_tensor(known))
+            yield inputs, _each(_as_targets, _each(itemgetter(index), self.targets))
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
         """Inputs of `count` evenly spaced samples; each batch is drawn from all of them with a fixed seed."""
@@ -94,8 +97,7 @@ class ArraySamples:
     @cached_property
     def digest(self) -> str:
         """sha256 of bytes, shape and dtype of inputs and targets; streamed images by their number and targets."""
-        parts = [part for part in (self.inputs, self.targets) if part is not None]
-        return "arrays " + _digest(parts)
+        return "arrays " + _digest(_parts((self.inputs, self.targets)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,7 @@ class LoaderSamples:
     """The samples of a torch DataLoader, with its own collate function and batch size.
 
     Args:
-        loader: gives (inputs, targets), each a tensor, or a tuple or dict of tensors.
+        loader: gives (inputs, targets), each a tensor, or a tuple or dict of tensors; or dicts, see `pair_of`.
     """
 
     loader: DataLoader[Any]
@@ -117,11 +119,10 @@ class LoaderSamples:
         dataset = self.loader.dataset
         return known_length(dataset if isinstance(dataset, IterableDataset) else sampler_of(self.loader))
 
-    @cached_property
-    def steps(self) -> int:
-        """Batches of an epoch; a loader without a length is read once to count them."""
-        known = known_length(self.loader)
-        return sum(1 for _ in repeated(self.loader)) if known is None else known
+    @property
+    def length(self) -> int | None:
+        """Batches of a pass; None if unknown."""
+        return known_length(self.loader)
 
     def batches(self, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
         """(inputs, targets) in order, as the collate function makes them; targets are None if there are none.
@@ -151,7 +152,7 @@ class LoaderSamples:
         dataset = self.loader.dataset
         if type(dataset) is TensorDataset:
             return "arrays " + _digest(dataset.tensors)
-        count = f"{known_length(self.loader)} batches" if self.count is None else f"{self.count} samples"
+        count = f"{self.length} batches" if self.count is None else f"{self.count} samples"
         return f"loader of {count}"
 
 
@@ -159,15 +160,18 @@ Samples = ArraySamples | LoaderSamples
 
 
 # ------------------------------------------------------------------------------------------------------------ any form
-def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) -> Samples:
+def as_samples(
+    data: Any, *, name: str = "data", batch_size: int | None = None, classes: Sequence[str] | None = None
+) -> Samples:
     """Data of any form as samples; those of a `Dataset` are its test split.
 
     Args:
-        data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a Dataset; or
-            inputs alone, an array, a tensor or a dict of them, which then have no targets. Inputs may be a tuple or a
-            dict in a pair.
+        data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a list of samples, a Split
+            or a Dataset; or inputs alone, an array, a tensor or a dict of them, which then have no targets. Inputs may
+            be a tuple or a dict in a pair, and targets may be names of classes.
         name: of the argument, for messages.
         batch_size: of a torch data set without a loader, which training shuffles; a loader has its own.
+        classes: the names of classes, in the order of their numbers; None for those of the data, sorted.
     """
     if isinstance(data, (ArraySamples, LoaderSamples)):
         return data
@@ -178,61 +182,83 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
         data = DataLoader(data, batch_size=batch_size or BATCH_SIZE, shuffle=not isinstance(data, IterableDataset))
     if isinstance(data, DataLoader):
         return LoaderSamples(data, name)
-    if not isinstance(data, (tuple, list)):
-        data = data, None
-    if isinstance(data[0], dict) or (isinstance(data[0], tuple) and all(hasattr(x, "shape") for x in data[0])):
-        data = _Rows(*data)
-        return LoaderSamples(DataLoader(data, batch_size or BATCH_SIZE, shuffle=True, collate_fn=_same), name)
-    inputs, targets = (_array(part) for part in data)
-    if targets is not None and len(inputs) != len(targets):
-        raise DataError(f"{name}: {len(inputs):,} inputs but {len(targets):,} targets")
-    return ArraySamples(inputs, targets, name)
+    if isinstance(data, list) and data and all(isinstance(one, (tuple, Mapping)) for one in data):
+        data = pair_of(_stacked(data), name)
+    inputs, targets = pair_of(data, name) if isinstance(data, (tuple, list)) else (data, None)
+    inputs, targets = (_each(_array, part) if _is_tree(part) else _array(part) for part in (inputs, targets))
+    targets, named = _numbered(targets, classes, name)
+    sizes = [len(part) for part in _parts((inputs, targets))]
+    if len({*sizes}) > 1:
+        raise DataError(f"{name}: got {', '.join(f'{size:,}' for size in sizes)} samples, expected equal numbers")
+    return ArraySamples(inputs, targets, name, named)
+
+
+def _stacked(samples: Sequence[Any]) -> Any:
+    """The samples of a list as one batch."""
+    if isinstance(samples[0], Mapping):
+        return {key: _stacked([sample[key] for sample in samples]) for key in samples[0]}
+    if isinstance(samples[0], tuple):
+        return tuple(map(_stacked, zip(*samples, strict=True)))
+    return torch.stack(list(samples)) if isinstance(samples[0], Tensor) else np.asarray(samples)
+
+
+def _numbered(targets: Any, classes: Sequence[str] | None, name: str) -> tuple[Any, tuple[str, ...]]:
+    """The numbers of classes for their names, and all names; other targets stay."""
+    texts = targets.ravel().tolist() if isinstance(targets, np.ndarray) and targets.dtype.kind in "OTU" else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        return targets, ()
+    numbers = {text: number for number, text in enumerate(sorted({*texts}) if classes is None else classes)}
+    if unknown := {*texts} - numbers.keys():
+        raise DataError(f"{name}: got the class {min(unknown)!r}, expected {', '.join(numbers) or 'class numbers'}")
+    return np.array([numbers[text] for text in texts]).reshape(targets.shape), tuple(numbers)
 
 
 def with_tokens(data: Any, task: str | None) -> Any:
-    """Data of a language model, which is to predict its own inputs: arrays of tokens (N, T) are their own targets."""
+    """Data to train and evaluate on: a dict of arrays holds targets, see `pair_of`.
+
+    A language model is to predict its own inputs: arrays of tokens (N, T) are their own targets. Negative tokens at
+    the end of a row are padding, in place of which the model gets token 0: no token before them sees it.
+    """
+    data = pair_of(data, "data") if isinstance(data, dict) else data
     given = data if isinstance(data, (tuple, list)) else [data]
-    if task != "language" or not all(hasattr(part, "shape") for part in given):
+    if task != "language" or len(given) > 2 or not all(hasattr(part, "shape") for part in given):
         return data  # loaders, and several inputs, give tokens and targets themselves
-    found = [torch.as_tensor(np.asarray(part), dtype=torch.int64) for part in given]
-    return found * 2 if given is not data else found
+    found = [torch.as_tensor(_array(part), dtype=torch.int64) for part in given]
+    known = found[0] >= 0
+    if bool((known[..., 1:] & ~known[..., :-1]).any()):
+        raise UsageError("next_token: got negative tokens before others, expected padding at the end of rows")
+    return found[0].clamp(min=0), found[-1]
 
 
 def refuse_shifted(inputs: Any, targets: Any, task: str | None) -> None:
     """Refuse targets of a language model that are other tokens than its inputs."""
+    inputs = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
     if task != "language" or targets is None or not isinstance(inputs, Tensor) or inputs.is_floating_point():
         return
     if targets.shape != inputs.shape or not bool(((targets == inputs) | (targets < 0)).all()):
         raise UsageError("next_token: got targets that are not the inputs, which it shifts itself")
 
 
-class _Rows(TorchDataset[Any]):
-    """Samples of several inputs, each an array or a tensor, in a tuple or a dict; targets may be None."""
-
-    def __init__(self, inputs: Any, targets: Any) -> None:
-        self.parts = _tensors(inputs), mapped(_as_targets, _tensors(targets))
-        if len({len(part) for part in leaves(self.parts)}) > 1:
-            raise DataError(
-                f"got {', '.join(f'{len(part):,}' for part in leaves(self.parts))} samples, expected as many"
-            )
-
-    def __len__(self) -> int:
-        return size_of(self.parts)
-
-    def __getitems__(self, indices: list[int]) -> Any:
-        return mapped(lambda part: part[indices], self.parts)
+def _is_tree(value: Any) -> bool:
+    """Whether a value is a dict or a tuple of arrays, not of numbers."""
+    several = isinstance(value, tuple) and all(getattr(part, "shape", ()) for part in value)
+    return several or isinstance(value, dict)
 
 
-def _same(batch: Any) -> Any:
-    return batch
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """`mapped` for arrays."""
+    if isinstance(value, dict):
+        return {key: _each(change, part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_each(change, part) for part in value)
+    return None if value is None else change(value)
 
 
-def _tensors(part: Any) -> Any:
-    if isinstance(part, dict):
-        return {name: _tensors(one) for name, one in part.items()}
-    if isinstance(part, tuple):
-        return tuple(map(_tensors, part))
-    return None if part is None else _tensor(part)
+def _parts(value: Any) -> list[Any]:
+    """The arrays of a tree."""
+    found: list[Any] = []
+    _each(found.append, value)
+    return found
 
 
 def _array(value: Any) -> Any:
@@ -246,9 +272,27 @@ def _array(value: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------------- batches
+TARGETS = ("labels", "label", "targets", "target", "y")
+"""Names of targets in a dict."""
+
+
+def pair_of(batch: Any, name: str) -> tuple[Any, Any]:
+    """The inputs, and the targets or None: of (inputs, targets), or of a dict.
+
+    A dict holds the targets under one of `TARGETS`; all else are keyword arguments of the model.
+    """
+    if isinstance(batch, Mapping):
+        own = next((key for key in TARGETS if key in batch), None)
+        return {key: part for key, part in batch.items() if key != own}, batch.get(own)
+    parts = batch if isinstance(batch, (tuple, list)) else (batch,)
+    if len(parts) > 2:
+        raise UsageError(f"{name}: got {len(parts)} parts, expected (inputs, targets), each of which may be a tuple")
+    return parts[0], parts[1] if len(parts) == 2 else None
+
+
 def parts_of(batch: Any, name: str, *, wait: bool = True) -> tuple[Any, Any]:
-    """The inputs and targets (or None) of a batch of a loader; for `wait` see `check_finite`."""
-    inputs, targets = (batch, None) if isinstance(batch, Tensor) else batch if len(batch) == 2 else (*batch, None)
+    """`pair_of` a batch of a loader; for `wait` see `check_finite`."""
+    inputs, targets = pair_of(batch, name)
     check_finite(inputs, name, wait=wait)
     return inputs, targets
 
@@ -276,7 +320,8 @@ def _tensor(part: Any) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float64, torch.float16) else tensor
 
 
-def _as_targets(tensor: Tensor) -> Tensor:
+def _as_targets(part: Any) -> Tensor:
+    tensor = _tensor(part)
     labels = tensor.dim() < 3 and not tensor.is_floating_point() and tensor.dtype is not torch.bool
     return tensor.long() if labels else tensor
 

@@ -53,8 +53,15 @@ def joined(parts: list[Any]) -> Any:
     return mapped(lambda *tensors: torch.cat(tensors), *parts)
 
 
-def floats(outputs: Any) -> Any:
-    """Outputs of a model in float32; entries of a dict that are no tensors, such as a cache, are left out."""
+def floats(outputs: Any, task: str | None = None) -> Any:
+    """Outputs of a model in float32; entries of a dict that are no tensors, such as a cache, are left out.
+
+    Args:
+        task: if the loss has one, it takes the logits of an object or a dict that holds "logits", as of transformers.
+    """
+    if task is not None:
+        held = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+        outputs = outputs if held is None else held
     if isinstance(outputs, Mapping):
         kept = {key: item for key, item in outputs.items() if isinstance(item, (Tensor, Mapping, tuple, list))}
         return mapped(Tensor.float, kept)

@@ -110,6 +110,7 @@ def build_training(
     model: nn.Module | None = None,
     device: torch.device | None = None,
     processes: int = 1,
+    steps_per_epoch: int | None = None,
 ) -> Training:
     """Seed torch, then build the objects of a recipe for some data.
 
@@ -117,6 +118,7 @@ def build_training(
         model: in place of the recipe's, which takes images only.
         device: of the model; by default that of the recipe.
         processes: number of processes that train the model.
+        steps_per_epoch: see `fit`.
     """
     torch.manual_seed(recipe.seed)
     if model is None:
@@ -127,18 +129,19 @@ def build_training(
     _start(recipe, model, data)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
-    images, labels = _counts(recipe, data)
+    images, labels = _counts(recipe, data, steps_per_epoch)
     return training_of(recipe, model, images=images, labels=labels, processes=processes)
 
 
-def _counts(recipe: Recipe, data: Dataset | FitData) -> tuple[int, int]:
-    """Numbers of training images and of their labels, one for each image or pixel."""
+def _counts(recipe: Recipe, data: Dataset | FitData, steps_per_epoch: int | None) -> tuple[int, int]:
+    """Numbers of images of an epoch, and of all labels, one for each image or pixel."""
     if isinstance(data.train, Split):
-        labels = data.train.labels
-        return len(labels), len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
+        labels, size = data.train.labels, (steps_per_epoch or 0) * recipe.batch_size
+        count = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
+        return size or len(labels) * recipe.augmentation.repeats, count
     assert isinstance(data, FitData)
+    samples, steps = epoch_size(data, recipe.batch_size, steps_per_epoch)
     _, targets = next(data.train.batches())
-    samples, steps = epoch_size(data, recipe.batch_size)
     return steps * recipe.batch_size, samples * labels_per_sample(targets, task_of(recipe.loss))
 
 
@@ -226,14 +229,14 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
     """The objects that train a model with a recipe.
 
     Args:
-        images: number of training images. labels: number of their labels, one for each image or pixel.
+        images: number of images of an epoch. labels: number of all labels, one for each image or pixel.
         processes: see `build_training`.
     """
     check_settings(recipe, model)
     loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
     if recipe.label_smoothing:
         loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
-    steps_per_epoch = len(batch_bounds(images * recipe.augmentation.repeats, recipe.batch_size, least=2 * processes))
+    steps_per_epoch = len(batch_bounds(images, recipe.batch_size, least=2 * processes))
     optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
     changes = recipe.augmentation if recipe.augmentation != Augmentation() else None

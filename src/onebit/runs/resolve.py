@@ -18,7 +18,7 @@ from onebit.runs.names import check_names
 from onebit.runs.run import first_stage, open_teacher
 from onebit.train.precision import resolve_memory_format
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.step import plan_steps
+from onebit.train.step import count_steps, plan_batches
 from onebit.train.weights import weight_file
 
 SIDE = 224
@@ -72,7 +72,8 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
             training = build_training(recipe, data, model=model, device=torch.device("meta"), processes=processes)
             TrainingSamples(data.train[:1], training.augmentation, channels_last=False)
             count = len(data.train) * recipe.augmentation.repeats
-            plan_steps(count, batch_size=recipe.batch_size, epochs=recipe.epochs, processes=processes)
+            batches = plan_batches(count, batch_size=recipe.batch_size, processes=processes)
+            count_steps(len(batches), recipe.epochs)
             open_teacher(recipe, data)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onebit.common.fields import Checked, Positive, PositiveShare
 from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, distillation, ignored_label, per_sample
-from onebit.evaluation.trees import called, leaves, to_device
+from onebit.evaluation.trees import called, floats, leaves, to_device
 from onebit.runtime.torch_module import PackedModule
 
 
@@ -37,12 +37,12 @@ class Teacher(Checked):
     temperature: Positive = 1.0
 
     def loss(self, label_loss: Loss, logits: Tensor, labels: Tensor, *, images: Any, precision: str) -> Tensor:
-        """The loss of logits (N, classes) of `images`; `label_loss` is that of the labels. Void pixels do not count."""
+        """The loss of logits (N, classes) of `images`; `label_loss` is that of the labels that count."""
         with autocast(precision, logits.device):
             targets = self.predict(images)
-        mine, taught = logits, targets.float()
-        masks, ignored = labels.dim() == 3 and logits.dim() == 4, ignored_label(label_loss)
-        if (masks or ignored is not None) and not labels.is_floating_point():
+        mine, taught = logits, targets
+        several, ignored = 1 < labels.dim() == logits.dim() - 1, ignored_label(label_loss)
+        if (several or ignored is not None) and not labels.is_floating_point():
             (mine, known), (taught, _) = (per_sample(outputs, labels, ignored) for outputs in (logits, taught))
             if not len(known):
                 return mine.sum()  # 0, as of a loss without samples
@@ -60,8 +60,9 @@ class Teacher(Checked):
     def predict(self, images: Any) -> Tensor:
         """The logits (N, classes) of images, on their device."""
         device = next(leaves(images)).device
-        logits: Tensor = called(self.model, to_device(images, torch.device("cpu")) if self.packed else images)
-        return logits.to(device)
+        outputs = called(self.model, to_device(images, torch.device("cpu")) if self.packed else images)
+        logits: Tensor = floats(outputs, "classification").to(device)
+        return logits
 
     def ready_(self, device: torch.device, layout: torch.memory_format) -> None:
         """Put the model into eval mode, on the training device."""

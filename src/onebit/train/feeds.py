@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -21,6 +21,7 @@ from onebit.data.tiles import mirrored
 from onebit.data.training_images import draw
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import epoch_seed, kept_globals, sampler_of, seeded
+from onebit.evaluation.losses import check_labels
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, parts_of
 from onebit.evaluation.trees import mapped, size_of
 from onebit.train.ranks import Ranks
@@ -36,53 +37,87 @@ GROWTH = 4
 """Growing images gain this many pixels per step."""
 
 
-@dataclass
-class SampleFeed:
+@dataclass(kw_only=True)
+class Feed:
+    """A source of training batches: passes over all samples, which depend on (seed, number of the pass) only.
+
+    Args:
+        length: batches of a pass; None if unknown.
+        steps: batches of an epoch. If these are not a pass, each epoch has the next ones of an endless row of passes.
+        classes: of labels in a loader, and the label that is ignored; None for other targets.
+    """
+
+    device: torch.device
+    seed: int
+    ranks: Ranks
+    length: int | None
+    steps: int
+    classes: tuple[int, int | None] | None = field(default=None, init=False)
+    _row: Generator[Batch] | None = field(default=None, init=False)
+
+    def batches(self, number: int, steps: int | None) -> Iterator[Batch]:
+        """The first `steps` batches of a pass (1, 2, …), None for all; the last one may be shorter."""
+        raise NotImplementedError
+
+    def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
+        """The first `steps` batches of an epoch (1, 2, …); unless epochs are passes, call it once for each."""
+        if self.steps != self.length and self._row is None:  # the first epoch, or that after a checkpoint
+            before = (epoch - 1) * self.steps
+            passes, before = divmod(before, self.length) if self.length else (0, before)
+            self._row = self._endless(passes + 1)
+            with torch.random.fork_rng(devices=[]), kept_globals(0):
+                next(islice(self._row, before, before), None)
+        # also for transforms, and models whose forward pass draws from them
+        with kept_globals(epoch_seed(self.seed, epoch)):
+            yield from self.batches(epoch, steps) if self._row is None else islice(self._row, steps)
+
+    def _endless(self, number: int) -> Generator[Batch]:
+        """The batches of all passes from this one on."""
+        while True:
+            yield from self.batches(number, self.length)
+            number += 1
+
+    def close(self) -> None:
+        """End a pass that goes on, which has put its generators into the user's loader."""
+        if self._row is not None:
+            self._row.close()
+
+
+@dataclass(kw_only=True)
+class SampleFeed(Feed):
     """Shuffled samples: augmented images with labels or masks, or arrays of any dtype and shape.
 
     Args:
-        bounds: (start, stop) of each batch in the order of an epoch.
+        bounds: (start, stop) of each batch in the order of a pass.
     """
 
     samples: TrainingSamples | ArraySamples
     bounds: list[tuple[int, int]]
-    device: torch.device
-    seed: int
-    ranks: Ranks
-
-    @property
-    def steps(self) -> int:
-        return len(self.bounds)
 
     @cached_property
     def _on_device(self) -> DeviceBatches:
         assert isinstance(self.samples, TrainingSamples)
         return DeviceBatches(self.samples, self.device)
 
-    def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
-        """The first `steps` batches of an epoch; the last one of an epoch may be shorter."""
-        rng, samples, bounds = np.random.default_rng([self.seed, epoch]), self.samples, self.bounds[:steps]
+    def batches(self, number: int, steps: int | None) -> Iterator[Batch]:
+        rng, samples, bounds = np.random.default_rng([self.seed, number]), self.samples, self.bounds[:steps]
         order = rng.permutation(len(samples)) if isinstance(samples, ArraySamples) else samples.order(rng)
         chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in bounds]
         batches: Iterator[tuple[Any, Any]]
         if isinstance(samples, ArraySamples):
             pairs = samples.batches(indices=[indices[part] for indices, part in chosen])
-            batches = ((sent(x, self.device), sent(y, self.device)) for x, y in pairs)
+            batches = (mapped(lambda tensor: sent(tensor, self.device), pair) for pair in pairs)
         else:
             batches = self._on_device.batches(chosen, rng)
-        with kept_globals(epoch_seed(self.seed, epoch)):  # for a model whose forward pass draws from them
-            for (indices, _), (x, y) in zip(chosen, batches, strict=True):
-                yield x, y, len(indices)
+        for (indices, _), (x, y) in zip(chosen, batches, strict=True):
+            yield x, y, len(indices)
 
 
-@dataclass
-class LoaderFeed:
-    """The batches of a loader; each epoch seeds its order and random transforms."""
+@dataclass(kw_only=True)
+class LoaderFeed(Feed):
+    """The batches of a loader; each pass seeds its order."""
 
     samples: LoaderSamples
-    device: torch.device
-    seed: int
-    ranks: Ranks
 
     def __post_init__(self) -> None:
         ranks, sampler = self.ranks, sampler_of(self.samples.loader)
@@ -90,24 +125,18 @@ class LoaderFeed:
         if ranks.world > 1 and not (divided and sampler.rank == ranks.rank):
             raise UsageError(f"{ranks.world} processes need a loader with sampler=DistributedSampler(dataset)")
 
-    @property
-    def steps(self) -> int:
-        return self.samples.steps
-
-    def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
-        count, name = 0, self.samples.name
-        with seeded(self.samples.loader, seed=self.seed, epoch=epoch):
-            for batch in islice(self.samples.loader, steps):
+    def batches(self, number: int, steps: int | None) -> Iterator[Batch]:
+        count, name, loader = 0, self.samples.name, self.samples.loader
+        with seeded(loader, epoch_seed(self.seed, number), number):
+            for batch in islice(loader, steps):
                 count += 1
                 parts = parts_of(batch, name, wait=False)
+                if self.classes is not None and isinstance(parts[1], Tensor):
+                    check_labels(parts[1], *self.classes)
                 x, y = mapped(lambda tensor: tensor.to(self.device, non_blocking=True), parts)
                 yield x, y, size_of(x) * self.ranks.world
-        if count < steps:
-            raise DataError(f"{name}: the loader gave {count} batches, its length is {self.steps}")
-
-
-Feed = SampleFeed | LoaderFeed
-"""A source of training batches, which depend on (seed, epoch) only."""
+        if count < (steps or 1):
+            raise DataError(f"{name}: the loader gave {count} batches, its length is {self.length or 'unknown'}")
 
 
 # ---------------------------------------------------------------------------------------------- batches on a device

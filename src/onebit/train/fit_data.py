@@ -23,12 +23,14 @@ class FitData:
         train, validation: images with labels as a `Split`, which can be augmented, or any samples.
         classes: the name of each label; () if unknown.
         dataset: the source of both; None for other data.
+        named: whether the targets were names of classes.
     """
 
     train: Split | Samples
     validation: Split | Samples | None
     classes: tuple[str, ...] = ()
     dataset: Dataset | None = None
+    named: bool = False
 
     @property
     def name(self) -> str:
@@ -56,33 +58,36 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
     """Convert data for `fit`; `validation` replaces that of a `Dataset`, and `batch_size` does not apply to loaders."""
     if isinstance(data, FitData):
         return data
-    held_out = None if validation is None else _part(validation, name="validation")
     if isinstance(data, Dataset):
-        if held_out is None and len(data.validation):
-            held_out = data.validation
+        given = None if validation is None else _part(validation, name="validation", classes=data.classes)[0]
+        held_out = data.validation if given is None and len(data.validation) else given
         return FitData(data.train, held_out, data.classes, data)
-    train = _part(data, name="data", batch_size=batch_size)
+    train, names = _part(data, name="data", batch_size=batch_size)
+    held_out = None if validation is None else _part(validation, name="validation", classes=names)[0]
     parts = (train, held_out) if isinstance(train, Split) else ()
     known = [numbered_classes(part.labels) for part in parts if isinstance(part, Split)]
-    return FitData(train, held_out, max(known, key=len, default=()))
+    return FitData(train, held_out, names or max(known, key=len, default=()), named=bool(names))
 
 
-def _part(data: Any, *, name: str, batch_size: int | None = None) -> Split | Samples:
-    """Images with integer labels or masks as a `Split`; other data as samples with targets."""
+def _part(
+    data: Any, *, name: str, batch_size: int | None = None, classes: tuple[str, ...] | None = None
+) -> tuple[Split | Samples, tuple[str, ...]]:
+    """Images with integer labels or masks as a `Split`, other data as samples with targets; and names of classes."""
     if isinstance(data, Dataset):
         data = data.validation
     if isinstance(data, Split):
-        return data
-    samples = as_samples(data, name=name, batch_size=batch_size)
+        return data, ()
+    samples = as_samples(data, name=name, batch_size=batch_size, classes=classes)
     if not isinstance(samples, ArraySamples):
-        return samples
+        return samples, ()
     inputs, targets = samples.inputs, samples.targets
     if targets is None:
         raise UsageError(f"{name}: got inputs without targets, expected a pair (inputs, targets)")
-    pixels = str(inputs.dtype).removeprefix("torch.") == "uint8" and inputs.ndim == 4
+    pixels = str(getattr(inputs, "dtype", "")).removeprefix("torch.") == "uint8" and inputs.ndim == 4
     on_device = isinstance(inputs, Tensor) and inputs.device.type != "cpu"
     array = targets.cpu().numpy() if isinstance(targets, Tensor) else targets
-    return as_split(inputs, array) if pixels and not on_device and _are_labels(array, inputs) else samples
+    fits = pixels and not on_device and isinstance(array, np.ndarray) and _are_labels(array, inputs)
+    return as_split(inputs, array) if fits else samples, samples.classes
 
 
 def _are_labels(array: Any, inputs: Any) -> bool:
@@ -96,22 +101,20 @@ def _are_labels(array: Any, inputs: Any) -> bool:
 
 
 def batch_size_of(data: FitData, batch_size: int | None, *, usual: int = BATCH_SIZE) -> int:
-    """Samples per batch: of the loader (the mean if its batches differ, 1 if unknown), the argument, or `usual`.
-
-    A user's data may have fewer than `usual`.
-    """
+    """Samples per batch: of the loader (1 if unknown), the argument, or `usual`; data may have fewer than `usual`."""
     train = data.train
     if isinstance(train, LoaderSamples):
-        # a user's batch sampler may have batches of different sizes
-        return batch_samples(train.loader) or max(1, (train.count or 0) // train.steps)
+        return batch_samples(train.loader) or 1
     if batch_size is not None:
         return batch_size
     return usual if data.dataset is not None else min(usual, len(train))
 
 
-def epoch_size(data: FitData, batch_size: int) -> tuple[int, int]:
-    """Samples and batches of an epoch."""
-    if isinstance(data.train, LoaderSamples):
-        steps = data.train.steps
-        return data.train.count or steps * batch_size, steps
-    return len(data.train), len(batch_bounds(len(data.train), batch_size))
+def epoch_size(data: FitData, batch_size: int, steps_per_epoch: int | None = None) -> tuple[int, int]:
+    """Samples of a pass, as far as known, and batches of an epoch."""
+    train = data.train
+    if not isinstance(train, LoaderSamples):
+        return len(train), steps_per_epoch or len(batch_bounds(len(train), batch_size))
+    if (steps := steps_per_epoch or train.length) is None:
+        raise UsageError(f"{train.name}: a loader without length needs steps or steps_per_epoch")
+    return train.count or steps * batch_size, steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +52,9 @@ def fit(
     data: Any,
     optimizer: torch.optim.Optimizer,
     *,
-    epochs: float,
+    epochs: float | None = None,
+    steps: int | None = None,
+    steps_per_epoch: int | None = None,
     patience: int | None = None,
     validation: Any = None,
     loss: str | Loss = "cross_entropy",
@@ -82,19 +85,25 @@ def fit(
     batch_watch: BatchWatch | None = None,
     verbose: bool | None = None,
 ) -> History:
-    """Train a model; afterwards it holds the weights of the last epoch, in eval mode.
+    """Train a model for a number of epochs or steps; afterwards it holds the last weights, in eval mode.
 
     (seed, epoch) determine the order of samples and the augmentation; torch's generator, which is seeded here, gives
     all other draws. The same seed, machine and thread count give the same bits, resumed or not. A loader is seeded in
     each epoch, if its sampler and transforms draw from the generators of torch, numpy and Python.
 
     Args:
-        model: returns logits (N, classes), or what the loss takes; is trained on its device.
-        data: a `Dataset`, a torch DataLoader or Dataset, a pair (inputs, targets) of arrays or tensors, a `Split`, or
-            with `loss="next_token"` tokens (N, T), which are also the targets.
+        model: returns logits (N, classes), or an object or a dict with "logits", or what the loss takes; is trained on
+            its device.
+        data: a `Dataset`, a torch DataLoader or Dataset, a pair (inputs, targets) of arrays or tensors, a list of
+            samples, a `Split`, or with `loss="next_token"` tokens (N, T), which are also the targets. Targets may be
+            names of classes, which are sorted and kept as `model.class_names`. A dict has keyword arguments of the
+            model, and the targets as "labels", "label", "targets", "target" or "y".
         optimizer: any torch optimizer; groups with `latent_clip` are clipped after each step. One with `train()` and
             `eval()` (schedule-free) is in eval mode between epochs: its averaged weights are validated and saved.
-        epochs: passes over the training data; 0.5 trains on half of it.
+        epochs: passes over the training data, or times `steps_per_epoch`; 0.5 trains on half of it.
+        steps: optimizer steps in all, instead of `epochs`.
+        steps_per_epoch: optimizer steps between two validations and checkpoints; by default a pass, or all steps of a
+            loader without length. An epoch goes on where the last one ended; on resume, a loader is read up to there.
         patience: stop after this many epochs without a better validation figure, the one that selects the best epoch.
         validation: data of any form, evaluated after each epoch with the weights that are saved. Selects the best
             epoch: by accuracy or mean IoU, without classes by the loss. None: the validation split of a `Dataset`.
@@ -128,10 +137,10 @@ def fit(
             terminal and in a notebook, unless `on_step` or `on_epoch` is given.
 
     Raises:
-        UsageError: no training data, no validation data for `patience` or a plateau, epochs below one step, a batch
-            size below 1 or above the number of samples, an ema outside of [0, 1), an optimizer of another model, a
-            teacher for a loss without classes, a `folder` that holds a run without `resume`, or that another run is
-            writing into.
+        UsageError: no training data, no validation data for `patience` or a plateau, epochs below one step, a loader
+            without length and `steps`, labels outside of 0 to classes − 1, a batch size below 1 or above the number of
+            samples, an ema outside of [0, 1), an optimizer of another model, a teacher for a loss without classes, a
+            `folder` that holds a run without `resume`, or that another run is writing into.
         DataError: inputs that are not finite, or a loader that gives fewer batches than its length.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: the checkpoint is of another run, or damaged.
@@ -173,7 +182,9 @@ def fit(
         batch_watch=batch_watch,
         verbose=verbose,
     )
-    plan(job, epochs)
+    if source.named:
+        model.class_names = source.classes  # type: ignore[assignment]
+    plan(job, epochs=epochs, steps=steps, steps_per_epoch=steps_per_epoch)
     job.loss = with_options(job.loss, class_weights=class_weights_of(job, class_weights))
     # turns off a user's autocast: each step sets the precision
     with lock_folder(run_folder, ranks), autocast("fp32", job.device), repeatable(job.device):
@@ -185,7 +196,7 @@ def fit(
         job.history.precision, job.history.size = job.precision, net_size(model)
         if on_restored is not None and job.history.rows:
             on_restored(job.history.rows[-1])
-        with printed(job):
+        with closing(job.feed), printed(job):
             going = True
             while going and not job.ended:
                 started = time.perf_counter()

@@ -7,26 +7,28 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from onebit.common.fields import Count, NotNegative, Share, read
 from onebit.data import Split, TrainingSamples
 from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation.forward import in_tiles, model_device, try_model
+from onebit.evaluation.forward import autocast, in_tiles, model_device, try_model
 from onebit.evaluation.health import HealthWatch, binary_signs
-from onebit.evaluation.losses import ignored_label, known_of
+from onebit.evaluation.losses import check_labels, ignored_label, known_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, as_samples, refuse_shifted
-from onebit.evaluation.trees import first_samples, mapped, to_device
+from onebit.evaluation.trees import first_samples, floats, mapped, to_device
 from onebit.layers.base import unwrapped
 from onebit.optim import finish_steps_, switch_
 from onebit.train.average import WeightAverage
 from onebit.train.check import mistakes
 from onebit.train.feeds import LoaderFeed, SampleFeed
+from onebit.train.fit_data import epoch_size
 from onebit.train.job import Job
 from onebit.train.precision import lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.train.run_files import restore, write_data_file, write_rows
 from onebit.train.run_settings import settings_of
-from onebit.train.step import count_steps, plan_steps
+from onebit.train.step import count_steps, plan_batches
 from onebit.train.wrapping import Compiled, SyncedNorms
 
 EXAMPLES = 16
@@ -37,9 +39,17 @@ RANK_SEEDS = 1_000_003
 """Distance of the seeds of two ranks: torch uses 32 bits of a seed, and the seeds 0, 1, … belong to other runs."""
 
 
-def plan(job: Job, epochs: float) -> None:
+def plan(job: Job, *, epochs: float | None, steps: int | None, steps_per_epoch: int | None) -> None:
     """Resolve "auto", and divide the samples into batches; errors as `fit`."""
     model = job.model
+    if (epochs is None) == (steps is None):
+        raise UsageError(f"got epochs={epochs} and steps={steps}, expected one of them")
+    steps, per_epoch = (read(given, Count | None, name="steps") for given in (steps, steps_per_epoch))
+    if isinstance(job.data.train, LoaderSamples):
+        endless = job.data.train.length is None
+        _, per_epoch = epoch_size(job.data, job.batch_size, per_epoch or (steps if endless else None))
+    if job.data.named and job.task not in ("classification", None):
+        raise UsageError(f"got names of classes as targets, the loss is for {job.task}")
     read(job.ema, Share, name="ema")
     job.patience = read(job.patience, Count | None, name="patience")
     plateau = isinstance(job.schedule, ReduceLROnPlateau)
@@ -62,13 +72,31 @@ def plan(job: Job, epochs: float) -> None:
         data = TrainingSamples(data, job.augmentation, channels_last=layout == torch.channels_last)
     elif job.augmentation is not None:
         raise UsageError("augmentation is for uint8 images (N, C, H, W) in memory")
+    common: dict[str, Any] = {"device": job.device, "seed": job.seed, "ranks": job.ranks}
     if isinstance(data, LoaderSamples):
-        job.feed, job.total_steps = LoaderFeed(data, job.device, job.seed, job.ranks), count_steps(data.steps, epochs)
+        job.feed = LoaderFeed(samples=data, length=data.length, steps=per_epoch or 0, **common)
     else:
-        bounds, steps = plan_steps(data.count, batch_size=job.batch_size, epochs=epochs, processes=job.ranks.world)
-        job.feed, job.total_steps = SampleFeed(data, bounds, job.device, job.seed, job.ranks), steps
+        bounds = plan_batches(data.count, batch_size=job.batch_size, processes=job.ranks.world)
+        length = len(bounds)
+        job.feed = SampleFeed(samples=data, bounds=bounds, length=length, steps=per_epoch or length, **common)
+    job.total_steps = steps or count_steps(job.feed.steps, epochs)
     if job.teacher is not None:
         job.teacher.ready_(job.device, layout)
+
+
+def _checked_labels(job: Job) -> tuple[int, int | None] | None:
+    """The number of classes and the ignored label, after a look at all labels in memory; None for other targets."""
+    if job.task != "classification":
+        return None
+    with autocast(job.precision, job.device):
+        outputs = floats(try_model(job.model, job.example), job.task)
+    if not isinstance(outputs, Tensor) or outputs.dim() < 2:  # the loss says what it expects
+        return None
+    classes, ignored = outputs.shape[1], ignored_label(job.loss)
+    for part in (job.data.train, job.data.validation):
+        if part is not None and isinstance(samples := as_samples(part), ArraySamples):
+            check_labels(torch.as_tensor(samples.targets), classes, ignored)
+    return classes, ignored
 
 
 def class_weights_of(job: Job, given: Any) -> tuple[float, ...] | None:
@@ -79,8 +107,10 @@ def class_weights_of(job: Job, given: Any) -> tuple[float, ...] | None:
     weights = read(given, Literal["balanced"] | tuple[NotNegative, ...] | None, name="class_weights")
     if weights != "balanced":
         return weights
+    if job.feed.length is None:
+        raise UsageError("class_weights: balanced ones need a loader with a length, whose labels are counted")
     samples, ignored = as_samples(job.data.train), ignored_label(job.loss)
-    counts = torch.zeros(try_model(job.model, job.example).shape[1], dtype=torch.float64)
+    counts = torch.zeros(floats(try_model(job.model, job.example), job.task).shape[1], dtype=torch.float64)
     of_batches = (targets for _, targets in samples.batches())
     for targets in [samples.targets] if isinstance(samples, ArraySamples) else of_batches:
         labels = torch.as_tensor(targets).cpu()
@@ -131,6 +161,7 @@ def start(job: Job) -> None:
     switch_(job.optimizer, "eval")
     job.optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left gradients
     ranks.same_(list(model.state_dict().values()))
+    job.feed.classes = _checked_labels(job)
     job.average = WeightAverage(model, job.ema) if job.ema else None
     job.settings = settings_of(job)
     if job.resume:

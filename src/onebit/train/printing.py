@@ -86,6 +86,8 @@ def printed(job: Job) -> Iterator[None]:
     with progress(type(job.model).__name__, "steps", on_step) as bar:
         printer = TrainingPrinter(bar)
         printer.model(job.model, job.example)
+        if job.data.named:
+            printer.note(f"classes 0 to {len(job.data.classes) - 1}: {', '.join(job.data.classes)}")
 
         def epoch(row: EpochLog) -> Any:
             printer.epoch(row)

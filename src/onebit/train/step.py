@@ -79,7 +79,7 @@ class Objective:
         """The share of each part in all samples that count, over which its loss is a mean; [] where all of them do."""
         if self.task == "language":
             counts = [int((part[:, 1:] >= 0).sum()) for part in labels]
-        elif self.task != "classification" or (labels[0].dim() != 3 and self.ignored is None):
+        elif self.task != "classification" or (labels[0].dim() == 1 and self.ignored is None):
             return []
         else:
             counts = [known_samples(logits, part, self.ignored) for part in labels]
@@ -129,19 +129,19 @@ class BatchWatch(NamedTuple):
     on_batch: Callable[[BatchLog], None]
 
 
-def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1) -> tuple[list[tuple[int, int]], int]:
-    """The batches of an epoch as (start, stop) in a permutation of `count` samples, and the steps of all epochs."""
+def plan_batches(count: int, *, batch_size: int, processes: int = 1) -> list[tuple[int, int]]:
+    """The batches of a pass as (start, stop) in a permutation of `count` samples."""
     least = 2 * processes if processes > 1 else 1
     if not least <= batch_size <= max(count, least):
         shared = f", in {processes} processes" if processes > 1 else ""
         allowed = f"--batch_size {least} to {count:,}, the number of training samples{shared}"
         raise UsageError(f"batch_size is {batch_size}, expected {allowed}")
-    batches = batch_bounds(count, batch_size, least=2 * processes)
-    return batches, count_steps(len(batches), epochs)
+    return batch_bounds(count, batch_size, least=2 * processes)
 
 
-def count_steps(batches: int, epochs: float) -> int:
+def count_steps(batches: int, epochs: float | None) -> int:
     """The steps of all epochs; UsageError for none."""
+    epochs = epochs or 0
     steps = round(epochs * batches) if math.isfinite(epochs) else 0
     if steps < 1:
         raise UsageError(f"nothing to train: {batches:,} batches, {epochs:g} epochs")
@@ -185,7 +185,7 @@ def optimizer_step(
         with ranks.gradients(forward, averaged=done == len(passes)):
             with autocast(objective.precision, device):
                 logits = called(forward, mapped(Tensor.clone, inputs) if again else inputs)
-            logits = floats(logits)
+            logits = floats(logits, objective.task)
             if done == 1 and (parts > 1 or ranks.world > 1):
                 shares = objective.known_shares(logits, [labels for _, _, labels in split]) or shares
             if objective.task == "language":

@@ -179,7 +179,7 @@ def pack(
         seed: of the draw; `onebit.evaluate` on the CPU draws the same weights.
         sizes: "any" for a net that takes images of any size, if folding larger images than those of the example gives
             the same net: a fully convolutional one, global pools included. "fixed" for those of the example.
-        classes: one name per logit.
+        classes: one name per logit; by default those that `fit` found as targets.
         name: of the recipe or model, for display.
         on_images: called with (samples done, all samples) during the comparison.
 
@@ -201,6 +201,7 @@ def pack(
     if data is None and (trained is not None or labels is not None):
         raise UsageError("got trained or labels without data, the inputs of the packed net")
     what: dict[str, Any] = {"preprocess": preprocess, "weights": weights, "seed": seed}
+    classes = classes or getattr(model, "class_names", None)
     packed = fold(model, example, input_shape=input_shape, sizes=sizes, classes=classes, name=name, **what)
     if data is not None:
         return certify(model, packed, data, labels=labels, trained=trained, on_images=on_images, **what)
