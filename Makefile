@@ -5,17 +5,21 @@ BIN := $(VENV)/bin
 # one process per core; the tests of a file run in the same process, so their fixtures are made once
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: setup demo test test-gpu nightly results-methods notebooks docs release lint types format clean
+.PHONY: help setup demo test test-gpu nightly results-methods notebooks docs release lint types format clean
 
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 setup: $(VENV)/dev
 
+help:
+	@sed -n '1s/^# //p' Makefile
+	@sed -n 's/^| `\(make .*\)` | \(.*\) |$$/\1: \2/p' CONTRIBUTING.md
+
 # an editable installation: only changes of the dependencies or of the C code need a new one
 $(VENV)/train: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/onebit/native/csrc/* src/onebit/native/csrc/training/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "onebit needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing onebit and torch into $(VENV): minutes, as torch may bring CUDA (README.md: Install)"
+	@echo "installing onebit and torch into $(VENV): minutes, as torch may bring CUDA (README.md: Does it work here?)"
 	$(PIP_INSTALL) -e '.[train]'
 	@touch $@
 

@@ -5,6 +5,7 @@ Needs transformers, gguf and xllamacpp. Without a file, the text is the sources 
 
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import onebit
+from onebit.train.step import BatchWatch
 
 FOLDER = Path("language-model")
 
@@ -43,6 +45,7 @@ def make_llama(width: int = 256, seed: int = 0) -> LlamaForCausalLM:
 
 if __name__ == "__main__":
     rows, held_out = read_rows(sys.argv[1] if sys.argv[1:] else None)
+    warnings.filterwarnings("ignore", "the model has no binary layer")  # the float net
     for name in ("float", "1-bit"):
         model = make_llama()
         if name == "1-bit":
@@ -50,6 +53,7 @@ if __name__ == "__main__":
         optimizer = onebit.clip_latents_(torch.optim.AdamW(onebit.latent_groups(model, lr=2e-3)))
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=401, pct_start=0.1)
         training = {"epochs": 1, "batch_size": 16, "loss": "next_token", "schedule": schedule, "clip_grad_norm": 1.0}
+        training["batch_watch"] = BatchWatch(50, lambda row: print(row, flush=True))
         onebit.fit(model, rows[:6400], optimizer, **training)  # type: ignore[arg-type]
         print(name, onebit.evaluate(model, held_out, loss="next_token"))
 

@@ -33,14 +33,14 @@ def test_what_is_left_out_is_named_from_the_root() -> None:
     assert all(pattern.startswith("/") for pattern in patterns)
 
 
-def test_running_a_packed_net_needs_three_packages() -> None:
+def test_running_a_packed_net_needs_four_packages() -> None:
     text = PYPROJECT.read_text(encoding="utf-8")
     base, train = (
         re.findall(r'"([\w-]+)', found[1])
         for found in (re.search(rf"^{key} = \[(.*?)\]$", text, re.M | re.S) for key in ("dependencies", "train"))
         if found is not None
     )
-    assert base == ["numpy", "safetensors", "pillow"]
+    assert base == ["numpy", "safetensors", "pillow", "threadpoolctl"]
     assert {"torch", "pyyaml"} <= set(train)
 
 

@@ -1,4 +1,4 @@
-"""The verbs that an installation without the extra `train` has: numpy, safetensors and pillow, no torch and no yaml."""
+"""The verbs that an installation without the extra `train` has, which brings no torch and no yaml."""
 
 from __future__ import annotations
 

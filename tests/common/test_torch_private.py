@@ -193,7 +193,8 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     python = str(folder / "bin" / "python")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     index = ["--index-url", "https://download.pytorch.org/whl/cpu", "--extra-index-url", "https://pypi.org/simple"]
-    wanted = [f"torch=={OLDEST}+cpu", "numpy", "safetensors", "pillow", "pyyaml", "pytest", "hypothesis"]
+    wanted = [f"torch=={OLDEST}+cpu", "numpy", "safetensors", "pillow", "threadpoolctl"]
+    wanted += ["pyyaml", "pytest", "hypothesis"]
     pip = [python, "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "20", *index, *wanted]
     done = subprocess.run(pip, capture_output=True, text=True)
     if done.returncode:

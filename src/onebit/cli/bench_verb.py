@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from onebit.cli.output import answer_either, progress
@@ -24,8 +23,6 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
-    for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy is imported
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     from onebit.packed import load
     from onebit.runtime.timing import time_packed
 

@@ -54,6 +54,8 @@ def run_program(run: Callable[[list[str]], int], argv: list[str], *, name: str) 
 
 
 def _message(error: Exception, name: str) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(map(str, filter(None, (error.filename, error.strerror))))
     if isinstance(error, (OnebitError, OSError)):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("onebit"):

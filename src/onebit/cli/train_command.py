@@ -18,6 +18,7 @@ from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, read_words
 from onebit.recipe.request import request_recipe
 from onebit.recipe.translations import binarynet, translate
 from onebit.runs.folders import seed_folders
+from onebit.train.lock import LOCK_FILE, lock_folder
 
 TRACKERS = ("tensorboard", "wandb")
 OPTIONS = {
@@ -137,5 +138,8 @@ def train_request(command: TrainCommand) -> Recipe:
         parts = (command.folder, *seed_folders(command.folder))
         source = next((path for part in parts if (path := part / "recipe.yaml").is_file()), None)
         if source is None:
+            if (command.folder / LOCK_FILE).exists():  # a training may have begun, and have no recipe.yaml yet
+                with lock_folder(command.folder):
+                    pass
             raise UsageError(f"--resume {command.folder}: no run there (it has no recipe.yaml)")
     return request_recipe(command.flags, source, method=command.method, task=command.task)

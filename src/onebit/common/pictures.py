@@ -48,12 +48,14 @@ def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
     Args:
         stream: read in place of the file.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         file: Any = open_regular(path) if stream is None else nullcontext(stream)
         with file as content, Image.open(content, formats=FORMATS) as image:
             yield image
+    except UnidentifiedImageError:  # its text names the stream
+        raise DataError(f"{path}: is no image, or of an unknown format") from None
     except Exception as error:  # a damaged file makes the decoders of Pillow raise almost anything
         reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"{path}: cannot be read as an image: {reason}") from None

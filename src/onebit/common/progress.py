@@ -15,6 +15,7 @@ COLUMNS = 80
 """Width of a bar with its label and numbers."""
 LONGEST_LABEL = 24
 """Characters of a label that fit next to the bar."""
+Done = Callable[[int, int], None]
 
 
 def say(text: str) -> None:
@@ -73,22 +74,22 @@ class Progress:
 
     Args:
         label: name of the operation. unit: plural of what it counts.
-        then: called with each (done, total).
+        then: called with each (done, total). after: seconds before the bar is drawn.
     """
 
     _drawn: ClassVar[Progress | None] = None
 
-    def __init__(self, label: str, unit: str, then: Callable[[int, int], None] | None = None) -> None:
-        self.label, self.unit, self.then = shortened(label, LONGEST_LABEL), unit, then
+    def __init__(self, label: str, unit: str, then: Done | None = None, after: float = 0.0) -> None:
+        self.label, self.unit, self.then = label, unit, then
         self._bar: Any = None
         self._task: Any = None
-        self._shown = -1.0
+        self._due = time.monotonic() + after
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done; cheap enough to be called often."""
-        due = done == total or time.monotonic() - self._shown >= 0.1
+        due = time.monotonic() >= self._due or (done == total and self._bar is not None)
         if due and _on_terminal() and Progress._drawn in (None, self):
-            self._shown = time.monotonic()
+            self._due = time.monotonic() + 0.1
             with suppress(OSError):  # as in `print_note`
                 if self._bar is not None or self._open(total):
                     speed = self._bar.tasks[0].speed
@@ -124,9 +125,9 @@ class Progress:
             return False
         console = Console(stderr=True)
         console.width = min(console.width, COLUMNS)
-
+        label = shortened(self.label, LONGEST_LABEL)
         self._bar = rich.Progress(
-            self.label,
+            label,
             rich.BarColumn(bar_width=None),
             rich.MofNCompleteColumn(),
             "{task.fields[rate]}",
@@ -134,12 +135,12 @@ class Progress:
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task(self.label, total=total, rate="")
+        self._task = self._bar.add_task(label, total=total, rate="")
         self._bar.start()
         Progress._drawn = self
         return True
 
 
-def progress(label: str, unit: str, then: Callable[[int, int], None] | None = None) -> closing[Progress]:
+def progress(label: str, unit: str, then: Done | None = None, after: float = 0.0) -> closing[Progress]:
     """A `Progress` that is closed at the end of the block, also after an error."""
-    return closing(Progress(label, unit, then))
+    return closing(Progress(label, unit, then, after))

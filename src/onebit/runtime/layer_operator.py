@@ -27,6 +27,7 @@ from onebit.packed.bits import bytes_to_words
 from onebit.packed.net import INPUT
 from onebit.packed.nodes import ScaledDense
 from onebit.runtime.executors import executor_of
+from onebit.runtime.reference_matmul import one_blas_thread
 from onebit.runtime.running import thread_count
 
 _THREAD_WORK = 1 << 17  # least work per thread
@@ -198,7 +199,7 @@ def _net(tensors: LayerTensors, window: PackedWindow | None, shape: tuple[int, .
 def _reference(net: PackedNet, x: Tensor, sign_inputs: bool) -> Tensor:
     """The outputs by numpy."""
     values = {INPUT: np.where(x < 0, np.float32(-1), np.float32(1)) if sign_inputs else x.numpy()}
-    with np.errstate(over="ignore", invalid="ignore"):
+    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
         for node in net.nodes:
             (name,) = node.inputs
             values[node.output] = executor_of(node, net.values[name])(values[name])

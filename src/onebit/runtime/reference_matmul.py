@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,29 @@ Executor = Callable[..., np.ndarray]
 """Arrays (N, …), one per input of the node -> the array (N, …) of its output."""
 
 _BLOCK_VALUES = 1 << 18  # of windows unrolled at once, to fit the second-level cache
+_LOCK, _LIMITS = Lock(), list[Any]()  # the limit of BLAS threads, once for each use of it
+
+
+@cache
+def _libraries() -> Any:
+    # imported here, as the native library does not need it
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Limit BLAS to one thread: on a busy core, its threads wait for each other longer than a block takes."""
+    with _LOCK:
+        _LIMITS.append(_LIMITS[0] if _LIMITS else _libraries().limit(limits=1, user_api="blas"))
+    try:
+        yield
+    finally:
+        with _LOCK:
+            limit = _LIMITS.pop()
+            if not _LIMITS:  # uses overlap in several threads
+                limit.restore_original_limits()
 
 
 def dense(node: nodes.DenseLayer, x: Value) -> Executor:

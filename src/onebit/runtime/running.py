@@ -15,14 +15,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from onebit.common.fields import read
+from onebit.common.progress import progress, shows_progress
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
 from onebit.packed import InputSpec, Node, PackedNet, load
 from onebit.packed.nodes.node import per_channel
 from onebit.runtime.executors import executor_of
 from onebit.runtime.input_batch import all_finite, as_batch, as_batches, as_given, fitting
-from onebit.runtime.reference_matmul import Executor
+from onebit.runtime.reference_matmul import Executor, one_blas_thread
 
+_PATIENCE = 3.0  # seconds before progress shows
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
 _THREAD_WORK = 1 << 19  # least work per thread: a third of a millisecond or more, ten times as long as waking a thread
@@ -92,11 +94,13 @@ def run_planned(
     else:
         parts = _native_parts(net, plan, inputs, max(1, batch_size or _NATIVE_BATCH), threads)
     found, done = [], 0
-    for part in parts:
-        found.append(part)
-        done += len(part[0])
-        if on_images is not None:
-            on_images(done, inputs[0].shape[0])
+    with progress("running", "samples", on_images, _PATIENCE) as bar:
+        report = bar.update if shows_progress(None, on_images) else on_images
+        for part in parts:
+            found.append(part)
+            done += len(part[0])
+            if report is not None:
+                report(done, inputs[0].shape[0])
     if not found:
         found.append([np.empty((0, *net.values[name].shape), np.float32) for name in net.outputs])
     arrays = found[0] if len(found) == 1 else [np.concatenate(one) for one in zip(*found, strict=True)]
@@ -227,13 +231,13 @@ def batches(
     for start in range(0, inputs[0].shape[0], size):
         batch = _parts(net, inputs, start, size)
         values = {name: _code(spec, part) for (name, spec), part in zip(net.inputs.items(), batch, strict=True)}
-        for index, (node, execute) in enumerate(zip(net.nodes, executors, strict=True)):
-            with np.errstate(over="ignore", invalid="ignore"):  # `check_logits` finds an overflow
+        with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):  # `check_logits` finds an overflow
+            for index, (node, execute) in enumerate(zip(net.nodes, executors, strict=True)):
                 given = [values[name] for name in node.inputs]
                 values[node.output] = execute(*given) if step is None else step(start, node, execute, given)
-            for name in node.inputs:
-                if last_use[name] == index and name not in names:
-                    values.pop(name, None)
+                for name in node.inputs:
+                    if last_use[name] == index and name not in names:
+                        values.pop(name, None)
         yield as_given(batch), {name: values[name] for name in names}
 
 

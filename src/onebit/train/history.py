@@ -27,7 +27,7 @@ TABLE_FILE = "continual.json"
 RESULT_FILE = "result.json"
 FIT_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES)
 """The files that `fit` writes."""
-RUN_FILES = (*FIT_FILES, RESULT_FILE, f"{STAGE_FOLDER}/recipe.yaml", TABLE_FILE)
+RUN_FILES = (*FIT_FILES, RESULT_FILE, *(f"{STAGE_FOLDER}/{name}" for name in FIT_FILES), TABLE_FILE)
 MOST_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""
 MOST_METRICS = 256_000_000
@@ -56,8 +56,9 @@ def task_folders(folder: Path) -> list[Path]:
 
 
 def holds_run(folder: Path, files: Sequence[str] = RUN_FILES) -> bool:
-    """Whether another run would overwrite something in a folder."""
-    return any((folder / name).exists() for name in files) or bool(task_folders(folder))
+    """Whether another run would overwrite something in a folder; metrics.jsonl is empty until the first checkpoint."""
+    found = (folder / name for name in files)
+    return any(path.exists() and path.stat().st_size for path in found) or any(map(holds_run, task_folders(folder)))
 
 
 def refuse_used(folder: Path, *, resume: bool, files: Sequence[str] = RUN_FILES) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onebit import runtime
 from onebit.common import __version__
+from onebit.common.progress import progress, shows_progress
 from onebit.data import Dataset, Split
 from onebit.errors import FoldError, OnebitError, UsageError
 from onebit.evaluation.modes import fixed_weights
@@ -37,6 +38,8 @@ from onebit.verification.sites import SiteCounts, recorded
 
 REFERENCE_IMAGES = 1000
 """Approximate number of images that numpy also runs, 100 times as slowly as the native library."""
+MOST_AT_ONCE = 200
+"""Samples of a batch, so that progress shows while numpy runs."""
 MOST_CHANGED = 1 / 200
 """Fraction of labels, or of samples, that rounding in the preprocessing of the training may change."""
 MOST_TIES = 1 / 100
@@ -81,7 +84,9 @@ class Comparison:
         samples = as_samples(fitted_to(self.packed, split) if isinstance(split, Split) else split)
         first = next(samples.batches(1), None) if self.packed.free else None
         packed = self.packed if first is None else fitting(self.packed, mapped(Tensor.numpy, first[0]))
-        return replace(self, packed=packed)._compared(samples)
+        with progress("comparing", "images", self.on_images) as bar:
+            done = bar.update if shows_progress(None, self.on_images) else self.on_images
+            return replace(self, packed=packed, on_images=done)._compared(samples)
 
     def _compared(self, samples: Samples) -> tuple[Certificate, Proof | None]:
         """`run` on samples of the size of the net."""
@@ -99,8 +104,8 @@ class Comparison:
             torch.autocast("cpu", enabled=False),
             recorded(behind, counts.sites.sites) as at_sites,
         ):
-            sizes = (fitting_batch(spec.shape) for spec in packed.inputs.values())
-            for inputs, targets in samples.batches(max(1, self.batch_size or min(sizes))):
+            size = self.batch_size or min(MOST_AT_ONCE, *(fitting_batch(spec.shape) for spec in packed.inputs.values()))
+            for inputs, targets in samples.batches(max(1, size)):
                 arrays, count = as_batches(packed, mapped(Tensor.numpy, inputs)), size_of(inputs)
                 arrays = [x.reshape(count, *s.shape) for x, s in zip(arrays, packed.inputs.values(), strict=True)]
                 named = {name: torch.from_numpy(x) for name, x in zip(packed.inputs, arrays, strict=True)}
