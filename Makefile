@@ -51,7 +51,7 @@ build/timm:
 # models of transformers and llama.cpp, for the nightly tests and examples/language_model.py
 build/language:
 	$(PIP_INSTALL) --quiet --target $@ transformers==5.24.0 gguf==0.19.0 xllamacpp==2026.10.11549
-	$(PIP_INSTALL) --quiet --no-deps --target $@ accelerate==1.15.0 peft==0.21.2
+	$(PIP_INSTALL) --quiet --no-deps --target $@ accelerate==1.15.0 peft==0.21.2 torchao==0.18.0
 
 # takes hours; finished runs are not trained again
 results-methods: setup

@@ -15,7 +15,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import onebit
-from onebit.train.step import BatchWatch
 
 FOLDER = Path("language-model")
 
@@ -53,7 +52,7 @@ if __name__ == "__main__":
         optimizer = onebit.clip_latents_(torch.optim.AdamW(onebit.latent_groups(model, lr=2e-3)))
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=401, pct_start=0.1)
         training = {"epochs": 1, "batch_size": 16, "loss": "next_token", "schedule": schedule, "clip_grad_norm": 1.0}
-        training["batch_watch"] = BatchWatch(50, lambda row: print(row, flush=True))
+        training["on_step"] = lambda done, all_steps: done % 50 or print(f"step {done} of {all_steps}", flush=True)
         onebit.fit(model, rows[:6400], optimizer, **training)  # type: ignore[arg-type]
         print(name, onebit.evaluate(model, held_out, loss="next_token"))
 

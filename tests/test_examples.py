@@ -22,7 +22,7 @@ from support.packed_nets import sign_net
 from support.recipe_nets import SMALL, packed_net
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-MOST_LINES = {"language_model.py": 63}  # 40 for the others
+MOST_LINES = {"language_model.py": 62}  # 40 for the others
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)

@@ -121,6 +121,16 @@ def test_a_notebook_gets_lines_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_comparison_shows_its_samples() -> None:
+    model = make_model().eval()
+    with on_terminal() as terminal:
+        packed = onebit.pack(model, data=TRAIN.images)
+    assert any(line.startswith("comparing") and "256/256" in line for line in terminal.lines)
+    with on_terminal() as terminal:
+        onebit.verify(model, packed, TRAIN.images, on_images=max)
+    assert terminal.getvalue() == ""
+
+
 def test_the_bar_is_closed_after_an_error() -> None:
     """A cursor that stays hidden outlives the program."""
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import threading
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import onebit
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan
-from onebit.packed import Affine, Conv, Dense, Flatten, PackedNet, Relu, Sign, save
-from onebit.runtime import batches, run, timing
+from onebit.packed import Affine, Conv, Dense, Flatten, Node, PackedNet, Relu, Sign, save
+from onebit.runtime import batches, run, running, timing
 from onebit.runtime.input_batch import as_batch
 from onebit.runtime.running import native_plan
 from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder, inputs_of
@@ -89,6 +93,49 @@ def test_samples_may_be_read_on_demand() -> None:
     for executor in ("native", "reference"):
         assert_equal(run(net, streamed, batch_size=4, executor=executor), run(net, batch))
     assert max(sizes) == 4
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_the_reference_takes_one_blas_thread() -> None:
+    """Also where two runs overlap, and after an error; the number from before comes back."""
+    net, seen = NETS_OF_OTHER_INPUTS["signal"](), []
+    meet = threading.Barrier(2, timeout=60)
+
+    def step(start: int, node: Node, execute: Any, given: list[np.ndarray]) -> np.ndarray:
+        seen.append(blas_threads())
+        if node is net.nodes[0]:
+            meet.wait()
+        if threading.current_thread() is not threading.main_thread():
+            raise FormatError("stops")
+        return execute(*given)
+
+    def fail() -> None:
+        with pytest.raises(FormatError):
+            [*batches(net, inputs_of(net, 2), net.outputs, step=step)]
+
+    with threadpool_limits(2, user_api="blas"):
+        other = threading.Thread(target=fail)
+        other.start()
+        [*batches(net, inputs_of(net, 2), net.outputs, step=step)]
+        other.join()
+        assert blas_threads() <= {2}
+    assert len(seen) == len(net.nodes) + 1
+    assert all(counts <= {1} for counts in seen)
+
+
+@pytest.mark.parametrize("executor", ["native", "reference"])
+def test_a_bar_shows_after_some_seconds(monkeypatch: pytest.MonkeyPatch, executor: str) -> None:
+    net, screen = NETS_OF_OTHER_INPUTS["signal"](), io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    with redirect_stderr(screen):
+        run(net, inputs_of(net, 6), batch_size=2, executor=executor)
+        assert screen.getvalue() == ""
+        monkeypatch.setattr(running, "_PATIENCE", 0)
+        run(net, inputs_of(net, 6), batch_size=2, executor=executor)
+    assert "6/6" in screen.getvalue()
 
 
 def test_progress_counts_samples() -> None:

@@ -117,6 +117,18 @@ def test_the_command_line_refuses_a_locked_folder(
     assert "another process" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_training_that_has_only_begun_is_not_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: Holder
+) -> None:
+    with other.locks(tmp_path / "run"):
+        assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert "another process" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK_FILE).touch()  # of a killed process
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert "no run there" in capsys.readouterr().err
+
+
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     killed = Holder()
     assert killed.send(str(tmp_path)) == "held"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,35 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from onebit.__main__ import main
 from onebit.evaluation.modes import evaluate
 from onebit.layers import BinaryLinear, batch_norms, binary_layers
 from onebit.optim import clip_latents_, latent_groups
+from onebit.train import checkpoint
 from onebit.train.history import EpochLog
 from onebit.train.loop import fit
 from onebit.train.step import BatchLog, BatchWatch
 from onebit.train.weights import load_weights, read_weights
 from support.toy_training import CASES, DATA, Case, build, flat, toy_data
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+def fill_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("command", [[], ["--first_stage", "1"], ["--continual.tasks", "2", "--draws", "0"]])
+def test_a_folder_of_a_run_that_saved_nothing_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    flags = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--epochs", "1", "--batch_size", "256", *command]
+    train = ["train", *flags, "--device", "cpu", "--out", str(tmp_path / "run")]
+    with monkeypatch.context() as full:
+        full.setattr(checkpoint, "write_atomic", fill_disk)
+        assert main(train) == 2
+    assert (tmp_path / "run" / "recipe.yaml").exists()
+    assert main([*train, "--lr", "0.02"]) == 0
+    assert main(train) == 2  # it holds a run now
 
 
 # ---------------------------------------------------------------------------------------------------------------- log

@@ -17,6 +17,8 @@ from onebit.__main__ import main
 from onebit.errors import UsageError
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from support.language_models import NIGHTLY, SIZES, make_model
+from support.rank_agents import Agents
+from support.sharded_llamas import QUANTIZERS, train_llama
 
 pytestmark = NIGHTLY
 COUNTING = np.arange(64 * 16).reshape(64, 16) % 13
@@ -35,6 +37,12 @@ def optimizer_of(model: Any) -> torch.optim.Optimizer:
 
 def perplexity(model: Any) -> float:
     return onebit.evaluate(model, COUNTING, loss="next_token", verbose=False).metrics["perplexity"]
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """The memory of a tensor; those of torchao consist of several."""
+    parts = [getattr(tensor, name) for name in getattr(tensor, "tensor_attrs", [])] or [tensor]
+    return sum(part.numel() * part.element_size() for part in parts)
 
 
 class Rows(Dataset[dict[str, torch.Tensor]]):
@@ -157,6 +165,42 @@ def test_a_bare_loop_trains_it() -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 3
     assert perplexity(model.eval()) < math.exp(losses[0]) / 3
+
+
+def test_two_processes_that_share_the_parameters_train_it_to_the_same_bits(agents: Agents, tmp_path: Path) -> None:
+    ended = agents.launch("support.sharded_llamas:train_in_ranks", tmp_path).end()
+    assert ended.status == 0, ended.err
+    found = torch.load(tmp_path / "parameters")
+    for quantizer in QUANTIZERS:
+        expected = train_llama(quantizer)
+        assert found[quantizer].keys() == expected.keys()
+        assert all(torch.equal(found[quantizer][name], parameter) for name, parameter in expected.items()), quantizer
+
+
+@pytest.mark.filterwarnings("ignore")  # of torchao as it is imported
+@pytest.mark.parametrize(
+    ("name", "most", "memory"),
+    [("AdamW", 1.05, 12), ("AdamW8bit", 1.05, 6.13), ("AdamW4bit", 1.1, 5.07), ("_AdamW", 1.05, 6)],
+)
+def test_optimizers_of_fewer_bits_train_it(name: str, most: float, memory: float) -> None:
+    """`memory` is in bytes of a latent with its state."""
+    kinds = pytest.importorskip("torchao.optim", reason="make build/language")
+    model, options = binary_model(), {}
+    if name == "_AdamW":
+        model, options = model.to(torch.bfloat16), {"bf16_stochastic_round": True}
+    kind = getattr(torch.optim if name == "AdamW" else kinds, name)
+    optimizer = onebit.clip_latents_(kind(onebit.latent_groups(model, lr=3e-3), **options))
+    torch.manual_seed(0)
+    torch.compiler.set_stance("force_eager")  # a minute less
+    try:
+        onebit.fit(model, COUNTING, optimizer, epochs=8, batch_size=16, loss="next_token")
+    finally:
+        torch.compiler.set_stance("default")
+    assert perplexity(model) < most
+    latents = [layer.weight for _, layer in onebit.layers.binary_layers(model)]
+    tensors = [tensor for latent in latents for tensor in (latent, *optimizer.state[latent].values())]
+    assert sum(map(bytes_of, tensors)) / sum(latent.numel() for latent in latents) == pytest.approx(memory, rel=0.01)
+    assert max(float(latent.detach().abs().max()) for latent in latents) <= 1
 
 
 def test_checkpointed_activations_have_the_same_gradients() -> None:
