@@ -42,7 +42,6 @@ def test_every_variant_is_timed(onebit: Onebit, net: Path, monkeypatch: pytest.M
         assert row["us"] >= row["fastest_us"] > 0
         numpy = next(of for of in facts["rows"] if of["batch"] == row["batch"])
         assert row["numpy_speedup"] == pytest.approx(numpy["us"] / row["us"])
-        assert row["numpy_fastest_speedup"] == pytest.approx(numpy["fastest_us"] / row["fastest_us"])
     assert done.err == ""
     columns, first, *_ = onebit("bench", net, *FAST).out.splitlines()[1:]
     assert columns.split()[:2] == ["batch", "variant"]

@@ -138,8 +138,7 @@ def train_request(command: TrainCommand) -> Recipe:
         parts = (command.folder, *seed_folders(command.folder))
         source = next((path for part in parts if (path := part / "recipe.yaml").is_file()), None)
         if source is None:
-            if (command.folder / LOCK_FILE).exists():  # a training may have begun, and have no recipe.yaml yet
-                with lock_folder(command.folder):
-                    pass
-            raise UsageError(f"--resume {command.folder}: no run there (it has no recipe.yaml)")
+            begun = (command.folder / LOCK_FILE).exists()
+            with lock_folder(command.folder if begun else None):  # refused if another process has it
+                raise UsageError(f"--resume {command.folder}: no run there (it has no recipe.yaml)")
     return request_recipe(command.flags, source, method=command.method, task=command.task)

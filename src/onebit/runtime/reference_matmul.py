@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from onebit.packed import OneBitWeights, Value, nodes
 from onebit.packed.bits import pack_signs, unpack_signs, xnor_dot
@@ -19,14 +20,7 @@ Executor = Callable[..., np.ndarray]
 
 _BLOCK_VALUES = 1 << 18  # of windows unrolled at once, to fit the second-level cache
 _LOCK, _LIMITS = Lock(), list[Any]()  # the limit of BLAS threads, once for each use of it
-
-
-@cache
-def _libraries() -> Any:
-    # imported here, as the native library does not need it
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
+_libraries = cache(ThreadpoolController)
 
 
 @contextmanager
