@@ -22,7 +22,7 @@ _TAIL = np.array(
 _GATE, _GATE_CUBIC = np.array([1.59576912, 0.0713548163], np.float32)  # 2√(2/π), and 0.044715 times that
 
 
-@operation
+@operation()
 class Activation(Pointwise):
     """Base class of functions of one number, in float32."""
 
@@ -39,7 +39,7 @@ class Activation(Pointwise):
         raise NotImplementedError
 
 
-@operation
+@operation("sigmoid")
 class Sigmoid(Activation):
     """1 / (1 + e^-x)."""
 
@@ -47,7 +47,7 @@ class Sigmoid(Activation):
         return 1 / (2 + _exp_less(-x, 1))
 
 
-@operation
+@operation("tanh")
 class Tanh(Activation):
     """The hyperbolic tangent."""
 
@@ -56,7 +56,7 @@ class Tanh(Activation):
         return e / (e + 2)
 
 
-@operation
+@operation("silu")
 class Silu(Activation):
     """x · sigmoid(x)."""
 
@@ -66,7 +66,7 @@ class Silu(Activation):
         return x / (2 + _exp_less(-x, 1))
 
 
-@operation
+@operation("gelu")
 class Gelu(Activation):
     """x · Φ(x), with the normal distribution Φ."""
 
@@ -78,7 +78,7 @@ class Gelu(Activation):
         return x * np.where(x > 0, 1 - tail, tail)
 
 
-@operation
+@operation("gelu_tanh")
 class GeluTanh(Activation):
     """x · (1 + tanh(√(2/π) · (x + 0.044715 x³))) / 2."""
 
@@ -88,7 +88,7 @@ class GeluTanh(Activation):
         return x / (2 + _exp_less(-x * (x * x * _GATE_CUBIC + _GATE), 1))
 
 
-@operation
+@operation("hardswish")
 class Hardswish(Activation):
     """x · min(max(x + 3, 0), 6) / 6."""
 

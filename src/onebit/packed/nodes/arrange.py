@@ -12,12 +12,12 @@ from onebit.errors import FormatError
 from onebit.packed.nodes.node import Node, Value, check_size, merged, operation, require_alike, require_image, same_kind
 
 
-@operation
+@operation()
 class Move(Node):
     """Base class of operations of one input that move, choose or repeat its elements."""
 
 
-@operation
+@operation("flatten")
 class Flatten(Move):
     """(C, H, W) -> (C·H·W,), the last axis fastest."""
 
@@ -28,7 +28,7 @@ class Flatten(Move):
         return v.reshape(len(v), -1)
 
 
-@operation
+@operation("reshape")
 class Reshape(Move):
     """The same elements, the last axis fastest, with another shape.
 
@@ -47,7 +47,7 @@ class Reshape(Move):
         return v.reshape(len(v), *self.shape)
 
 
-@operation
+@operation("permute")
 class Permute(Move):
     """Axis i of the output is axis `axes[i]` of the input, without the batch axis.
 
@@ -66,7 +66,7 @@ class Permute(Move):
         return v.transpose(0, *(axis + 1 for axis in self.axes))
 
 
-@operation
+@operation("repeat")
 class Repeat(Move):
     """Each element repeated along each axis, as by `numpy.repeat`: nearest upsampling, or broadcasting an axis of 1.
 
@@ -89,7 +89,7 @@ class Repeat(Move):
         return v
 
 
-@operation
+@operation("concat")
 class Concat(Node):
     """Concatenates two or more values along the channels."""
 
@@ -103,7 +103,7 @@ class Concat(Node):
         return np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
 
 
-@operation
+@operation("slice")
 class Slice(Move):
     """x[start:stop:step] of an image, in each of (C, H, W): a crop, or a strided shortcut.
 
@@ -141,7 +141,7 @@ class Run(NamedTuple):
     size: int
 
 
-@operation
+@operation("take")
 class Take(Move):
     """An image with chosen indices of one axis, as by `numpy.take`: reflected or repeated borders, flips, any resizing.
 
@@ -180,7 +180,7 @@ class Take(Move):
         return runs
 
 
-@operation
+@operation("pad")
 class Pad(Move):
     """An image with a constant border.
 

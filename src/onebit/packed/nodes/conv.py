@@ -15,7 +15,7 @@ from onebit.packed.nodes.dense import OneBitWeights, RealWeights, Weights
 from onebit.packed.nodes.node import Node, Value, check_size, operation, require_channels, require_image
 
 
-@operation
+@operation()
 class Kernel(Node):
     """Base class of operations that slide a kernel over an image.
 
@@ -48,7 +48,7 @@ class Kernel(Node):
         return (height - self.extent[0]) // self.stride[0] + 1, (width - self.extent[1]) // self.stride[1] + 1
 
 
-@operation
+@operation()
 class Grouped(Kernel, Weights):
     """Base class of convolutions: an output channel reads only the input channels of its group.
 
@@ -70,7 +70,7 @@ class Grouped(Kernel, Weights):
         return self.terms // prod(self.kernel)
 
 
-@operation
+@operation()
 class Convolution(Grouped):
     """(I, H, W) -> (O, H', W').
 
@@ -90,7 +90,7 @@ class Convolution(Grouped):
         return self.rows.reshape(self.outputs, *self.kernel, self.group_channels).transpose(0, 3, 1, 2)
 
 
-@operation
+@operation()
 class Transposed(Grouped):
     """(I, H, W) -> (O, H', W'): pixels add their kernels, `stride` apart, and `padding` is cut from the result.
 
@@ -127,21 +127,21 @@ class Transposed(Grouped):
         return self.outputs * self.terms * prod(x.shape[1:])
 
 
-@operation
+@operation("conv")
 class Conv(Convolution, OneBitWeights):
     """Convolution with one-bit weights."""
 
 
-@operation
+@operation("real_conv")
 class RealConv(Convolution, RealWeights):
     """Convolution with real weights."""
 
 
-@operation
+@operation("conv_transpose")
 class ConvTranspose(Transposed, OneBitWeights):
     """Transposed convolution with one-bit weights."""
 
 
-@operation
+@operation("real_conv_transpose")
 class RealConvTranspose(Transposed, RealWeights):
     """Transposed convolution with real weights."""

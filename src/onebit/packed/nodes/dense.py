@@ -12,7 +12,7 @@ from onebit.packed.bits import byte_count, check_tail, unpack_signs, word_count
 from onebit.packed.nodes.node import Node, Value, integer, operation
 
 
-@operation
+@operation()
 class Weights(Node):
     """Base class of nodes with a row of weights per output."""
 
@@ -39,7 +39,7 @@ class Weights(Node):
         """The value of shape `shape` with sums of row · x; FormatError if integers may not fit an int32."""
 
 
-@operation
+@operation()
 class OneBitWeights(Weights):
     """Base class of nodes with a row of one-bit weights per output: y = scale · (signs · x) + `centre` · sum(x).
 
@@ -91,7 +91,7 @@ class OneBitWeights(Weights):
         return self.outputs * byte_count(self.in_features) + super().stored_bytes
 
 
-@operation
+@operation()
 class RealWeights(Weights):
     """Base class of nodes with a row of real weights per output, often the first and last layers: y = weight · x.
 
@@ -117,7 +117,7 @@ class RealWeights(Weights):
         return Value(shape, "real")
 
 
-@operation
+@operation()
 class DenseLayer(Weights):
     """Base class of dense layers: (terms,) -> (O,)."""
 
@@ -127,12 +127,12 @@ class DenseLayer(Weights):
         return self.products(x, (self.outputs,))
 
 
-@operation
+@operation("dense")
 class Dense(DenseLayer, OneBitWeights):
     """Dense layer with one-bit weights: (in_features,) -> (O,)."""
 
 
-@operation
+@operation()
 class ScaledDense(DenseLayer, OneBitWeights):
     """Dense layer of one-bit weights with scales for groups of inputs; no file holds it, as it is not in `OPS`.
 
@@ -156,6 +156,6 @@ class ScaledDense(DenseLayer, OneBitWeights):
         return Value(shape, "real")
 
 
-@operation
+@operation("real_dense")
 class RealDense(DenseLayer, RealWeights):
     """Dense layer with real weights: (in_features,) -> (O,)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -19,12 +19,21 @@ if TYPE_CHECKING:
     _Class = TypeVar("_Class")
 
     @dataclass_transform(eq_default=False, kw_only_default=True, frozen_default=True)
-    def operation(cls: type[_Class]) -> type[_Class]:
-        """The dataclass of an operation."""
+    def operation(name: str = "") -> Callable[[type[_Class]], type[_Class]]:
+        """The dataclass of an operation, which `OPS` lists by its name; "" for a base class."""
 
 else:
-    operation = dataclass(frozen=True, eq=False, kw_only=True)
 
+    def operation(name=""):
+        def register(cls):
+            OPS.update({name: cls} if name else {})
+            return dataclass(frozen=True, eq=False, kw_only=True)(cls)
+
+        return register
+
+
+OPS: dict[str, type[Node]] = {}
+"""Name in a file -> operation. Users may add their own."""
 INT32 = np.iinfo(np.int32)
 SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 holds for every sum or for none
 MOST_VALUES = 2**27  # per value and image: half a gigabyte of float32
@@ -112,7 +121,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-@operation
+@operation()
 class Node(ABC):
     """Base class of the operations. Their fields are those of ARRAYS and ATTRIBUTES, and `in_features` with `signs`.
 

@@ -12,7 +12,7 @@ from onebit.packed.bits import sign
 from onebit.packed.nodes.node import Node, Value, integer, operation, per_channel, require_alike, require_channels
 
 
-@operation
+@operation()
 class Pointwise(Node):
     """Base class of elementwise operations, whose results are real by default."""
 
@@ -20,7 +20,7 @@ class Pointwise(Node):
         return Value(x.shape, "real")
 
 
-@operation
+@operation()
 class PerChannel(Pointwise):
     """Base class of operations whose arrays have one number per channel."""
 
@@ -30,7 +30,7 @@ class PerChannel(Pointwise):
         return super().infer(x)
 
 
-@operation
+@operation("affine")
 class Affine(PerChannel):
     """y = scale · x + shift, per channel: a folded BatchNorm, or a bias.
 
@@ -64,7 +64,7 @@ class Affine(PerChannel):
         return y.astype(dtype)
 
 
-@operation
+@operation("threshold")
 class Threshold(PerChannel):
     """A folded BatchNorm + sign of integers, per channel.
 
@@ -94,7 +94,7 @@ class Threshold(PerChannel):
             raise FormatError(f"{count} of {self.direction.size} values of direction are neither +1 nor -1")
 
 
-@operation
+@operation("sign")
 class Sign(PerChannel):
     """+1 where x >= shift, per channel, else -1; -0.0 is 0.
 
@@ -111,7 +111,7 @@ class Sign(PerChannel):
         return sign(v if self.shift is None else v - per_channel(self.shift, v.ndim))
 
 
-@operation
+@operation()
 class Bounded(Pointwise):
     """Base class of min(max(x, low), high) of each number."""
 
@@ -128,7 +128,7 @@ class Bounded(Pointwise):
         return y
 
 
-@operation
+@operation("relu")
 class Relu(Bounded):
     """max(x, 0)."""
 
@@ -140,7 +140,7 @@ class Relu(Bounded):
         return Value(x.shape, "integer", x.bound, 0, max(0, x.limits[1])) if x.exact else Value(x.shape, "real")
 
 
-@operation
+@operation("prelu")
 class Prelu(PerChannel):
     """x where x > 0, else slope · x, per channel.
 
@@ -155,7 +155,7 @@ class Prelu(PerChannel):
         return np.where(y > 0, y, y * per_channel(self.slope, v.ndim))
 
 
-@operation
+@operation("hardtanh")
 class Hardtanh(Bounded):
     """min(max(x, -1), 1)."""
 
@@ -168,7 +168,7 @@ class Hardtanh(Bounded):
         return Value(x.shape, "integer", 1) if x.exact else Value(x.shape, "real")
 
 
-@operation
+@operation("clamp")
 class Clamp(Bounded):
     """min(max(x, low), high), in float32.
 
@@ -194,7 +194,7 @@ class Clamp(Bounded):
             raise FormatError(f"low is {low}, expected at most high, {high}")
 
 
-@operation
+@operation("add")
 class Add(Node):
     """The sum of two values of the same shape, as in a residual net."""
 
@@ -211,7 +211,7 @@ class Add(Node):
         return np.add(v, w, dtype=dtype, casting="unsafe")
 
 
-@operation
+@operation("multiply")
 class Multiply(Node):
     """The product of two values of the same shape, such as features and their gates, in float32."""
 

@@ -12,7 +12,7 @@ from onebit.packed.nodes.conv import Kernel
 from onebit.packed.nodes.node import Node, Value, check_size, integer, operation, require_image, same_kind
 
 
-@operation
+@operation()
 class Pool(Kernel):
     """(C, H, W) -> (C, H', W'); each window must contain a pixel of the image."""
 
@@ -28,7 +28,7 @@ class Pool(Kernel):
         return super().positions(x)
 
 
-@operation
+@operation("max_pool")
 class MaxPool(Pool):
     """The largest value in each window, without padding.
 
@@ -50,7 +50,7 @@ class MaxPool(Pool):
         return replace(self, kernel=(height, width), stride=(height, width))
 
 
-@operation
+@operation("average_pool")
 class AveragePool(Pool):
     """The sum of each window divided by the number of its pixels.
 
@@ -80,7 +80,7 @@ class AveragePool(Pool):
         return np.outer(*counts)
 
 
-@operation
+@operation("adaptive_average_pool")
 class AdaptiveAveragePool(Node):
     """Averages of H' × W' windows that cover the image: window i of n spans floor(i·H/n) to ceil((i + 1)·H/n).
 

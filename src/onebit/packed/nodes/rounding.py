@@ -13,7 +13,7 @@ EXACT_LIMIT = 2**52
 """Magnitudes below it, and the halves between them, are exact in float64 too."""
 
 
-@operation
+@operation()
 class _Clipped(Node):
     """An operation that makes integers from `least` to `most`.
 
@@ -30,7 +30,7 @@ class _Clipped(Node):
         return Value(shape, "integer", max(-self.least, self.most), self.least, self.most)
 
 
-@operation
+@operation("requantize")
 class Requantize(_Clipped):
     """y = min(max(⌊(Σᵢ multiplier[i] · xᵢ + offset) / 2^right_shift⌋, least), most), per channel, of integers xᵢ.
 
@@ -82,7 +82,7 @@ class Requantize(_Clipped):
         return bounds @ np.abs(self.multiplier.astype(np.float64)) + np.abs(self.offset.astype(np.float64))
 
 
-@operation
+@operation("quantize")
 class Quantize(_Clipped):
     """y = min(max(round(x), least), most) of real values x, ties to even."""
 
