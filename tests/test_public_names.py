@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -33,5 +34,6 @@ def test_type_checkers_see_the_same_names() -> None:
     stub = Path(onebit.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
     imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
     typed = {alias.name: node.module for node in imports for alias in node.names}
-    assert typed.keys() == {*onebit.__all__, *onebit._PACKAGES}
+    packages = {module.name for module in iter_modules(onebit.__path__)} - {"__main__", "cli"}
+    assert typed.keys() == {*onebit.__all__, *packages}
     assert {name: module for name, module in typed.items() if name in onebit._HOME} == onebit._HOME

@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
 def lazy(
     package: str, modules: Mapping[str, str] | None = None
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], tuple[str, ...]]:
-    """Return `__getattr__`, `__dir__` and the public names of a package.
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], dict[str, str]]:
+    """Return `__getattr__`, `__dir__`, and the public names of a package with the modules that define them.
 
     Args:
         package: its name.
         modules: module of the package -> its public names, separated by spaces. Modules are found without it.
 
     Example:
-        >>> __getattr__, __dir__, _NAMES = lazy(__name__, {"mlp": "MLP"})  # in an __init__.py
+        >>> __getattr__, __dir__, _HOME = lazy(__name__, {"mlp": "MLP"})  # in an __init__.py
     """
-    home = {name: module for module, names in (modules or {}).items() for name in names.split()}
+    home = {name: f"{package}.{module}" for module, names in (modules or {}).items() for name in names.split()}
     loaded = vars(sys.modules[package])
 
     def find(name: str) -> Any:
         if name in home:
-            loaded[name] = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+            loaded[name] = getattr(importlib.import_module(home[name]), name)
             return loaded[name]
         from importlib.util import find_spec
 
@@ -36,4 +36,9 @@ def lazy(
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return importlib.import_module(f"{package}.{name}")
 
-    return find, lambda: sorted({*loaded, *home}), tuple(home)
+    def names() -> list[str]:
+        from pkgutil import iter_modules
+
+        return sorted({*loaded, *home, *(module.name for module in iter_modules(loaded["__path__"]))})
+
+    return find, names, home
