@@ -1,7 +1,5 @@
 """Models from uint8 images (N, C, H, W) to logits (N, classes); their quantizers make them binary."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
@@ -14,12 +12,7 @@ if TYPE_CHECKING:
     from onebit.models.stack import ConvNet as ConvNet
     from onebit.models.unet import UNet as UNet
 
-_MODULES = {
-    "mlp": "MLP",
-    "stack": "ConvNet",
-    "resnet": "ResNet",
-    "unet": "UNet",
-    "creation": "create_model",
-}
-__getattr__, __dir__, _NAMES = lazy(__name__, _MODULES)
-__all__ = ["MODELS", "ModelEntry", *_NAMES]
+__getattr__, __dir__, _HOME = lazy(
+    __name__, {"creation": "create_model", "mlp": "MLP", "resnet": "ResNet", "stack": "ConvNet", "unet": "UNet"}
+)
+__all__ = ["MODELS", "ModelEntry", *_HOME]

@@ -1,46 +1,22 @@
 """Recipes: every setting of a run, read from YAML, JSON and flags. Imports no torch, so wrong flags fail at once."""
 
-from __future__ import annotations
-
-from onebit.recipe.defaults import default_settings
-from onebit.recipe.flags import flag_names, flag_text
-from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
-from onebit.recipe.override import method_of, with_method
+from onebit.recipe.defaults import default_settings as default_settings
+from onebit.recipe.flags import flag_names as flag_names, flag_text as flag_text
+from onebit.recipe.optimizer import OptimizerRecipe as OptimizerRecipe, ScheduleRecipe as ScheduleRecipe
+from onebit.recipe.override import method_of as method_of, with_method as with_method
 from onebit.recipe.reading import (
-    build_recipe,
-    merge,
-    method_settings,
-    methods,
-    read_settings,
-    recipe_names,
-    recipe_path,
+    build_recipe as build_recipe,
+    merge as merge,
+    method_settings as method_settings,
+    methods as methods,
+    read_settings as read_settings,
+    recipe_names as recipe_names,
+    recipe_path as recipe_path,
 )
 from onebit.recipe.settings import (
-    DESCRIPTIVE,
-    ContinualRecipe,
-    ModelRecipe,
-    Recipe,
-    flatten,
+    DESCRIPTIVE as DESCRIPTIVE,
+    ContinualRecipe as ContinualRecipe,
+    ModelRecipe as ModelRecipe,
+    Recipe as Recipe,
+    flatten as flatten,
 )
-
-__all__ = [
-    "DESCRIPTIVE",
-    "ContinualRecipe",
-    "ModelRecipe",
-    "OptimizerRecipe",
-    "Recipe",
-    "ScheduleRecipe",
-    "build_recipe",
-    "default_settings",
-    "flag_names",
-    "flag_text",
-    "flatten",
-    "merge",
-    "method_of",
-    "method_settings",
-    "methods",
-    "read_settings",
-    "recipe_names",
-    "recipe_path",
-    "with_method",
-]

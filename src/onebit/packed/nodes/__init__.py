@@ -14,8 +14,6 @@ A new operation is a class whose `compute` defines it; `@operation` enters it in
 `ARRAYS` or `ATTRIBUTES`.
 """
 
-from __future__ import annotations
-
 from onebit.packed.nodes.activation import (
     Activation as Activation,
     Gelu as Gelu,
