@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,12 +95,6 @@ def test_an_unreachable_mirror_is_reported_shortly(tiny: TinyMnist) -> None:
     with pytest.raises(DataError, match="ConnectionError") as caught:
         find_or_fetch(official(tiny, "http://127.0.0.1:1/"), directory=None, progress=None)
     assert len(str(caught.value)) < 200
-
-
-def test_without_pooch_nothing_is_downloaded(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(DataError, match="pooch"):
-        find_or_fetch(official(tiny, "http://127.0.0.1/"), directory=None, progress=None)
 
 
 def test_download_into_the_cache_then_found_there(

@@ -137,12 +137,11 @@ def test_merge_is_deep_and_leaves_its_arguments_alone() -> None:
         ("name: !!python/object/apply:os.getcwd []", "line 1"),
         ("seed: three", "seed"),
         ("epochs: .nan", "epochs"),
-        ("extends: FOLDER", "extends itself"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, text: str, noun: str) -> None:
     with pytest.raises(UsageError, match=noun):
-        build_recipe(read_settings(file_of(tmp_path, text.replace("FOLDER", str(tmp_path)))))
+        build_recipe(read_settings(file_of(tmp_path, text)))
 
 
 @pytest.mark.parametrize("name", ["mnist-binaryconect", "folder/none.yaml", "methods", "", "x" * 5000, "a\0b"])

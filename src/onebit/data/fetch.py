@@ -111,12 +111,9 @@ def _present(official: OfficialFiles, folder: Path) -> dict[tuple[str, ...], Pat
 
 def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, progress: Progress | None) -> None:
     """Download a file from the first mirror that has it."""
-    remedy = "put the files in a folder and name it with --data DIR or ONEBIT_DATA"
-    try:
-        import pooch
-        import requests
-    except ImportError:
-        raise DataError(f"downloading needs pooch: pip install 'onebit[train]', or {remedy}") from None
+    import pooch
+    import requests
+
     pooch.get_logger().setLevel("WARNING")  # its messages on stderr would break the progress bar
 
     def download(url: str, output: str, _: Any) -> None:
@@ -138,6 +135,7 @@ def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, 
             # the message of a failed connection repeats the address and lists nested causes
             offline = isinstance(error, requests.ConnectionError)
             failures.append(f"{mirror}: {type(error).__name__ if offline else first_line(error)}")
+    remedy = "put the files in a folder and name it with --data DIR or ONEBIT_DATA"
     raise DataError(f"cannot download {name}: {'; '.join(failures)}; {remedy}")
 
 

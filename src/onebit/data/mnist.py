@@ -63,14 +63,14 @@ def read_idx(path: Path, expected: IdxFile) -> npt.NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(expected.shape).copy()
 
 
-def idx_files(*checksums: tuple[str, str]) -> tuple[IdxFile, ...]:
+def idx_files(sha256: Sequence[str], gz_sha256: Sequence[str]) -> tuple[IdxFile, ...]:
     """The four files of a data set: training images and labels, test images and labels."""
     shapes = {
         f"{kind}-{name}-ubyte": (count, *size)
         for kind, count in (("train", 60_000), ("t10k", 10_000))
         for name, size in (("images-idx3", (28, 28)), ("labels-idx1", ()))
     }
-    return tuple(IdxFile(name, shape, *pair) for (name, shape), pair in zip(shapes.items(), checksums, strict=True))
+    return tuple(map(IdxFile, shapes, shapes.values(), sha256, gz_sha256))
 
 
 # A copy is valid if its decompressed content has the right checksum, however it was compressed. These checksums were
@@ -81,36 +81,28 @@ def idx_files(*checksums: tuple[str, str]) -> tuple[IdxFile, ...]:
 MNIST_FILES = idx_files(
     (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    ),
-    (
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    ),
-    (
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
     (
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
 )
 FASHION_FILES = idx_files(
     (
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-    ),
-    (
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-    ),
-    (
         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
     (
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
         "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     ),
 )

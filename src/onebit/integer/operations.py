@@ -23,19 +23,6 @@ def _affine(net: Conversion, node: nodes.Affine, x: Form) -> Form:
     return x.scaled(float64_or(scale, 1.0), float64_or(shift, 0.0))
 
 
-def _bounded(net: Conversion, node: nodes.Bounded, x: Form) -> Form:
-    return x.between(*node.bounds)
-
-
-def _add(net: Conversion, node: nodes.Add, *inputs: Form) -> Form:
-    a, b = map(net.unbounded, node.inputs)
-    return a.plus(b)
-
-
-def _quantize(net: Conversion, node: nodes.Quantize, x: Form) -> Form:
-    return net.rounded(node.output, x, 1.0, node.least, node.most)
-
-
 def _threshold(net: Conversion, node: nodes.Threshold, x: Form) -> Form:
     at = node.threshold.astype(np.float64)
     at[node.threshold == INT32.min], at[node.threshold == INT32.max] = -inf, inf  # always +1, or never
@@ -166,10 +153,10 @@ CONVERSIONS: dict[type, Callable[..., Form]] = {
     nodes.Affine: _affine,
     nodes.Threshold: _threshold,
     nodes.Sign: _sign,
-    nodes.Bounded: _bounded,
-    nodes.Add: _add,
+    nodes.Bounded: lambda net, node, x: x.between(*node.bounds),
+    nodes.Add: lambda net, node, *_: net.unbounded(node.inputs[0]).plus(net.unbounded(node.inputs[1])),
     nodes.Concat: _concat,
     nodes.Requantize: _requantize,
-    nodes.Quantize: _quantize,
+    nodes.Quantize: lambda net, node, x: net.rounded(node.output, x, 1.0, node.least, node.most),
 }
 """Class of operations -> (conversion, node, forms of its inputs) -> form of its output."""

@@ -74,16 +74,13 @@ def recipe_path(name: str) -> Path:
     raise UsageError(f"unknown recipe or file {name!r}{did_you_mean(name, recipe_names())}")
 
 
-def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """The keys and values of a recipe file; JSON is YAML, too.
 
     A file with `extends: NAME` holds the differences from another recipe, without its descriptions.
 
-    Args:
-        extending: the files that extend this one.
-
     Raises:
-        UsageError: unreadable, not a mapping, or recipes that extend each other in a circle.
+        UsageError: unreadable, or not a mapping.
     """
     from onebit.recipe.yaml_loader import read_yaml  # only recipes need yaml: packed nets run without
 
@@ -93,9 +90,7 @@ def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, 
     base = settings.pop("extends", None)
     if base is None:
         return settings
-    if path in extending:
-        raise UsageError(f"{path}: extends itself, through {extending[-1]}")
-    inherited = read_settings(recipe_path(str(base)), extending=(*extending, path))
+    inherited = read_settings(recipe_path(str(base)))
     undescribed = dict.fromkeys(("summary", "reference", "measured"), "")  # describe the other recipe
     return merge(inherited | undescribed, settings)
 

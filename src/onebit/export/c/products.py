@@ -91,11 +91,8 @@ class Products(Pointwise):
         self.stage.current = Value(self.stage.current.shape, "integer", node.terms)
         kernel = "signs_dot(column"
         if isinstance(node, nodes.DenseLayer):
-            kernel = (
-                f"signs_dot((const uint8_t *){pointer} + {source.first // 8}"
-                if source.first
-                else f"signs_dot({pointer}"
-            )
+            shifted = f"(const uint8_t *){pointer} + {source.first // 8}" if source.first else pointer
+            kernel = f"signs_dot({shifted}"
         else:
             for name in ("column", "inside"):
                 self.declare(f"uint8_t *{name} = {self.scratch(size)};")
