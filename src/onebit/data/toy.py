@@ -39,15 +39,10 @@ def make_toy(
     return draw(train_count), draw(test_count)
 
 
-def read_toy() -> LoadedFiles:
-    """Make the data set `toy`, with the defaults of `make_toy`."""
-    return LoadedFiles(*make_toy(), "", ())
-
-
 TOY = DatasetEntry(
     name="toy",
     title="noisy 8×8 patterns, generated",
-    read=read_toy,
+    read=lambda: LoadedFiles(*make_toy(), "", ()),
     classes=("a", "b", "c", "d"),
     input_shape=(1, _SIDE, _SIDE),
     counts=(2_048, 512),

@@ -1,7 +1,5 @@
 """Exports packed nets to other software: one module and one line of `EXPORTS` per target. Does not load torch."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy

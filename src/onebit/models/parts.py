@@ -136,11 +136,9 @@ class Parts(Checked):
         return kind(share) if share else nn.Identity()
 
     def norm2d(self, channels: int) -> nn.BatchNorm2d:
-        """BatchNorm of images."""
         return nn.BatchNorm2d(channels, eps=self.norm_eps, momentum=self.norm_momentum, affine=self.norm_affine)
 
     def norm1d(self, channels: int) -> nn.BatchNorm1d:
-        """BatchNorm of vectors."""
         momentum = self.norm_momentum if self.dense_norm_momentum is None else self.dense_norm_momentum
         return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=momentum, affine=self.norm_affine)
 

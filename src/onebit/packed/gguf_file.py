@@ -25,7 +25,6 @@ _TEXT, _ARRAY = 8, 9
 
 
 def gguf_package() -> Any:
-    """The package `gguf`."""
     try:
         import gguf
     except ModuleNotFoundError:

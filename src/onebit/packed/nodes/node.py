@@ -15,25 +15,29 @@ from onebit.errors import FormatError, short
 
 if TYPE_CHECKING:
     from typing_extensions import Self, dataclass_transform
+else:  # Python 3.10 has no `typing.dataclass_transform`
 
-    _Class = TypeVar("_Class")
-
-    @dataclass_transform(eq_default=False, kw_only_default=True, frozen_default=True)
-    def operation(name: str = "") -> Callable[[type[_Class]], type[_Class]]:
-        """The dataclass of an operation, which `OPS` lists by its name; "" for a base class."""
-
-else:
-
-    def operation(name=""):
-        def register(cls):
-            OPS.update({name: cls} if name else {})
-            return dataclass(frozen=True, eq=False, kw_only=True)(cls)
-
-        return register
+    def dataclass_transform(**_):
+        return lambda function: function
 
 
 OPS: dict[str, type[Node]] = {}
 """Name in a file -> operation. Users may add their own."""
+_Class = TypeVar("_Class", bound="Node")
+
+
+@dataclass_transform(eq_default=False, kw_only_default=True, frozen_default=True)
+def operation(name: str = "") -> Callable[[type[_Class]], type[_Class]]:
+    """The dataclass of an operation, which `OPS` lists by its name; "" for a base class."""
+
+    def register(cls: type[_Class]) -> type[_Class]:
+        if name:
+            OPS[name] = cls
+        return dataclass(frozen=True, eq=False, kw_only=True)(cls)
+
+    return register
+
+
 INT32 = np.iinfo(np.int32)
 SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 holds for every sum or for none
 MOST_VALUES = 2**27  # per value and image: half a gigabyte of float32

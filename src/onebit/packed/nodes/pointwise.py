@@ -132,9 +132,7 @@ class Bounded(Pointwise):
 class Relu(Bounded):
     """max(x, 0)."""
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return 0, inf
+    bounds = 0, inf
 
     def infer(self, x: Value) -> Value:
         return Value(x.shape, "integer", x.bound, 0, max(0, x.limits[1])) if x.exact else Value(x.shape, "real")
@@ -159,9 +157,7 @@ class Prelu(PerChannel):
 class Hardtanh(Bounded):
     """min(max(x, -1), 1)."""
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return -1, 1
+    bounds = -1, 1
 
     def infer(self, x: Value) -> Value:
         # an integer may become 0, which is not a sign
