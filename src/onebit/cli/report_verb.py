@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     files = write_groups(groups, several, Path(args.output))
     tasks = [task_numbers(group) for group in several]
     values = {"files": [str(file) for file in files], "rows": [run_numbers(group) for group in groups]}
-    tables = [f"{table.heading}:\n{table}\n" for table in report_tables(groups, several)]
+    tables = [f"{table}\n" for table in report_tables(groups, several)]
     text = "\n".join([*tables, *map(str, files)])
     answer_either(values | ({"tasks": tasks} if tasks else {}), text, as_json=args.json)
     return 0

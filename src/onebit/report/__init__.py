@@ -5,20 +5,24 @@ Reads run folders without torch; matplotlib is imported by the first picture.
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import atomic_files, refuse_foreign
+from onebit.common import __version__
+from onebit.common.files import OWN, atomic_files, refuse_foreign
+from onebit.recipe import flag_text
 from onebit.report.curves import plot_health, plot_history, write_curves
 from onebit.report.drawing import Picture
 from onebit.report.histograms import plot_run_weights, plot_weights
-from onebit.report.page import render_page
 from onebit.report.predictions import plot_answers, plot_predictions
-from onebit.report.run_folders import Group, RunResults, data_name, find_folders, group_runs, read_runs
+from onebit.report.run_folders import Group, data_name, differing_settings, find_folders, group_runs, read_runs
 from onebit.report.tables import Table, class_tables, run_numbers, run_tables, task_numbers, task_tables
-from onebit.report.tasks import TaskRun, group_rows, plot_tasks, read_task_runs
+from onebit.report.tasks import group_rows, plot_tasks
+from onebit.report.wording import MISSING, printable
 
 __all__ = [
     "compare_runs",
@@ -32,10 +36,10 @@ __all__ = [
 ]
 
 
-def read_groups(folders: Sequence[Path]) -> tuple[list[Group[RunResults]], list[Group[TaskRun]]]:
+def read_groups(folders: Sequence[Path]) -> tuple[list[Group], list[Group]]:
     """The groups of a report: runs on one task, and runs on several; for errors see `write_report`."""
     single, several = find_folders(folders)
-    return group_runs(read_runs(single)), group_runs(read_task_runs(several))
+    return group_runs(read_runs(single)), group_runs(read_runs(several))
 
 
 def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -66,7 +70,7 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
     return [run_numbers(group) for group in read_groups(runs)[0]]
 
 
-def report_tables(groups: list[Group[RunResults]], several: list[Group[TaskRun]]) -> list[Table]:
+def report_tables(groups: list[Group], several: list[Group]) -> list[Table]:
     """The tables of a report, as text."""
     return run_tables(groups) + [
         table for group in several for table in task_tables(group_rows(group), about=f"{group.label}: ")
@@ -100,24 +104,25 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     return write_groups(*read_groups(runs), Path(folder))
 
 
-def write_groups(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder: Path) -> list[Path]:
+def write_groups(groups: list[Group], several: list[Group], folder: Path) -> list[Path]:
     """`write_report` of what `read_groups` read."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_files(folder) as staging:
-        names = [path.relative_to(staging) for path in _draw(groups, several, staging)]
+        pictures = _draw(groups, several, staging)
+        tables = [*report_tables(groups, several), *class_tables(groups)]
+        (staging / "index.html").write_bytes(_page([*groups, *several], tables, pictures))
+        names = [Path(path.name) for _, path, _ in pictures] + [Path("index.html")]
         refuse_foreign(folder, names)
     return [folder / name for name in names]
 
 
-def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder: Path) -> list[Path]:
-    """The files of `write_report`, in a folder."""
-    pictures = write_curves(groups, folder)
-    taken: set[str] = set()
-    healths: list[Picture] = []
-    for group in groups:
+def _draw(groups: list[Group], several: list[Group], folder: Path) -> list[Picture]:
+    """The pictures of a report in the order of the page, in a folder."""
+    pictures, healths = write_curves(groups, folder), list[Picture]()
+    names = _file_names([*(group.runs[0].name for group in groups), *(group.label for group in several)])
+    for group, name in zip(groups, names, strict=False):
         run = group.runs[0]
         about = run.name + (f", the first of {len(group.runs)} seeds" if len(group.runs) > 1 else "")
-        name = _file_name(run.name, taken)
         if any(row.layers for row in run.history):
             path = folder / f"health-{name}.png"
             plot_health(run.history, path, name=run.name)
@@ -128,22 +133,61 @@ def _draw(groups: list[Group[RunResults]], several: list[Group[TaskRun]], folder
             plot_run_weights(run, path)
             pictures.append(("Weights", path, f"Weights of {about}, a panel per layer."))
     pictures += healths
-    for tasks in several:
-        path, title = folder / f"tasks-{_file_name(tasks.label, taken)}.png", f"{tasks.label} on {data_name([tasks])}"
-        plot_tasks(group_rows(tasks), path, tasks=max(run.table.tasks for run in tasks.runs), title=title)
+    for group, name in zip(several, names[len(groups) :], strict=True):
+        path, title = folder / f"tasks-{name}.png", f"{group.label} on {data_name([group])}"
+        plot_tasks(group_rows(group), path, tasks=max(run.table.tasks for run in group.runs), title=title)
         caption = f"Test accuracy of {title}, on each task after each task; BatchNorm of the latest task."
         pictures.append(("Tasks", path, caption))
-    page = folder / "index.html"
-    tables = [*report_tables(groups, several), *class_tables(groups)]
-    page.write_bytes(render_page([*groups, *several], tables, pictures))
-    return [*(path for _, path, _ in pictures), page]
+    return pictures
 
 
-def _file_name(name: str, taken: set[str]) -> str:
-    """A name as part of a file name, safe on every system and unique regardless of case."""
-    base = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].strip("-.") or "run"
-    unique, number = base, 2
-    while unique.casefold() in taken:
-        unique, number = f"{base}-{number}", number + 1
-    taken.add(unique.casefold())
-    return unique
+def _file_names(names: Iterable[str]) -> list[str]:
+    """Names as parts of file names, safe on every system and unique regardless of case."""
+    unique: dict[str, str] = {}
+    for name in names:
+        base = part = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].strip("-.") or "run"
+        number = 2
+        while part.casefold() in unique:
+            part, number = f"{base}-{number}", number + 1
+        unique[part.casefold()] = part
+    return list(unique.values())
+
+
+def _page(groups: Sequence[Group], tables: Sequence[Table], pictures: Sequence[Picture]) -> bytes:
+    """One self-contained HTML file with the tables, the pictures and the settings, as UTF-8; every text is escaped."""
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return value if isinstance(value, Markup) else printable(value, limit=1000)
+
+    def settings(keys: Iterable[str], *groups: Group) -> list[list[str]]:
+        rows = []
+        for key in keys:
+            values = [[flag_text(run.settings[key]) for run in group.runs if key in run.settings] for group in groups]
+            rows.append([key, *(", ".join(dict.fromkeys(known)) or MISSING for known in values)])
+        return rows
+
+    runs = sum(len(group.runs) for group in groups)
+    differing = Table("Settings that differ", ["setting"], settings(differing_settings(groups), *groups))
+    differing.head.extend(group.label for group in groups)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=shown)
+    page = environment.from_string(files("onebit.report").joinpath("page.html").read_text("utf-8")).render(
+        own=OWN.decode(),
+        title=groups[0].label if len(groups) == 1 else f"Comparison of {len(groups)} recipes",
+        subtitle=f"{runs} run{'s' if runs > 1 else ''} on {data_name(groups)}",
+        tables=[*tables, *([differing] if differing.rows else [])],
+        pictures=[
+            {"heading": heading, "caption": caption, "data": Markup(base64.b64encode(path.read_bytes()).decode())}
+            for heading, path, caption in pictures
+        ],
+        settings=[
+            Table(
+                group.label, [], [["runs", ", ".join(run.name for run in group.runs)], *settings(group.settings, group)]
+            )
+            for group in groups
+            if group.settings
+        ],
+        version=__version__,
+    )
+    return page.encode("utf-8")

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from onebit.report.drawing import (
-    GREY,
-    Picture,
-    add_title,
-    band_key,
-    curve_color,
-    draw_mean,
-    log_ticks,
-    picture,
-    whole_ticks,
-)
+from onebit.report.drawing import GREY, Picture, add_title, curve_color, log_ticks, picture
 from onebit.report.run_folders import Group, RunResults, data_name
 from onebit.report.wording import mean_sd, printable
 from onebit.train.history import EpochLog, History
@@ -29,6 +19,7 @@ from onebit.train.history import EpochLog, History
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 STYLES: dict[str, dict[str, Any]] = {"training": {"linestyle": (0, (4, 2)), "alpha": 0.65}, "validation": {}}
 BEST: dict[str, Any] = {"marker": "o", "markersize": 7, "fillstyle": "none", "linestyle": "none"}
@@ -49,7 +40,7 @@ class Panel(NamedTuple):
     """A curve for each split over the epochs: `scale` times a field of `EpochLog`."""
 
     label: str
-    fields: Mapping[str, str]
+    fields: dict[str, str]
     scale: float = 1
 
 
@@ -59,19 +50,6 @@ PANELS = {
     "loss": Panel("loss", {"training": "train_loss", "validation": "validation_loss"}),
     "time": Panel("time per epoch (s)", {"validation": "seconds"}),
 }
-
-
-def _rows(groups: Iterable[Group[RunResults]]) -> list[EpochLog]:
-    """The epochs of all runs."""
-    return [row for group in groups for run in group.runs for row in run.history]
-
-
-def _named(group: Group[RunResults]) -> str:
-    """The label, with the number of seeds and the test mode of the validation."""
-    modes = sorted({row.validation_weights for row in _rows([group]) if row.validation_loss is not None})
-    seeds = f"{len(group.runs)} seeds" if len(group.runs) > 1 else ""
-    weights = f"{printable(' and '.join(modes), limit=60)} weights" if modes else ""
-    return ", ".join(filter(None, (printable(group.label), seeds, weights)))
 
 
 def per_epoch(runs: Iterable[Sequence[tuple[int, float | None]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,6 +65,43 @@ def per_epoch(runs: Iterable[Sequence[tuple[int, float | None]]]) -> tuple[np.nd
     epochs = sorted(values)
     found = [mean_sd(values[epoch]) for epoch in epochs]
     return np.array(epochs, np.int64), np.array([mean for mean, _ in found]), np.array([sd or 0.0 for _, sd in found])
+
+
+def panel(
+    axes: Axes,
+    series: Iterable[tuple[Iterable[Sequence[tuple[int, float | None]]], dict[str, Any]]],
+    *,
+    x: str = "epoch",
+    scale: float = 1,
+    ticks: int = 10,
+) -> list[np.ndarray]:
+    """Draw a curve for each of `series`: `scale` times the mean of its runs, and ±sd as a band; returns the means.
+
+    Args:
+        series: (runs as in `per_epoch`, style of the line). Curves of few points get dots.
+        x: what is counted along the axis, in whole numbers with at most `ticks` labels.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    means = []
+    for runs, style in series:
+        at, mean, sd = per_epoch(runs)
+        mean, sd = scale * mean, scale * sd
+        dots: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(at) <= MARKED_EPOCHS else {}
+        axes.plot(at, mean, **(dots | style))
+        if any(sd):
+            axes.fill_between(at, mean - sd, mean + sd, color=style["color"], alpha=0.18, linewidth=0)
+        means.append(mean)
+    axes.set_xlabel(x)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True, min_n_ticks=1))
+    return means
+
+
+def band_key(color: str) -> Line2D:
+    """The legend entry of the bands of `panel`."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, alpha=0.25, linewidth=6, label="± standard deviation over seeds")
 
 
 def plot_history(history: History, path: str | os.PathLike[str], *, data: str = "") -> None:
@@ -108,7 +123,7 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
     _draw_panels(path, [name for name in PANELS if _has(name, groups)], groups, data)
 
 
-def write_curves(groups: Sequence[Group[RunResults]], folder: Path) -> list[Picture]:
+def write_curves(groups: Sequence[Group], folder: Path) -> list[Picture]:
     """error.png, loss.png and time.png, and mean-iou.png for masks."""
     pictures: list[Picture] = []
     for name in PANELS:
@@ -120,14 +135,25 @@ def write_curves(groups: Sequence[Group[RunResults]], folder: Path) -> list[Pict
     return pictures
 
 
-def _has(name: str, groups: Sequence[Group[RunResults]]) -> bool:
+def _rows(groups: Iterable[Group]) -> list[EpochLog]:
+    """The epochs of all runs."""
+    return [row for group in groups for run in group.runs for row in run.history]
+
+
+def _has(name: str, groups: Sequence[Group]) -> bool:
     """Whether there is a panel for these runs; only the mean IoU may be missing."""
     return name != "mean IoU" or any(row.validation_mean_iou is not None for row in _rows(groups))
 
 
-def _draw_panels(
-    path: str | os.PathLike[str], names: Sequence[str], groups: Sequence[Group[RunResults]], data: str
-) -> None:
+def _named(group: Group) -> str:
+    """The label, with the number of seeds and the test mode of the validation."""
+    modes = sorted({row.validation_weights for row in _rows([group]) if row.validation_loss is not None})
+    seeds = f"{len(group.runs)} seeds" if len(group.runs) > 1 else ""
+    weights = f"{printable(' and '.join(modes), limit=60)} weights" if modes else ""
+    return ", ".join(filter(None, (printable(group.label), seeds, weights)))
+
+
+def _draw_panels(path: str | os.PathLike[str], names: Sequence[str], groups: Sequence[Group], data: str) -> None:
     with picture(path, width=max(8, 3.7 * len(names)), height=4 if len(names) == 1 else 3.2) as figure:
         about = [" and ".join(names)] if len(names) == 1 else []
         about += [_named(groups[0])] if len(groups) == 1 else []
@@ -137,31 +163,29 @@ def _draw_panels(
         add_legend(figure, groups, splits=any("training" in PANELS[name].fields for name in names))
 
 
-def draw_panel(axes: Axes, groups: Sequence[Group[RunResults]], name: str) -> None:
-    """Draw one of PANELS: training dashed and pale, validation solid, with the best epoch of a single training."""
-    panel, means = PANELS[name], {"training": [0.0], "validation": [0.0]}
-    for index, group in enumerate(groups):
-        for split, field in panel.fields.items():
-            points = [[(row.epoch, getattr(row, field)) for row in run.history] for run in group.runs]
-            epochs, mean, sd = per_epoch(points)
-            dots = {"marker": "o", "markersize": 2.5} if len(epochs) <= MARKED_EPOCHS else {}
-            style = {"color": curve_color(index, len(groups)), **STYLES[split], **dots}
-            draw_mean(axes, epochs, panel.scale * mean, panel.scale * sd, **style)
-            means[split] += (panel.scale * mean[np.isfinite(mean)]).tolist()
-    best = _best(groups)
-    if best is not None and (value := getattr(best, panel.fields["validation"])) is not None:
-        axes.plot(best.epoch, panel.scale * value, color=curve_color(0, 1), **BEST)
-    axes.set_ylabel(panel.label)
-    axes.set_xlabel("epoch")
-    whole_ticks(axes)
-    _scale(axes, means["training"] + means["validation"], means["validation"])
+def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
+    """Draw one of PANELS: training dashed and pale, validation solid, with the best epoch of a single training.
 
-
-def _scale(axes: Axes, values: list[float], validated: list[float]) -> None:
-    """A linear axis from 0, or a logarithmic one if positive values span more than a decade.
-
-    A training error far below the validation error is cut off at the bottom of a logarithmic axis.
+    The axis is linear from 0, or logarithmic if positive values span more than a decade; a training error far below the
+    validation error is then cut off at the bottom.
     """
+    label, fields, scale = PANELS[name]
+    splits = [(index, group, split) for index, group in enumerate(groups) for split in fields]
+    series = [
+        (
+            [[(row.epoch, getattr(row, fields[split])) for row in run.history] for run in group.runs],
+            {"color": curve_color(index, len(groups)), **STYLES[split]},
+        )
+        for index, group, split in splits
+    ]
+    means = panel(axes, series, scale=scale)
+    if (best := _best(groups)) and (value := getattr(best, fields["validation"])) is not None:
+        axes.plot(best.epoch, scale * value, color=curve_color(0, 1), **BEST)
+    axes.set_ylabel(label)
+    values, validated = [0.0], [0.0]
+    for (_, _, split), mean in zip(splits, means, strict=True):
+        values += (drawn := mean[np.isfinite(mean)].tolist())
+        validated += drawn if split == "validation" else []
     high = max(values)
     least = max(min((value for value in validated if value > 0), default=0) / 5, 1e-9 * high)
     low = min((value for value in values if value > least), default=high)
@@ -173,13 +197,13 @@ def _scale(axes: Axes, values: list[float], validated: list[float]) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _best(groups: Sequence[Group[RunResults]]) -> EpochLog | None:
+def _best(groups: Sequence[Group]) -> EpochLog | None:
     """The best epoch, in a picture of a single training with a validation split."""
     first, *others = (run.history for group in groups for run in group.runs)
     return None if others or first.best.validation_error is None else first.best
 
 
-def add_legend(figure: Figure, groups: Sequence[Group[RunResults]], *, splits: bool = True) -> None:
+def add_legend(figure: Figure, groups: Sequence[Group], *, splits: bool = True) -> None:
     """A legend below the panels: colors are recipes, line styles are splits, if both are drawn."""
     from matplotlib.lines import Line2D
 
@@ -214,35 +238,28 @@ def plot_health(history: History, path: str | os.PathLike[str], *, name: str = "
     Example:
         >>> plot_health(history, "health.png")  # doctest: +SKIP
     """
-    layers = {measure: _measured(history, measure) for measure in MEASURES}
+    layers = {
+        measure: list(dict.fromkeys(name for row in history for name in row.layers if measure in row.layers[name]))
+        for measure in MEASURES
+    }
     layers = {measure: names for measure, names in layers.items() if names}
     rows, most = -(-len(layers) // 2), max(map(len, layers.values()))
     with picture(path, width=8, height=(1.1 + 0.16 * max(most, 4)) * rows) as figure:
+        from matplotlib.colors import LogNorm
+
         add_title(figure, f"{name}: training health".removeprefix(": "))
-        panels = figure.subplots(rows, min(len(layers), 2), squeeze=False)
-        for axes in panels.flat[len(layers) :]:
+        panels = figure.subplots(rows, min(len(layers), 2), squeeze=False).flat
+        for axes in panels[len(layers) :]:
             axes.set_axis_off()
-        for axes, (measure, names) in zip(panels.flat, layers.items(), strict=False):
-            _draw_health(figure, axes, history, measure, names)
-
-
-def _measured(history: History, measure: str) -> list[str]:
-    """The layers with this measure, in the order of the net."""
-    return list(dict.fromkeys(name for row in history for name, measured in row.layers.items() if measure in measured))
-
-
-def _draw_health(figure: Figure, axes: Axes, history: History, measure: str, layers: list[str]) -> None:
-    from matplotlib.colors import LogNorm
-
-    shares = np.array([[row.layers.get(layer, {}).get(measure, np.nan) for row in history] for layer in layers])
-    first, last = history.rows[0].epoch, history.rows[-1].epoch
-    extent = (first - 0.5, last + 0.5, len(layers) - 0.5, -0.5)
-    shown = np.clip(shares, LEAST, 1)
-    image = axes.imshow(shown, aspect="auto", interpolation="nearest", norm=LogNorm(LEAST, 1), extent=extent)
-    axes.set_title(MEASURES[measure])
-    axes.set_xlabel("epoch")
-    whole_ticks(axes, most=8)
-    axes.grid(False)
-    every = -(-len(layers) // 24)
-    axes.set_yticks(range(0, len(layers), every), [printable(name, limit=24) for name in layers[::every]], fontsize=7)
-    figure.colorbar(image, ax=axes, format=lambda share, _: f"{100 * share:g} %", pad=0.02)
+        for axes, (measure, names) in zip(panels, layers.items(), strict=False):
+            shares = [[row.layers.get(layer, {}).get(measure, np.nan) for row in history] for layer in names]
+            extent = (history.rows[0].epoch - 0.5, history.rows[-1].epoch + 0.5, len(names) - 0.5, -0.5)
+            style: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "extent": extent}
+            image = axes.imshow(np.clip(shares, LEAST, 1), norm=LogNorm(LEAST, 1), **style)
+            axes.set_title(MEASURES[measure])
+            panel(axes, [], ticks=8)
+            axes.grid(False)
+            every = -(-len(names) // 24)
+            shown = [printable(name, limit=24) for name in names[::every]]
+            axes.set_yticks(range(0, len(names), every), shown, fontsize=7)
+            figure.colorbar(image, ax=axes, format=lambda share, _: f"{100 * share:g} %", pad=0.02)

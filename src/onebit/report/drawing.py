@@ -15,9 +15,7 @@ from onebit.errors import UsageError
 from onebit.report.wording import printable
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 DPI = 150
 # Okabe and Ito 2008, without their yellow, which is too light for thin lines on white
@@ -76,27 +74,6 @@ def add_title(figure: Figure, text: str) -> None:
     letters = int(11 * figure.get_figwidth())
     lines = [part for line in text.splitlines() for part in wrap(printable(line), letters)]
     figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
-
-
-def draw_mean(axes: Axes, x: Any, mean: Any, sd: Any, **style: Any) -> None:
-    """A line, and ±sd around it as a band."""
-    axes.plot(x, mean, **style)
-    if any(sd):
-        axes.fill_between(x, mean - sd, mean + sd, color=style["color"], alpha=0.18, linewidth=0)
-
-
-def band_key(color: str) -> Line2D:
-    """The legend entry of the bands of `draw_mean`."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=color, alpha=0.25, linewidth=6, label="± standard deviation over seeds")
-
-
-def whole_ticks(axes: Axes, *, most: int = 10) -> None:
-    """Label whole numbers only on the x axis."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=most, integer=True, min_n_ticks=1))
 
 
 def log_ticks(axis: Any, *, subs: tuple[float, ...] = (1, 2, 5)) -> None:

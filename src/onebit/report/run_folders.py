@@ -6,16 +6,16 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from onebit.common.files import read_json, read_regular
-from onebit.common.text import NetSize
 from onebit.errors import DataError, FormatError
 from onebit.recipe import DESCRIPTIVE, Recipe, flag_text, flatten, merge, read_settings
 from onebit.report.wording import printable
-from onebit.runs.result import RunResult
+from onebit.runs.result import RunResult, TaskTable, read_table
 from onebit.train.history import (
     DATA_FILE,
     MOST_METRICS,
@@ -31,51 +31,36 @@ LABEL_LENGTH = 60
 
 
 @dataclass(frozen=True)
-class Training:
-    """A run of one task or of several.
+class RunResults:
+    """The contents of a run folder; of a folder of several tasks, with their `table` and without a history.
 
     name: the folder's name, unique in a report.
     settings: every recipe field by its flag name ("optimizer.lr"); empty without a recipe.yaml.
+    result: from result.json; no `test` while the run is not finished.
+    weights: best.safetensors, else final.safetensors, else None.
     data: identifies the data among others of the same name; "" if unknown.
     finished: whether its results may be averaged with those of other seeds.
     """
 
     name: str
     settings: dict[str, Any]
-    data: str = field(default="", kw_only=True)
-    finished: bool = field(default=True, kw_only=True)
-
-
-@dataclass(frozen=True)
-class RunResults(Training):
-    """The contents of one run folder.
-
-    tests: test mode -> its scores; empty while the run is not finished.
-    seconds: of the whole run, from result.json or summed over epochs.
-    size, classes: from result.json.
-    weights: best.safetensors, else final.safetensors, else None.
-    """
-
-    history: History
-    tests: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seconds: float = 0.0
+    history: History = field(default_factory=History)
+    result: RunResult = field(default_factory=RunResult)
     weights: Path | None = None
-    size: NetSize | None = None
-    classes: tuple[str, ...] = ()
-
-
-T = TypeVar("T", bound=Training)
+    table: TaskTable = field(default_factory=TaskTable)
+    data: str = ""
+    finished: bool = True
 
 
 @dataclass(frozen=True)
-class Group(Generic[T]):
+class Group:
     """Finished runs of one recipe on the same data with different seeds, or a single run.
 
     `label` is unique in a report.
     """
 
     label: str
-    runs: tuple[T, ...]
+    runs: tuple[RunResults, ...]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,7 +71,7 @@ def tests_by_mode(runs: Sequence[RunResults], key: str) -> dict[str, list[Any]]:
     """Test mode -> a value of the scores of each run that was tested in it."""
     modes: dict[str, list[Any]] = {}
     for run in runs:
-        for mode, score in run.tests.items():
+        for mode, score in run.result.test.items():
             if score.get(key) is not None:
                 modes.setdefault(mode, []).append(score[key])
     return modes
@@ -100,13 +85,21 @@ def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """
     found = [run for folder in map(Path, folders) for run in _runs_in(folder) or [folder]]
     paths = {os.path.realpath(path): path for path in found}.values()
-    several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
+    several = [path for path in paths if _has_tasks(path)]
     return [path for path in paths if path not in several], several
 
 
+def _has_tasks(folder: Path) -> bool:
+    return (folder / TABLE_FILE).exists() or bool(task_folders(folder))
+
+
 def read_runs(folders: Sequence[Path]) -> list[RunResults]:
-    """Read run folders, as found by `find_folders`; for errors see `onebit.report.write_report`."""
-    return [_read_run(folder, name) for folder, name in zip(folders, unique_names(folders), strict=True)]
+    """Read folders that `find_folders` found; for errors see `onebit.report.write_report`."""
+    depth, names = 0, list[str]()
+    while len(set(names)) < len(folders):  # as many parents in front as make the names unique
+        depth += 1
+        names = ["/".join(Path(os.path.realpath(folder)).parts[-depth:]) for folder in folders]
+    return [_read_run(folder, printable(name)) for folder, name in zip(folders, names, strict=True)]
 
 
 def _runs_in(folder: Path, *, below: str = "*/") -> list[Path]:
@@ -120,12 +113,12 @@ def _runs_in(folder: Path, *, below: str = "*/") -> list[Path]:
     return [run for part in parts for run in _runs_in(part, below="seed-*/")]
 
 
-def group_runs(runs: Sequence[T]) -> list[Group[T]]:
+def group_runs(runs: Sequence[RunResults]) -> list[Group]:
     """Groups in the order of their first runs; runs without a recipe and unfinished ones are separate groups.
 
     A seed counts once in a group, since a repeated run would lower the standard deviation.
     """
-    members: dict[Any, list[T]] = {}
+    members: dict[Any, list[RunResults]] = {}
     repeats: Counter[Any] = Counter()
     for run in runs:
         same = {key: value for key, value in run.settings.items() if key != "seed" and key not in DESCRIPTIVE[1:]}
@@ -141,19 +134,19 @@ def group_runs(runs: Sequence[T]) -> list[Group[T]]:
     return [group if labels.count(group.label) == 1 else _with_clear_label(group, groups) for group in groups]
 
 
-def differing_settings(groups: Sequence[Group[Any]]) -> list[str]:
+def differing_settings(groups: Sequence[Group]) -> list[str]:
     """The fields that differ between groups with a recipe; an option that a group does not set is None."""
     known = [group.settings for group in groups if group.settings]
     fields = dict.fromkeys(key for settings in known for key in settings if key not in ("seed", *DESCRIPTIVE))
     return [key for key in fields if len({repr(settings.get(key)) for settings in known}) > 1]
 
 
-def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
+def _with_clear_label(group: Group, groups: Sequence[Group]) -> Group:
     """The group with a label that is unique for its recipe: with one or two settings, or the name of its run."""
     same = [other for other in groups if other.label == group.label]
     differing = differing_settings(same)
 
-    def words(other: Group[T]) -> str:
+    def words(other: Group) -> str:
         return ", ".join(f"{key} {flag_text(other.settings.get(key))}" for key in differing) if other.settings else ""
 
     suffix = words(group)
@@ -162,66 +155,17 @@ def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
     return Group(f"{group.label}, {suffix}", group.runs)
 
 
-def data_name(groups: Sequence[Group[Any]]) -> str:
+def data_name(groups: Sequence[Group]) -> str:
     """The data sets of the groups; "unnamed data" if a run does not name its own."""
     return ", ".join(dict.fromkeys(printable(group.settings.get("dataset", "unnamed data")) for group in groups))
 
 
-def unique_names(folders: Sequence[Path]) -> list[str]:
-    """Names of different folders, with as many parents in front as make them unique."""
-    depth, names = 0, list[str]()
-    while len(set(names)) < len(folders):
-        depth += 1
-        names = ["/".join(Path(os.path.realpath(folder)).parts[-depth:]) for folder in folders]
-    return [printable(name) for name in names]
-
-
 def _read_run(folder: Path, name: str) -> RunResults:
-    history, settings = _read_metrics(folder), flat_settings(folder)
-    found = RunResult.read(folder)
-    result = found or RunResult({})
-    tests = {mode: score for mode, score in result.test.items() if "accuracy" in score}
-    weights, are_others = reported_weights(folder, result.sha256)
-    if weights is not None and are_others:
-        # as while a finished run is trained further
-        warnings.warn(f"{folder / RESULT_FILE} belongs to other weights than {weights.name}: left out", stacklevel=2)
-        tests = {}
-    last = history.rows[-1]
-    return RunResults(
-        name,
-        settings,
-        history,
-        tests,
-        history.seconds if result.seconds is None else result.seconds,
-        weights,
-        result.size,
-        result.classes,
-        data=data_of(folder, note=result.values.get("note")),
-        finished=last.epoch >= last.epochs or found is not None,
-    )
-
-
-def data_of(folder: Path, *, note: str | None = None) -> str:
-    """What identifies the data of a run: their digest, else their directory or the note on them."""
-    for path in [folder / DATA_FILE, *sorted(folder.glob(f"*/task-1/{DATA_FILE}"))]:
-        try:
-            known = read_json(path, largest=MOST_RESULT)
-            found = known.get("digest") or known.get("directory")
-        except (OSError, ValueError, AttributeError):
-            continue
-        if found:
-            return str(found)
-    return note or ""
-
-
-def flat_settings(folder: Path) -> dict[str, Any]:
-    """Every recipe field by its flag name, from the folder's recipe.yaml; empty without one."""
-    if not (folder / "recipe.yaml").exists():
-        return {}
-    return flatten(merge(Recipe().settings(), read_settings(folder / "recipe.yaml")))
-
-
-def _read_metrics(folder: Path) -> History:
+    path, settings = folder / "recipe.yaml", dict[str, Any]()
+    if path.exists():
+        settings = flatten(merge(Recipe().settings(), read_settings(path)))
+    if _has_tasks(folder):
+        return RunResults(name, settings, table=read_table(folder / TABLE_FILE), data=_data_of(folder))
     path = folder / "metrics.jsonl"
     content = read_regular(path, largest=MOST_METRICS)
     try:
@@ -231,4 +175,25 @@ def _read_metrics(folder: Path) -> History:
         raise FormatError(f"{path}: damaged ({error})") from None
     if not history.rows:
         raise DataError(f"{folder}: no finished epoch yet")
-    return history
+    found = RunResult.read(folder)
+    result = found or RunResult()
+    tests = {mode: score for mode, score in result.test.items() if "accuracy" in score}
+    weights, are_others = reported_weights(folder, result.sha256)
+    if weights is not None and are_others:
+        # as while a finished run is trained further
+        warnings.warn(f"{folder / RESULT_FILE} belongs to other weights than {weights.name}: left out", stacklevel=2)
+        tests = {}
+    finished = found is not None or history.rows[-1].epoch >= history.rows[-1].epochs
+    data = _data_of(folder) or result.values.get("note") or ""
+    result = RunResult({**result.values, "test": tests})
+    return RunResults(name, settings, history, result, weights, data=data, finished=finished)
+
+
+def _data_of(folder: Path) -> str:
+    """What identifies the data of a run: their digest or their directory."""
+    for path in [folder / DATA_FILE, *sorted(folder.glob(f"*/task-1/{DATA_FILE}"))]:
+        with suppress(OSError, ValueError, AttributeError):
+            known = read_json(path, largest=MOST_RESULT)
+            if found := known.get("digest") or known.get("directory"):
+                return str(found)
+    return ""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain, groupby
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from onebit.common.text import NetSize, size, table
 from onebit.recipe import Recipe
-from onebit.report.run_folders import Group, RunResults, tests_by_mode
-from onebit.report.tasks import NORMS, Row, TaskRun, group_rows, task_rows
+from onebit.report.run_folders import Group, tests_by_mode
+from onebit.report.tasks import NORMS, Row, group_rows, task_rows
 from onebit.report.wording import MISSING, mean_and_sd, mean_sd, number_range, over_runs, percent, share
 from onebit.runs.result import CLASS_SCORES, Cell, RunResult
 from onebit.train.history import time_left
@@ -30,45 +30,41 @@ class Table(NamedTuple):
     note: str = ""
 
     def __str__(self) -> str:
-        return table([self.head, *self.rows], right=self.right)
+        text = table([self.head, *self.rows], right=self.right)
+        return f"{self.heading}:\n{text}" if self.heading else text
 
 
-def run_numbers(group: Group[RunResults]) -> dict[str, Any]:
+def run_numbers(group: Group) -> dict[str, Any]:
     """The row of a group for JSON, see `onebit.report.compare_runs`."""
-    best = [run.history.best for run in group.runs]
+    runs = group.runs
+    best = [run.history.best for run in runs]
     validation = [1 - row.validation_error for row in best if row.validation_error is not None]
-    net = next((run.size for run in group.runs if run.size is not None), None)
-    masks = _mask_numbers(group)
+    net = next((run.result.size for run in runs if run.result.size is not None), None)
+    masks: list[dict[str, Any]] = []
+    if validated := [row.validation_mean_iou for row in best if row.validation_mean_iou is not None]:
+        modes = " and ".join(sorted({row.validation_weights for row in best}))
+        masks.append({"split": "validation", "weights": modes, "mean_iou": mean_and_sd(validated)})
+    dice = tests_by_mode(runs, "dice")
+    for mode, mean_iou in tests_by_mode(runs, "mean_iou").items():
+        mask = {"split": "test", "weights": mode, "mean_iou": mean_and_sd(mean_iou)}
+        masks.append(mask | ({"dice": mean_and_sd(dice[mode])} if mode in dice else {}))
+    seconds = [run.history.seconds if run.result.seconds is None else run.result.seconds for run in runs]
     return {
         "label": group.label,
-        "runs": [run.name for run in group.runs],
-        "seeds": [run.settings.get("seed") for run in group.runs],
-        "epochs": [run.history.rows[-1].epoch for run in group.runs],
-        "planned_epochs": [run.history.rows[-1].epochs for run in group.runs],
-        "finished": group.runs[0].finished,
-        "seconds": mean_sd([run.seconds for run in group.runs])[0],
+        "runs": [run.name for run in runs],
+        "seeds": [run.settings.get("seed") for run in runs],
+        "epochs": [run.history.rows[-1].epoch for run in runs],
+        "planned_epochs": [run.history.rows[-1].epochs for run in runs],
+        "finished": runs[0].finished,
+        "seconds": mean_sd(seconds)[0],
         "size": net and net._asdict(),
         "validation": over_runs(validation) if validation else None,
-        "test": {mode: over_runs(scores) for mode, scores in tests_by_mode(group.runs, "accuracy").items()},
+        "test": {mode: over_runs(scores) for mode, scores in tests_by_mode(runs, "accuracy").items()},
         **({"masks": masks} if masks else {}),
     }
 
 
-def _mask_numbers(group: Group[RunResults]) -> list[dict[str, Any]]:
-    """Mean IoU and Dice for the validation and each test mode; empty for runs that classify whole images."""
-    rows: list[dict[str, Any]] = []
-    best = [run.history.best for run in group.runs]
-    if validated := [row.validation_mean_iou for row in best if row.validation_mean_iou is not None]:
-        modes = " and ".join(sorted({row.validation_weights for row in best}))
-        rows.append({"split": "validation", "weights": modes, "mean_iou": mean_and_sd(validated)})
-    dice = tests_by_mode(group.runs, "dice")
-    for mode, mean_iou in tests_by_mode(group.runs, "mean_iou").items():
-        row = {"split": "test", "weights": mode, "mean_iou": mean_and_sd(mean_iou)}
-        rows.append(row | ({"dice": mean_and_sd(dice[mode])} if mode in dice else {}))
-    return rows
-
-
-def task_numbers(group: Group[TaskRun]) -> dict[str, Any]:
+def task_numbers(group: Group) -> dict[str, Any]:
     """The table of a group of several tasks for JSON, see `onebit.report.compare_tasks`."""
     return {
         "label": group.label,
@@ -87,7 +83,7 @@ def task_numbers(group: Group[TaskRun]) -> dict[str, Any]:
     }
 
 
-def run_tables(groups: Sequence[Group[RunResults]]) -> list[Table]:
+def run_tables(groups: Sequence[Group]) -> list[Table]:
     """The comparison, a row for each group and a column for each test mode; and the masks, if there are some."""
     if not groups:
         return []
@@ -95,7 +91,21 @@ def run_tables(groups: Sequence[Group[RunResults]]) -> list[Table]:
     modes = list(dict.fromkeys(mode for row in rows for mode in row["test"]))
     head = ["recipe", "binary weights", "packed size", *(f"test accuracy, {mode}" for mode in modes)]
     head += ["validation accuracy", "runs", "epochs", "time"]
-    cells = [_comparison(row, modes) for row in rows]
+    cells = []
+    for row in rows:
+        net = NetSize(**row["size"]) if row["size"] else None
+        scores = [*(row["test"].get(mode) for mode in modes), row["validation"]]
+        unfinished = "" if row["finished"] else f" of {number_range(row['planned_epochs'])}, unfinished"
+        cells.append(
+            [
+                row["label"],
+                *([net.share, size(net.bytes)] if net else [MISSING, MISSING]),
+                *(percent(score["accuracies"]) if score else MISSING for score in scores),
+                str(len(row["runs"])),
+                number_range(row["epochs"]) + unfinished,
+                time_left(row["seconds"]),
+            ]
+        )
     note = "± is the sample standard deviation (n − 1) over the seeds of a row."
     norms = tests_by_mode([run for group in groups for run in group.runs], "bn")
     if again := [mode for mode, kinds in norms.items() if "reestimate" in kinds]:
@@ -132,29 +142,15 @@ def class_table(heading: str, scores: Sequence[Mapping[str, Any]], names: Sequen
     return Table(heading, head, rows, range(1, len(head)), note)
 
 
-def class_tables(groups: Sequence[Group[RunResults]]) -> list[Table]:
+def class_tables(groups: Sequence[Group]) -> list[Table]:
     """`class_table` of each group, in the first test mode."""
     tables = []
     for group in groups:
-        mode = next(iter(group.runs[0].tests), "")
-        scores = [run.tests[mode] for run in group.runs if mode in run.tests]
-        heading = f"Classes of {group.label}, {mode} weights"
-        tables.append(class_table(heading, scores, group.runs[0].classes) if scores else None)
+        results = [run.result for run in group.runs]
+        for mode in [*results[0].test][:1]:
+            scores = [result.test[mode] for result in results if mode in result.test]
+            tables.append(class_table(f"Classes of {group.label}, {mode} weights", scores, results[0].classes))
     return [table for table in tables if table is not None]
-
-
-def _comparison(row: Mapping[str, Any], modes: Sequence[str]) -> list[str]:
-    net = row["size"]
-    scores = [*(row["test"].get(mode) for mode in modes), row["validation"]]
-    unfinished = "" if row["finished"] else f" of {number_range(row['planned_epochs'])}, unfinished"
-    return [
-        row["label"],
-        *([NetSize(**net).share, size(net["bytes"])] if net else [MISSING, MISSING]),
-        *(percent(score["accuracies"]) if score else MISSING for score in scores),
-        str(len(row["runs"])),
-        number_range(row["epochs"]) + unfinished,
-        time_left(row["seconds"]),
-    ]
 
 
 def task_tables(rows: Sequence[Row], *, about: str = "") -> list[Table]:
@@ -229,9 +225,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def task_lines(result: Mapping[str, Any]) -> list[str]:
     """The accuracy on every task after every task: tables, each below its heading."""
-    tables = [[f"{table.heading}:", *str(table).split("\n")] for table in task_tables(result_rows(result))]
     end = f"seed {result['seed']}; {result['seconds']:.1f} s; table and picture in {result['folder']}"
-    return [*chain(*tables), end]
+    return [*map(str, task_tables(result_rows(result))), end]
 
 
 def result_rows(result: Mapping[str, Any]) -> list[Row]:

@@ -5,26 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from onebit.report.curves import per_epoch
-from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
-from onebit.report.run_folders import Group, Training, data_of, flat_settings, unique_names
+from onebit.report.curves import band_key, panel
+from onebit.report.drawing import GREY, INK, add_title, curve_color, picture
+from onebit.report.run_folders import Group
 from onebit.report.wording import printable
-from onebit.runs.result import Cell, TaskTable, read_table
-from onebit.train.history import TABLE_FILE
+from onebit.runs.result import Cell
 
 LEGEND_TASKS = 25
 """Largest number of tasks in the legend."""
 NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of each task"}
-
-
-@dataclass(frozen=True)
-class TaskRun(Training):
-    """The contents of one folder of several tasks."""
-
-    table: TaskTable
 
 
 @dataclass(frozen=True)
@@ -62,17 +53,9 @@ def task_rows(tables: Sequence[Sequence[Cell]]) -> list[Row]:
     return [Row(*block, task, tuple(zip(*cells_by_row[block, task], strict=True))) for block, task in order]
 
 
-def group_rows(group: Group[TaskRun]) -> list[Row]:
+def group_rows(group: Group) -> list[Row]:
     """The table of one group."""
     return task_rows([run.table.cells for run in group.runs])
-
-
-def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
-    """Read folders of several tasks, as found by `find_folders`; for errors see `onebit.report.write_report`."""
-    return [
-        TaskRun(name, flat_settings(folder), read_table(folder / TABLE_FILE), data=data_of(folder))
-        for folder, name in zip(folders, unique_names(folders), strict=True)
-    ]
 
 
 def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int, title: str = "") -> None:
@@ -91,29 +74,23 @@ def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int,
         if row.bn == "trained" and (not drawn or drawn[0].weights == row.weights):
             drawn.append(row)
     every = -(-tasks // LEGEND_TASKS)
-    with picture(
-        path, width=max(3.4 * len(methods) + 0.6, 7.4), height=3.7 + 0.04 * min(tasks, LEGEND_TASKS)
-    ) as figure:
+    height = 3.7 + 0.04 * min(tasks, LEGEND_TASKS)
+    with picture(path, width=max(3.4 * len(methods) + 0.6, 7.4), height=height) as figure:
+        add_title(figure, title)
         panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
         for axes, (method, block) in zip(panels, methods.items(), strict=True):
-            for seen in range(1, tasks + 1):
-                curve = {row.task: row.accuracies[seen - 1] for row in block if row.task >= seen}
-                label = f"task {seen}" if (seen - 1) % every == 0 else "_"  # matplotlib hides these in a legend
-                _draw(axes, curve, marker="o", markersize=4, label=label, color=curve_color(seen - 1, tasks))
-            means = {row.task: row.means for row in block}
-            _draw(axes, means, color=INK, linestyle="--", label="mean of the tasks seen")
+            series: list[Any] = []
+            for task in range(1, tasks + 1):
+                seen = [[(row.task, value) for value in row.accuracies[task - 1]] for row in block if row.task >= task]
+                label = f"task {task}" if (task - 1) % every == 0 else "_"  # matplotlib hides these in a legend
+                style = {"marker": "o", "markersize": 4, "label": label, "color": curve_color(task - 1, tasks)}
+                series.append((seen, style))
+            means = [[(row.task, value) for value in row.means] for row in block]
+            style = {"marker": "", "color": INK, "linestyle": "--", "label": "mean of the tasks seen"}
+            panel(axes, [*series, (means, style)], x="tasks learned", scale=100)
             axes.set_title(printable(f"{method} ({block[0].weights} weights)" if block else method, limit=60))
-            axes.set_xlabel("tasks learned")
             axes.set_xlim(0.8, tasks + 0.2)
-            whole_ticks(axes)
         panels[0].set_ylabel("test accuracy (%)")
         lines = panels[0].get_legend_handles_labels()[0]
         several = any(len(row.means) > 1 for row in rows)
         figure.legend(handles=[*lines, *([band_key(GREY)] if several else [])], loc="outside lower left", ncols=5)
-        add_title(figure, title)
-
-
-def _draw(axes: Any, curve: dict[int, tuple[float, ...]], **style: Any) -> None:
-    """Accuracies of the seeds by number of tasks learned: their mean in percent, and ±sd as a band."""
-    after, mean, sd = per_epoch([(task, 100 * value) for value in values] for task, values in curve.items())
-    draw_mean(axes, after, mean, sd, **style)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,7 @@ class RunResult:
     test: test mode -> its scores, as `Score.as_dict`. size: how much of the net is binary.
     """
 
-    values: dict[str, Any]
+    values: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, kind in _TYPES.items():
@@ -113,9 +113,9 @@ class Cell(Checked):
 class TaskTable:
     """The content of a continual.json; `tasks` includes those to come, `seconds` is of all training runs."""
 
-    cells: tuple[Cell, ...]
-    tasks: int
-    seconds: float
+    cells: tuple[Cell, ...] = ()
+    tasks: int = 0
+    seconds: float = 0.0
 
 
 def read_table(path: Path) -> TaskTable:
