@@ -102,9 +102,11 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         check_names(recipe)
         answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=command.json)
         return 0
+    from onebit.report.tables import result_lines
+
     with _folder(command, recipe, ranks) as folder:
         result = _train_all(command, recipe, folder, ranks)
-    answer_either(result, "\n".join(_result_lines(result)), as_json=command.json)
+    answer_either(result, "\n".join(result_lines(result)), as_json=command.json)
     return 0
 
 
@@ -176,6 +178,7 @@ def _train(
     command: TrainCommand, recipe: Recipe, data: Dataset, folder: Path, *, machine: Machine, ranks: Ranks
 ) -> dict[str, Any]:
     """Train one task or several into a run folder, with progress messages; several are drawn at the end."""
+    from onebit.report.tables import result_lines, result_rows
     from onebit.report.tasks import plot_tasks
     from onebit.runs.continual import train_continual
     from onebit.runs.run import start_folder, train_run
@@ -208,11 +211,9 @@ def _train(
             result = train_continual(recipe, data, folder, **options)
         else:
             result = train_run(recipe, data, folder, on_model=printer.model, **options)
-        for line in _result_lines(result):
+        for line in result_lines(result):
             printer.write(line)
     if tasks:
-        from onebit.report.tables import result_rows
-
         title = f"{recipe.name}, {recipe.dataset}, {recipe.epochs:g} epochs a task, seed {recipe.seed}"
         plot_tasks(result_rows(result), folder / PICTURE, tasks=tasks, title=title)
     return result
@@ -244,11 +245,3 @@ def _printing(name: str, folder: Path, ranks: Ranks) -> Iterator[TrainingPrinter
                 if path not in before:
                     remove(path)
         raise
-
-
-def _result_lines(result: dict[str, Any]) -> list[str]:
-    """The result of a run, of several seeds, or of several tasks, as text."""
-    from onebit.report.tables import outcome_lines, summary_lines, task_lines
-
-    lines = summary_lines if "runs" in result else task_lines if "tasks" in result else outcome_lines
-    return lines(result)

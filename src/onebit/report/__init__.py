@@ -108,37 +108,32 @@ def write_groups(groups: list[Group], several: list[Group], folder: Path) -> lis
     """`write_report` of what `read_groups` read."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_files(folder) as staging:
-        pictures = _draw(groups, several, staging)
+        pictures, healths = write_curves(groups, staging), list[Picture]()
+        names = _file_names([*(group.runs[0].name for group in groups), *(group.label for group in several)])
+        for group, name in zip(groups, names, strict=False):
+            run = group.runs[0]
+            about = run.name + (f", the first of {len(group.runs)} seeds" if len(group.runs) > 1 else "")
+            if any(row.layers for row in run.history):
+                path = staging / f"health-{name}.png"
+                plot_health(run.history, path, name=run.name)
+                scale = "Shares per layer and epoch, on a logarithmic scale that begins at 0.01 %."
+                healths.append(("Training health", path, f"Health of each layer of {about}. {scale}"))
+            if run.weights is not None:
+                path = staging / f"weights-{name}.png"
+                plot_run_weights(run, path)
+                pictures.append(("Weights", path, f"Weights of {about}, a panel per layer."))
+        pictures += healths
+        for group, name in zip(several, names[len(groups) :], strict=True):
+            path, title = staging / f"tasks-{name}.png", f"{group.label} on {data_name([group])}"
+            plot_tasks(group_rows(group), path, tasks=max(run.table.tasks for run in group.runs), title=title)
+            caption = f"Test accuracy of {title}, on each task after each task; BatchNorm of the latest task."
+            pictures.append(("Tasks", path, caption))
+        page = staging / "index.html"
         tables = [*report_tables(groups, several), *class_tables(groups)]
-        (staging / "index.html").write_bytes(_page([*groups, *several], tables, pictures))
-        names = [Path(path.name) for _, path, _ in pictures] + [Path("index.html")]
-        refuse_foreign(folder, names)
-    return [folder / name for name in names]
-
-
-def _draw(groups: list[Group], several: list[Group], folder: Path) -> list[Picture]:
-    """The pictures of a report in the order of the page, in a folder."""
-    pictures, healths = write_curves(groups, folder), list[Picture]()
-    names = _file_names([*(group.runs[0].name for group in groups), *(group.label for group in several)])
-    for group, name in zip(groups, names, strict=False):
-        run = group.runs[0]
-        about = run.name + (f", the first of {len(group.runs)} seeds" if len(group.runs) > 1 else "")
-        if any(row.layers for row in run.history):
-            path = folder / f"health-{name}.png"
-            plot_health(run.history, path, name=run.name)
-            scale = "Shares per layer and epoch, on a logarithmic scale that begins at 0.01 %."
-            healths.append(("Training health", path, f"Health of each layer of {about}. {scale}"))
-        if run.weights is not None:
-            path = folder / f"weights-{name}.png"
-            plot_run_weights(run, path)
-            pictures.append(("Weights", path, f"Weights of {about}, a panel per layer."))
-    pictures += healths
-    for group, name in zip(several, names[len(groups) :], strict=True):
-        path, title = folder / f"tasks-{name}.png", f"{group.label} on {data_name([group])}"
-        plot_tasks(group_rows(group), path, tasks=max(run.table.tasks for run in group.runs), title=title)
-        caption = f"Test accuracy of {title}, on each task after each task; BatchNorm of the latest task."
-        pictures.append(("Tasks", path, caption))
-    return pictures
+        page.write_bytes(_page([*groups, *several], tables, pictures))
+        written = [path.relative_to(staging) for path in [*(path for _, path, _ in pictures), page]]
+        refuse_foreign(folder, written)
+    return [folder / name for name in written]
 
 
 def _file_names(names: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,22 +34,13 @@ MEASURES = {
 """Field of `LayerHealth` -> heading."""
 LEAST = 1e-4
 """Where the logarithmic color scale of shares starts; smaller shares get the same color."""
-
-
-class Panel(NamedTuple):
-    """A curve for each split over the epochs: `scale` times a field of `EpochLog`."""
-
-    label: str
-    fields: dict[str, str]
-    scale: float = 1
-
-
-PANELS = {
-    "error": Panel("error (%)", {"training": "train_error", "validation": "validation_error"}, 100),
-    "mean IoU": Panel("validation mean IoU", {"validation": "validation_mean_iou"}),
-    "loss": Panel("loss", {"training": "train_loss", "validation": "validation_loss"}),
-    "time": Panel("time per epoch (s)", {"validation": "seconds"}),
+PANELS: dict[str, tuple[str, dict[str, str], float]] = {
+    "error": ("error (%)", {"training": "train_error", "validation": "validation_error"}, 100),
+    "mean IoU": ("validation mean IoU", {"validation": "validation_mean_iou"}, 1),
+    "loss": ("loss", {"training": "train_loss", "validation": "validation_loss"}, 1),
+    "time": ("time per epoch (s)", {"validation": "seconds"}, 1),
 }
+"""Name -> label, field of `EpochLog` for each split, of which validation is the last, and the scale of its values."""
 
 
 def per_epoch(runs: Iterable[Sequence[tuple[int, float | None]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,7 +151,7 @@ def _draw_panels(path: str | os.PathLike[str], names: Sequence[str], groups: Seq
         add_title(figure, ": ".join(filter(None, (data, ", ".join(about)))))
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             draw_panel(axes, groups, name)
-        add_legend(figure, groups, splits=any("training" in PANELS[name].fields for name in names))
+        add_legend(figure, groups, splits=any("training" in PANELS[name][1] for name in names))
 
 
 def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
@@ -170,22 +161,17 @@ def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
     validation error is then cut off at the bottom.
     """
     label, fields, scale = PANELS[name]
-    splits = [(index, group, split) for index, group in enumerate(groups) for split in fields]
-    series = [
-        (
-            [[(row.epoch, getattr(row, fields[split])) for row in run.history] for run in group.runs],
-            {"color": curve_color(index, len(groups)), **STYLES[split]},
-        )
-        for index, group, split in splits
-    ]
+    series = []
+    for index, group in enumerate(groups):
+        for split, field in fields.items():
+            runs = [[(row.epoch, getattr(row, field)) for row in run.history] for run in group.runs]
+            series.append((runs, {"color": curve_color(index, len(groups)), **STYLES[split]}))
     means = panel(axes, series, scale=scale)
     if (best := _best(groups)) and (value := getattr(best, fields["validation"])) is not None:
         axes.plot(best.epoch, scale * value, color=curve_color(0, 1), **BEST)
     axes.set_ylabel(label)
-    values, validated = [0.0], [0.0]
-    for (_, _, split), mean in zip(splits, means, strict=True):
-        values += (drawn := mean[np.isfinite(mean)].tolist())
-        validated += drawn if split == "validation" else []
+    validated = chain.from_iterable(means[len(fields) - 1 :: len(fields)])
+    values = [0.0, *filter(math.isfinite, chain.from_iterable(means))]
     high = max(values)
     least = max(min((value for value in validated if value > 0), default=0) / 5, 1e-9 * high)
     low = min((value for value in values if value > least), default=high)

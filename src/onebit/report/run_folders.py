@@ -67,11 +67,11 @@ class Group:
         return self.runs[0].settings
 
 
-def tests_by_mode(runs: Sequence[RunResults], key: str) -> dict[str, list[Any]]:
-    """Test mode -> a value of the scores of each run that was tested in it."""
+def tests_by_mode(results: Sequence[RunResult], key: str) -> dict[str, list[Any]]:
+    """Test mode -> a value of the scores of each result that has it."""
     modes: dict[str, list[Any]] = {}
-    for run in runs:
-        for mode, score in run.result.test.items():
+    for result in results:
+        for mode, score in result.test.items():
             if score.get(key) is not None:
                 modes.setdefault(mode, []).append(score[key])
     return modes
@@ -161,39 +161,32 @@ def data_name(groups: Sequence[Group]) -> str:
 
 
 def _read_run(folder: Path, name: str) -> RunResults:
-    path, settings = folder / "recipe.yaml", dict[str, Any]()
-    if path.exists():
-        settings = flatten(merge(Recipe().settings(), read_settings(path)))
+    recipe, metrics = folder / "recipe.yaml", folder / "metrics.jsonl"
+    settings = flatten(merge(Recipe().settings(), read_settings(recipe))) if recipe.exists() else {}
+    data = ""
+    for path in [folder / DATA_FILE, *sorted(folder.glob(f"*/task-1/{DATA_FILE}"))]:
+        with suppress(OSError, ValueError, AttributeError):
+            known = read_json(path, largest=MOST_RESULT)
+            data = data or str(known.get("digest") or known.get("directory") or "")
     if _has_tasks(folder):
-        return RunResults(name, settings, table=read_table(folder / TABLE_FILE), data=_data_of(folder))
-    path = folder / "metrics.jsonl"
-    content = read_regular(path, largest=MOST_METRICS)
+        return RunResults(name, settings, table=read_table(folder / TABLE_FILE), data=data)
+    content = read_regular(metrics, largest=MOST_METRICS)
     try:
         lines = content.decode("utf-8").split("\n")
         history = History.from_rows(line for line in lines if line.strip())
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: damaged ({error})") from None
+        raise FormatError(f"{metrics}: damaged ({error})") from None
     if not history.rows:
         raise DataError(f"{folder}: no finished epoch yet")
     found = RunResult.read(folder)
-    result = found or RunResult()
-    tests = {mode: score for mode, score in result.test.items() if "accuracy" in score}
-    weights, are_others = reported_weights(folder, result.sha256)
+    values = {} if found is None else found.values
+    tests = {mode: score for mode, score in values.get("test", {}).items() if "accuracy" in score}
+    weights, are_others = reported_weights(folder, values.get("sha256"))
     if weights is not None and are_others:
         # as while a finished run is trained further
         warnings.warn(f"{folder / RESULT_FILE} belongs to other weights than {weights.name}: left out", stacklevel=2)
         tests = {}
+    result = RunResult({**values, "test": tests})
     finished = found is not None or history.rows[-1].epoch >= history.rows[-1].epochs
-    data = _data_of(folder) or result.values.get("note") or ""
-    result = RunResult({**result.values, "test": tests})
+    data = data or values.get("note") or ""
     return RunResults(name, settings, history, result, weights, data=data, finished=finished)
-
-
-def _data_of(folder: Path) -> str:
-    """What identifies the data of a run: their digest or their directory."""
-    for path in [folder / DATA_FILE, *sorted(folder.glob(f"*/task-1/{DATA_FILE}"))]:
-        with suppress(OSError, ValueError, AttributeError):
-            known = read_json(path, largest=MOST_RESULT)
-            if found := known.get("digest") or known.get("directory"):
-                return str(found)
-    return ""

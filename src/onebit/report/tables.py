@@ -36,16 +36,16 @@ class Table(NamedTuple):
 
 def run_numbers(group: Group) -> dict[str, Any]:
     """The row of a group for JSON, see `onebit.report.compare_runs`."""
-    runs = group.runs
+    runs, results = group.runs, [run.result for run in group.runs]
     best = [run.history.best for run in runs]
     validation = [1 - row.validation_error for row in best if row.validation_error is not None]
-    net = next((run.result.size for run in runs if run.result.size is not None), None)
+    net = next((result.size for result in results if result.size is not None), None)
     masks: list[dict[str, Any]] = []
     if validated := [row.validation_mean_iou for row in best if row.validation_mean_iou is not None]:
         modes = " and ".join(sorted({row.validation_weights for row in best}))
         masks.append({"split": "validation", "weights": modes, "mean_iou": mean_and_sd(validated)})
-    dice = tests_by_mode(runs, "dice")
-    for mode, mean_iou in tests_by_mode(runs, "mean_iou").items():
+    dice = tests_by_mode(results, "dice")
+    for mode, mean_iou in tests_by_mode(results, "mean_iou").items():
         mask = {"split": "test", "weights": mode, "mean_iou": mean_and_sd(mean_iou)}
         masks.append(mask | ({"dice": mean_and_sd(dice[mode])} if mode in dice else {}))
     seconds = [run.history.seconds if run.result.seconds is None else run.result.seconds for run in runs]
@@ -59,7 +59,7 @@ def run_numbers(group: Group) -> dict[str, Any]:
         "seconds": mean_sd(seconds)[0],
         "size": net and net._asdict(),
         "validation": over_runs(validation) if validation else None,
-        "test": {mode: over_runs(scores) for mode, scores in tests_by_mode(runs, "accuracy").items()},
+        "test": {mode: over_runs(scores) for mode, scores in tests_by_mode(results, "accuracy").items()},
         **({"masks": masks} if masks else {}),
     }
 
@@ -107,7 +107,7 @@ def run_tables(groups: Sequence[Group]) -> list[Table]:
             ]
         )
     note = "± is the sample standard deviation (n − 1) over the seeds of a row."
-    norms = tests_by_mode([run for group in groups for run in group.runs], "bn")
+    norms = tests_by_mode([run.result for group in groups for run in group.runs], "bn")
     if again := [mode for mode, kinds in norms.items() if "reestimate" in kinds]:
         note += f" BatchNorm was re-estimated for {', '.join(again)} weights."
     compared = Table("Comparison", head, cells, range(1, len(head)), note)
@@ -171,16 +171,13 @@ def task_tables(rows: Sequence[Row], *, about: str = "") -> list[Table]:
 
 def summarize(recipe: Recipe, results: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     """The results of several seeds, and per test mode mean and sample standard deviation (None for one seed)."""
-    modes = dict.fromkeys(mode for result in results for mode in result["test"])
+    accuracies = tests_by_mode([RunResult(dict(result)) for result in results], "accuracy")
     return {
         "recipe": recipe.name,
         "dataset": recipe.dataset,
         "epochs": recipe.epochs,
         "seeds": [result["seed"] for result in results],
-        "test": {
-            mode: over_runs([result["test"][mode]["accuracy"] for result in results if mode in result["test"]])
-            for mode in modes
-        },
+        "test": {mode: over_runs(scores) for mode, scores in accuracies.items()},
         "seconds": sum(result["seconds"] for result in results),
         "parameters": results[-1]["parameters"],
         "folder": str(folder),
@@ -212,21 +209,20 @@ def _size_lines(result: Mapping[str, Any]) -> list[str]:
     return [str(size)] if size else []
 
 
-def summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The results of several seeds: a line for each test mode, and one about the training runs."""
-    lines = []
-    for mode, score in summary["test"].items():
-        each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in score["accuracies"])
-        lines.append(f"test accuracy {percent(score['accuracies'])} with {mode} weights (n = {score['n']}: {each})")
-    listed, folder = ", ".join(map(str, summary["seeds"])), summary["folder"]
-    end = f"seeds {listed}; {summary['seconds']:.1f} s; onebit report {folder} -o DIR compares them"
-    return [*lines, *_size_lines(summary["runs"][-1]), end]
-
-
-def task_lines(result: Mapping[str, Any]) -> list[str]:
-    """The accuracy on every task after every task: tables, each below its heading."""
-    end = f"seed {result['seed']}; {result['seconds']:.1f} s; table and picture in {result['folder']}"
-    return [*map(str, task_tables(result_rows(result))), end]
+def result_lines(result: Mapping[str, Any]) -> list[str]:
+    """The result of a run, of several seeds, or of several tasks: scores, and a line about the training."""
+    if "runs" in result:
+        lines = []
+        for mode, score in result["test"].items():
+            each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in score["accuracies"])
+            lines.append(f"test accuracy {percent(score['accuracies'])} with {mode} weights (n = {score['n']}: {each})")
+        seeds, folder = ", ".join(map(str, result["seeds"])), result["folder"]
+        end = f"seeds {seeds}; {result['seconds']:.1f} s; onebit report {folder} -o DIR compares them"
+        return [*lines, *_size_lines(result["runs"][-1]), end]
+    if "tasks" in result:
+        end = f"seed {result['seed']}; {result['seconds']:.1f} s; table and picture in {result['folder']}"
+        return [*map(str, task_tables(result_rows(result))), end]
+    return outcome_lines(result)
 
 
 def result_rows(result: Mapping[str, Any]) -> list[Row]:
