@@ -164,25 +164,24 @@ def _page(groups: Sequence[Group], tables: Sequence[Table], pictures: Sequence[P
         return rows
 
     runs = sum(len(group.runs) for group in groups)
-    differing = Table("Settings that differ", ["setting"], settings(differing_settings(groups), *groups))
-    differing.head.extend(group.label for group in groups)
+    differing = settings(differing_settings(groups), *groups)
+    head = ["setting", *(group.label for group in groups)]
+    details = []
+    for group in groups:
+        if group.settings:
+            names = ["runs", ", ".join(run.name for run in group.runs)]
+            details.append(Table(group.label, [], [names, *settings(group.settings, group)]))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=shown)
     page = environment.from_string(files("onebit.report").joinpath("page.html").read_text("utf-8")).render(
         own=OWN.decode(),
         title=groups[0].label if len(groups) == 1 else f"Comparison of {len(groups)} recipes",
         subtitle=f"{runs} run{'s' if runs > 1 else ''} on {data_name(groups)}",
-        tables=[*tables, *([differing] if differing.rows else [])],
+        tables=[*tables, *([Table("Settings that differ", head, differing)] if differing else [])],
         pictures=[
             {"heading": heading, "caption": caption, "data": Markup(base64.b64encode(path.read_bytes()).decode())}
             for heading, path, caption in pictures
         ],
-        settings=[
-            Table(
-                group.label, [], [["runs", ", ".join(run.name for run in group.runs)], *settings(group.settings, group)]
-            )
-            for group in groups
-            if group.settings
-        ],
+        settings=details,
         version=__version__,
     )
     return page.encode("utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onebit.common.files import AnyPath
 from onebit.report.drawing import GREY, Picture, add_title, curve_color, log_ticks, picture
 from onebit.report.run_folders import Group, RunResults, data_name
 from onebit.report.wording import mean_sd, printable
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+Runs = Iterable[Sequence[tuple[int, float | None]]]
+"""(epoch, value) of each run."""
 STYLES: dict[str, dict[str, Any]] = {"training": {"linestyle": (0, (4, 2)), "alpha": 0.65}, "validation": {}}
 BEST: dict[str, Any] = {"marker": "o", "markersize": 7, "fillstyle": "none", "linestyle": "none"}
 MARKED_EPOCHS = 20
@@ -43,11 +45,11 @@ PANELS: dict[str, tuple[str, dict[str, str], float]] = {
 """Name -> label, field of `EpochLog` for each split, of which validation is the last, and the scale of its values."""
 
 
-def per_epoch(runs: Iterable[Sequence[tuple[int, float | None]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def per_epoch(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(epochs, mean, sd) over the runs that completed an epoch; sd is 0 for a single one.
 
     Args:
-        runs: (epoch, value) of each run. Epochs without a value are left out; a value that is not finite leaves a gap.
+        runs: epochs without a value are left out; a value that is not finite leaves a gap.
     """
     values: dict[int, list[float]] = {}
     for epoch, value in chain.from_iterable(runs):
@@ -59,17 +61,12 @@ def per_epoch(runs: Iterable[Sequence[tuple[int, float | None]]]) -> tuple[np.nd
 
 
 def panel(
-    axes: Axes,
-    series: Iterable[tuple[Iterable[Sequence[tuple[int, float | None]]], dict[str, Any]]],
-    *,
-    x: str = "epoch",
-    scale: float = 1,
-    ticks: int = 10,
+    axes: Axes, series: Iterable[tuple[Runs, dict[str, Any]]], *, x: str = "epoch", scale: float = 1, ticks: int = 10
 ) -> list[np.ndarray]:
     """Draw a curve for each of `series`: `scale` times the mean of its runs, and ±sd as a band; returns the means.
 
     Args:
-        series: (runs as in `per_epoch`, style of the line). Curves of few points get dots.
+        series: (values, style of the line). Curves of few points get dots.
         x: what is counted along the axis, in whole numbers with at most `ticks` labels.
     """
     from matplotlib.ticker import MaxNLocator
@@ -95,7 +92,7 @@ def band_key(color: str) -> Line2D:
     return Line2D([], [], color=color, alpha=0.25, linewidth=6, label="± standard deviation over seeds")
 
 
-def plot_history(history: History, path: str | os.PathLike[str], *, data: str = "") -> None:
+def plot_history(history: History, path: AnyPath, *, data: str = "") -> None:
     """Draw error, loss and time per epoch of one training into one PNG; for masks, also the mean IoU.
 
     Args:
@@ -144,7 +141,7 @@ def _named(group: Group) -> str:
     return ", ".join(filter(None, (printable(group.label), seeds, weights)))
 
 
-def _draw_panels(path: str | os.PathLike[str], names: Sequence[str], groups: Sequence[Group], data: str) -> None:
+def _draw_panels(path: AnyPath, names: Sequence[str], groups: Sequence[Group], data: str) -> None:
     with picture(path, width=max(8, 3.7 * len(names)), height=4 if len(names) == 1 else 3.2) as figure:
         about = [" and ".join(names)] if len(names) == 1 else []
         about += [_named(groups[0])] if len(groups) == 1 else []
@@ -212,7 +209,7 @@ def add_legend(figure: Figure, groups: Sequence[Group], *, splits: bool = True) 
     figure.set_size_inches(width, height + 0.2 * math.ceil(len(keys) / columns))
 
 
-def plot_health(history: History, path: str | os.PathLike[str], *, name: str = "") -> None:
+def plot_health(history: History, path: AnyPath, *, name: str = "") -> None:
     """Draw the health of each layer over the epochs of one training into one PNG.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from onebit.common.files import OWN, atomic_path
+from onebit.common.files import OWN, AnyPath, atomic_path
 from onebit.errors import UsageError
 from onebit.report.wording import printable
 
@@ -37,7 +37,7 @@ STYLE: Any = {
 
 
 @contextmanager
-def picture(path: str | os.PathLike[str], *, width: float, height: float) -> Iterator[Figure]:
+def picture(path: AnyPath, *, width: float, height: float) -> Iterator[Figure]:
     """An empty figure of this size in inches, written to `path` as PNG (DPI dots per inch) at the end of the context.
 
     Raises:

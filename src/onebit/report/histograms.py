@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from onebit.common.files import AnyPath
 from onebit.common.safetensors_file import open_safetensors
 from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import DataError, FormatError
@@ -38,7 +38,7 @@ class Layer(NamedTuple):
     value: float | None = None
 
 
-def plot_weights(model_or_state: Any, path: str | os.PathLike[str], *, title: str = "latent weights") -> None:
+def plot_weights(model_or_state: Any, path: AnyPath, *, title: str = "latent weights") -> None:
     """Draw the histogram of the weights of each layer into one PNG.
 
     Args:
@@ -111,7 +111,7 @@ def _is_weight(name: str, tensor: Any) -> bool:
     return tensor.ndim >= 2 and WEIGHT_NAME.search(name) is not None
 
 
-def draw_weights(layers: Sequence[Layer], path: str | os.PathLike[str], *, title: str) -> None:
+def draw_weights(layers: Sequence[Layer], path: AnyPath, *, title: str) -> None:
     """One panel per layer; DataError without layers."""
     if not layers:
         raise DataError(f"{title}: no weights with two or more axes")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from onebit.common.files import AnyPath
 from onebit.errors import UsageError
 from onebit.report.drawing import GREY, INK, WRONG, add_title, picture
 from onebit.report.wording import printable
@@ -19,7 +19,7 @@ ANSWERS = 3 * COLUMNS // 2
 
 def plot_predictions(
     images: np.ndarray,
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     labels: np.ndarray,
     predicted: np.ndarray,
@@ -53,7 +53,7 @@ def plot_predictions(
 
 def plot_answers(
     images: np.ndarray,
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     labels: np.ndarray,
     predicted: np.ndarray,
@@ -93,13 +93,7 @@ def _title(labels: Any, predicted: Any, weights: str, data: str) -> str:
 
 
 def _draw(
-    path: str | os.PathLike[str],
-    answers: Sequence[np.ndarray],
-    classes: Sequence[str],
-    cells: Sequence[int],
-    *,
-    columns: int,
-    title: str,
+    path: AnyPath, answers: Sequence[np.ndarray], classes: Sequence[str], cells: Sequence[int], columns: int, title: str
 ) -> None:
     """Draw images in the cells of a grid, numbered row by row; answers: images, labels, predicted, probabilities."""
     if answers[0].dtype != np.uint8:  # real pixels would be drawn black

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onebit.common.files import AnyPath
 from onebit.report.curves import band_key, panel
 from onebit.report.drawing import GREY, INK, add_title, curve_color, picture
 from onebit.report.run_folders import Group
@@ -58,7 +58,7 @@ def group_rows(group: Group) -> list[Row]:
     return task_rows([run.table.cells for run in group.runs])
 
 
-def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int, title: str = "") -> None:
+def plot_tasks(rows: Sequence[Row], path: AnyPath, *, tasks: int, title: str = "") -> None:
     """Draw a panel per method with a curve per task, from the end of that task on; seeds as mean and band.
 
     Args:
