@@ -26,7 +26,7 @@ import torch
 import onebit
 from benchmarks.layers import CASES, KINDS, Case, Layer
 from benchmarks.sessions import onnxruntime_version
-from benchmarks.shared import add_timing, set_up_process, words
+from benchmarks.shared import add_timing, set_up_process, speedups, words
 
 abi, timing = onebit.native.abi, onebit.runtime.timing
 
@@ -143,7 +143,7 @@ def time_layer(
         for name, rival_timed in zip(RIVALS, rivals, strict=True):
             if rival_timed:
                 row |= {name: rival_timed.variant, f"{name}_us": 1e6 * rival_timed.median}
-                row |= timing.speedups(one, rival_timed, name)
+                row |= speedups(one, rival_timed, name)
         rows.append(row)
     return rows
 

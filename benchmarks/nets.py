@@ -25,7 +25,7 @@ from torch import nn
 
 import onebit
 from benchmarks.sessions import exported, onnxruntime_version, quantized
-from benchmarks.shared import add_timing, set_up_process, words
+from benchmarks.shared import add_timing, set_up_process, speedups, words
 from benchmarks.twins import NETS, build, calibration_images, float_nets, float_twin, make_images, packed_form
 
 run_planned, timing, native = onebit.runtime.running.run_planned, onebit.runtime.timing, onebit.native
@@ -128,6 +128,6 @@ def time_net(
             row = {"net": name, "batch": batch, "variant": one.variant, "label_mismatches": wrong}
             row |= {"us": 1e6 * one.median, "fastest_us": 1e6 * min(one.seconds)}
             for to, other in against.items():
-                row |= timing.speedups(one, other, to) if other else {}
+                row |= speedups(one, other, to) if other else {}
             rows.append(row)
     return rows

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import add_timing, set_up_process
+from benchmarks.shared import add_timing, set_up_process, speedups
 
 timing = onebit.runtime.timing
 
@@ -72,5 +72,5 @@ def measure(
             timing.take_turns(timed, **turns)
             row = {"case": name, **{f"{one.variant}_us": 1e6 * one.median for one in timed}}
             share = sum(one.packed_bytes for one in report.packed) / sum(one.float_bytes for one in report.packed)
-            rows.append({**row, **timing.speedups(timed[1], timed[0], "torch"), "weights_to_float32": share})
+            rows.append({**row, **speedups(timed[1], timed[0], "torch"), "weights_to_float32": share})
     return {"rows": rows}

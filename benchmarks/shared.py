@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,14 @@ ROOT = Path(__file__).parents[1]
 def words(text: str) -> list[str]:
     """A flag that is a list: "a,b"."""
     return text.split(",")
+
+
+def speedups(of: onebit.runtime.timing.Timed, to: onebit.runtime.timing.Timed, name: str) -> dict[str, float]:
+    """How many times faster `of` is: the median over rounds, and for the fastest rounds."""
+    return {
+        f"{name}_speedup": statistics.median(b / a for a, b in zip(of.seconds, to.seconds, strict=True)),
+        f"{name}_fastest_speedup": min(to.seconds) / min(of.seconds),
+    }
 
 
 def add_timing(parser: argparse.ArgumentParser, *, rounds: int, seconds: float) -> None:

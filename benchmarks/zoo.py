@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import ROOT, add_timing, set_up_process, words
+from benchmarks.shared import ROOT, add_timing, set_up_process, speedups, words
 
 timing = onebit.runtime.timing
 
@@ -132,5 +132,5 @@ def measure(*, nets: Sequence[str], threads: int, **turns: Any) -> dict[str, Any
         float_one, one = timed
         row = {"net": name, "packs": f"layers: {packed.refused}" if packed.refused else "whole", "difference": share}
         row |= {"packed_ms": 1e3 * one.median, "torch_ms": 1e3 * float_one.median, "kilobytes": packed.bytes / 1e3}
-        rows.append(row | timing.speedups(one, float_one, "torch"))
+        rows.append(row | speedups(one, float_one, "torch"))
     return {"rows": rows}

@@ -18,6 +18,7 @@ import onebit
 from onebit.common.progress import COLUMNS, Progress, shows_progress
 from onebit.data import make_toy
 from onebit.train.history import History, epoch_lines
+from onebit.verification import sample_comparison
 from support.report_runs import row as row_of
 
 TRAIN, TEST = make_toy(256, 64)
@@ -121,7 +122,8 @@ def test_a_notebook_gets_lines_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_comparison_shows_its_samples() -> None:
+def test_a_comparison_shows_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_comparison, "PATIENCE", 0)
     model = make_model().eval()
     with on_terminal() as terminal:
         packed = onebit.pack(model, data=TRAIN.images)

@@ -133,7 +133,7 @@ def test_a_bar_shows_after_some_seconds(monkeypatch: pytest.MonkeyPatch, executo
     with redirect_stderr(screen):
         run(net, inputs_of(net, 6), batch_size=2, executor=executor)
         assert screen.getvalue() == ""
-        monkeypatch.setattr(running, "_PATIENCE", 0)
+        monkeypatch.setattr(running, "PATIENCE", 0)
         run(net, inputs_of(net, 6), batch_size=2, executor=executor)
     assert "6/6" in screen.getvalue()
 

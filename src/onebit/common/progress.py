@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -15,6 +16,8 @@ COLUMNS = 80
 """Width of a bar with its label and numbers."""
 LONGEST_LABEL = 24
 """Characters of a label that fit next to the bar."""
+PATIENCE = 1.0
+"""Seconds before a function that is often fast draws its bar."""
 Done = Callable[[int, int], None]
 
 
@@ -74,16 +77,17 @@ class Progress:
 
     Args:
         label: name of the operation. unit: plural of what it counts.
-        then: called with each (done, total). after: seconds before the bar is drawn.
+        then, verbose: called with each (done, total); whether to draw, see `shows_progress`.
+        after: seconds before the bar is drawn.
     """
 
     _drawn: ClassVar[Progress | None] = None
 
-    def __init__(self, label: str, unit: str, then: Done | None = None, after: float = 0.0) -> None:
+    def __init__(self, label: str, unit: str, then: Done | None = None, verbose: bool | None = None, after: float = 0):
         self.label, self.unit, self.then = label, unit, then
         self._bar: Any = None
         self._task: Any = None
-        self._due = time.monotonic() + after
+        self._due = time.monotonic() + (after if shows_progress(verbose, then) else math.inf)
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done; cheap enough to be called often."""
@@ -141,6 +145,6 @@ class Progress:
         return True
 
 
-def progress(label: str, unit: str, then: Done | None = None, after: float = 0.0) -> closing[Progress]:
+def progress(label: str, unit: str, then: Done | None = None, **options: Any) -> closing[Progress]:
     """A `Progress` that is closed at the end of the block, also after an error."""
-    return closing(Progress(label, unit, then, after))
+    return closing(Progress(label, unit, then, **options))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.fields import read
-from onebit.common.progress import progress, shows_progress
+from onebit.common.progress import progress
 from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.forward import (
@@ -322,10 +322,9 @@ def evaluate(
     weights, bn = stated_mode(model, weights, bn)
     loss = with_options(loss, ignore_index=ignore_index)
     metrics = chosen_metrics(metric, task)
-    with progress("evaluating", "rows" if task == "language" else "images", on_images) as bar:
-        done = bar.update if shows_progress(verbose, on_images) else on_images
+    with progress("evaluating", "rows" if task == "language" else "images", on_images, verbose=verbose) as bar:
         mode = Mode(weights, bn, seed, train)
-        outputs, targets = mode_outputs(model, samples, mode, batch_size=batch_size, on_images=done, task=task)
+        outputs, targets = mode_outputs(model, samples, mode, batch_size=batch_size, on_images=bar.update, task=task)
     if targets is None:
         raise DataError(f"{samples.name}: no targets")
     named = len(getattr(samples, "classes", ()))

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from onebit.common.fields import read
-from onebit.common.progress import progress, shows_progress
+from onebit.common.progress import PATIENCE, progress
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
 from onebit.packed import InputSpec, Node, PackedNet, load
@@ -24,7 +24,6 @@ from onebit.runtime.executors import executor_of
 from onebit.runtime.input_batch import all_finite, as_batch, as_batches, as_given, fitting
 from onebit.runtime.reference_matmul import Executor, one_blas_thread
 
-_PATIENCE = 3.0  # seconds before progress shows
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
 _THREAD_WORK = 1 << 19  # least work per thread: a third of a millisecond or more, ten times as long as waking a thread
@@ -94,13 +93,11 @@ def run_planned(
     else:
         parts = _native_parts(net, plan, inputs, max(1, batch_size or _NATIVE_BATCH), threads)
     found, done = [], 0
-    with progress("running", "samples", on_images, _PATIENCE) as bar:
-        report = bar.update if shows_progress(None, on_images) else on_images
+    with progress("running", "samples", on_images, after=PATIENCE) as bar:
         for part in parts:
             found.append(part)
             done += len(part[0])
-            if report is not None:
-                report(done, inputs[0].shape[0])
+            bar.update(done, inputs[0].shape[0])
     if not found:
         found.append([np.empty((0, *net.values[name].shape), np.float32) for name in net.outputs])
     arrays = found[0] if len(found) == 1 else [np.concatenate(one) for one in zip(*found, strict=True)]

@@ -1,4 +1,4 @@
-"""Times of several ways to compute the same, in turn in one process: ratios are formed within a round."""
+"""Times of several ways to compute the same, in turn in one process, so that all meet the same load."""
 
 from __future__ import annotations
 
@@ -44,14 +44,6 @@ class Timed:
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
-
-
-def speedups(of: Timed, to: Timed, name: str) -> dict[str, float]:
-    """How many times faster `of` is: the median over rounds, and for the fastest rounds."""
-    return {
-        f"{name}_speedup": statistics.median(b / a for a, b in zip(of.seconds, to.seconds, strict=True)),
-        f"{name}_fastest_speedup": min(to.seconds) / min(of.seconds),
-    }
 
 
 def against_reference(net: PackedNet, batch: Any) -> Callable[[str, Any], None]:

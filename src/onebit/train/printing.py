@@ -83,7 +83,7 @@ def printed(job: Job) -> Iterator[None]:
     if not shows_progress(job.verbose if job.ranks.writes else False, on_step, on_epoch):
         yield
         return
-    with progress(type(job.model).__name__, "steps", on_step) as bar:
+    with progress(type(job.model).__name__, "steps", on_step, verbose=True) as bar:
         printer = TrainingPrinter(bar)
         printer.model(job.model, job.example)
         if job.data.named:

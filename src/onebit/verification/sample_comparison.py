@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onebit import runtime
 from onebit.common import __version__
-from onebit.common.progress import progress, shows_progress
+from onebit.common.progress import PATIENCE, Done, progress
 from onebit.data import Dataset, Split
 from onebit.errors import FoldError, OnebitError, UsageError
 from onebit.evaluation.modes import fixed_weights
@@ -84,11 +84,10 @@ class Comparison:
         samples = as_samples(fitted_to(self.packed, split) if isinstance(split, Split) else split)
         first = next(samples.batches(1), None) if self.packed.free else None
         packed = self.packed if first is None else fitting(self.packed, mapped(Tensor.numpy, first[0]))
-        with progress("comparing", "images", self.on_images) as bar:
-            done = bar.update if shows_progress(None, self.on_images) else self.on_images
-            return replace(self, packed=packed, on_images=done)._compared(samples)
+        with progress("comparing", "images", self.on_images, after=PATIENCE) as bar:
+            return replace(self, packed=packed)._compared(samples, bar.update)
 
-    def _compared(self, samples: Samples) -> tuple[Certificate, Proof | None]:
+    def _compared(self, samples: Samples, on_images: Done) -> tuple[Certificate, Proof | None]:
         """`run` on samples of the size of the net."""
         packed = self.packed
         labels = None if self.labels is None else InOrder([tensors(self.labels)], name="labels")
@@ -121,8 +120,7 @@ class Comparison:
                 assert theirs is not None
                 truth = targets_by_key(packed, targets if labels is None else labels.take(count))
                 counts.add(arrays, theirs, as_trained, truth, at_sites)
-                if self.on_images is not None:
-                    self.on_images(counts.done, samples.count or counts.done)
+                on_images(counts.done, samples.count or counts.done)
         for each in (feed, labels):
             if each is not None:
                 each.check_end()
