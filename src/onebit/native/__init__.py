@@ -1,73 +1,41 @@
 """The native executor: a C library without dependencies that runs packed nets on whole batches."""
 
 from onebit.native.abi import (
-    ActivationStruct,
-    ConcreteStruct,
-    ConvolutionStruct,
-    DenseGradientStruct,
-    NormStruct,
-    ProductStruct,
-    SignsStruct,
-    SurrogateStruct,
-    UpdateStruct,
+    ActivationStruct as ActivationStruct,
+    ConcreteStruct as ConcreteStruct,
+    ConvolutionStruct as ConvolutionStruct,
+    DenseGradientStruct as DenseGradientStruct,
+    NormStruct as NormStruct,
+    ProductStruct as ProductStruct,
+    SignsStruct as SignsStruct,
+    SurrogateStruct as SurrogateStruct,
+    UpdateStruct as UpdateStruct,
 )
-from onebit.native.arena import NativePlan
-from onebit.native.layout import NotPlanned
-from onebit.native.library import InstructionSet, instruction_set, instruction_sets
-from onebit.native.plan import make_plan
-from onebit.native.thread_pool import run_shares
+from onebit.native.arena import NativePlan as NativePlan
+from onebit.native.layout import NotPlanned as NotPlanned
+from onebit.native.library import (
+    InstructionSet as InstructionSet,
+    instruction_set as instruction_set,
+    instruction_sets as instruction_sets,
+)
+from onebit.native.plan import make_plan as make_plan
+from onebit.native.thread_pool import run_shares as run_shares
 from onebit.native.training import (
-    ADAM,
-    BELL,
-    FLIP,
-    MOMENTUM,
-    MOST_TAPS,
-    RPRELU,
-    SHIFTED_SIGN,
-    TRIANGLE,
-    panel_words,
-    run_activation,
-    run_dense_gradient,
-    run_norm,
-    run_product,
-    run_signs,
-    run_values,
-    run_weight_gradient,
-    sign_blocks,
+    ADAM as ADAM,
+    BELL as BELL,
+    FLIP as FLIP,
+    MOMENTUM as MOMENTUM,
+    MOST_TAPS as MOST_TAPS,
+    RPRELU as RPRELU,
+    SHIFTED_SIGN as SHIFTED_SIGN,
+    TRIANGLE as TRIANGLE,
+    panel_words as panel_words,
+    run_activation as run_activation,
+    run_dense_gradient as run_dense_gradient,
+    run_norm as run_norm,
+    run_product as run_product,
+    run_signs as run_signs,
+    run_values as run_values,
+    run_weight_gradient as run_weight_gradient,
+    sign_blocks as sign_blocks,
 )
-
-__all__ = [
-    "ADAM",
-    "BELL",
-    "FLIP",
-    "MOMENTUM",
-    "MOST_TAPS",
-    "RPRELU",
-    "SHIFTED_SIGN",
-    "TRIANGLE",
-    "ActivationStruct",
-    "ConcreteStruct",
-    "ConvolutionStruct",
-    "DenseGradientStruct",
-    "InstructionSet",
-    "NativePlan",
-    "NormStruct",
-    "NotPlanned",
-    "ProductStruct",
-    "SignsStruct",
-    "SurrogateStruct",
-    "UpdateStruct",
-    "instruction_set",
-    "instruction_sets",
-    "make_plan",
-    "panel_words",
-    "run_activation",
-    "run_dense_gradient",
-    "run_norm",
-    "run_product",
-    "run_shares",
-    "run_signs",
-    "run_values",
-    "run_weight_gradient",
-    "sign_blocks",
-]
