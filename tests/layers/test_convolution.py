@@ -201,7 +201,6 @@ def test_saved_tensors_may_come_back_in_another_order(calls: list[int]) -> None:
     assert torch.equal(*gradients)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_trace_has_the_operation_of_torch(calls: list[int]) -> None:
     layer = BinaryConv2d(16, 8, 3, bias=False, weight_quantizer=None)
     with torch.autocast("cpu", torch.bfloat16):

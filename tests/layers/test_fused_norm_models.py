@@ -104,7 +104,6 @@ def test_hooks_are_called(fused: list[int], monkeypatch: pytest.MonkeyPatch) -> 
     assert len(fused) == 1
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_transforms_see_the_modules(fused: list[int]) -> None:
     x, norm = drawn(*SHAPE), norm_of(SHAPE, track_running_stats=False)
     loss = lambda x: normalized(x, norm, nn.ReLU()).square().sum()  # noqa: E731

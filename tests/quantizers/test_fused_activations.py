@@ -328,8 +328,6 @@ def test_the_dtype_is_that_of_the_matrix_product(name: str, passes: list[bool]) 
     assert module(drawn(*SHAPE, dtype=torch.bfloat16)).dtype == expected
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_transforms_and_traces_see_the_operations_of_torch(name: str, passes: list[bool]) -> None:
     module, x = made(name, 16), drawn(*SHAPE)

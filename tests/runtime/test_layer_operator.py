@@ -164,7 +164,6 @@ def test_the_gradient_of_the_input_is_that_of_the_dense_layer() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, at its first jvp
 def test_forward_mode_derivatives_are_refused() -> None:
     """The operators would give tangents of 0."""
     for layer, x in ((small_layer(), torch.randn(4, 20)), (small_conv(), torch.randn(2, 8, 7, 6))):

@@ -262,7 +262,6 @@ def test_damaged_bytes_and_other_outputs_are_refused() -> None:
     assert_runs(module, net)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, at its first jvp
 def test_outputs_have_no_gradient() -> None:
     """A layer before the net would not train."""
     b = Builder((6,), coding="float32")

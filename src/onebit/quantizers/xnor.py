@@ -14,7 +14,8 @@ def _gradient(gradient: Tensor, latent: Tensor, weight: Tensor, scale: Tensor) -
     """The gradient of α·sign(w): α·g·1{|w| <= 1} + sign(w)·mean(g·sign(w)), the mean over a channel."""
     # weight/rounded is sign(w) exactly, and saves two passes over the latent
     rounded = scale.to(weight.dtype).to(latent.dtype)
-    gradient, weight = (rows(x, latent).to(latent.dtype) for x in (gradient, weight))
+    # a list: of a generator, torch.compile of torch 2.14 says "already executing"
+    gradient, weight = [rows(x, latent).to(latent.dtype) for x in (gradient, weight)]
     mean = torch.linalg.vecdot(gradient, weight)[:, None] / (rounded * max(weight.shape[1], 1))
     through = clipped(gradient, rows(latent, latent)).mul_(scale).addcmul_(weight, mean / rounded)
     return from_rows(through, latent)
