@@ -55,4 +55,4 @@ def test_exported_files_describe_the_pixels(to: str, name: str, tmp_path: Path) 
     files = {file.name: file for file in export_net(net, to, tmp_path / name).files}
     for file in ("net.h", "README.md") if to == "c" else ("net.py",):
         assert COLOR in files[file].read_text(encoding="utf-8")
-    assert json.loads(card(net)["input"])["values"] == COLOR
+    assert json.loads(card(net, ["output"])["input"])["values"] == COLOR

@@ -262,7 +262,7 @@ def test_softmax_is_a_distribution_even_for_large_logits() -> None:
     np.testing.assert_allclose(probabilities, np.array([[1, 0, 0], [1 / 3] * 3, [1 / 8, 2 / 8, 5 / 8]]), rtol=1e-6)
 
 
-def test_the_runtime_imports_only_numpy_and_safetensors(tmp_path: Path) -> None:
+def test_the_runtime_imports_only_what_it_needs(tmp_path: Path) -> None:
     save(make_packed_mlp((12, 5)), tmp_path / "net.1bit")
     code = """
 import sys
@@ -278,4 +278,4 @@ print(foreign())
 """
     command = [sys.executable, "-c", code, str(tmp_path / "net.1bit")]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    assert lines == ["['numpy', 'onebit']", "['numpy', 'onebit', 'safetensors']"]
+    assert lines == ["['numpy', 'onebit', 'threadpoolctl']", "['numpy', 'onebit', 'safetensors', 'threadpoolctl']"]
