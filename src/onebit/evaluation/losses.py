@@ -255,9 +255,9 @@ def check_labels(labels: Tensor, classes: int, ignore_index: int | None = None) 
         return
     known = known_of(labels, ignore_index)
     labels = labels.flatten() if known is None else labels.flatten()[known]
-    low, high = (
-        map(int, (labels if labels.dtype is torch.uint8 else labels.long()).aminmax()) if len(labels) else (0, 0)
-    )
+    if not len(labels):
+        return
+    low, high = map(int, (labels if labels.dtype is torch.uint8 else labels.long()).aminmax())
     if low < 0 or high >= classes:
         raise UsageError(f"got labels from {low} to {high}, expected 0 to {classes - 1}, or ignore_index")
 
