@@ -223,15 +223,15 @@ class BinaryLayer(LatentWeight):
         """The layer for a quantized input."""
         binary = self.weight_by_rows(x)
         bias: Any = self.bias
-        if binary is None:
-            return self.product(x, self.effective_weight(), bias, *given, **options)
-        assert binary.scale is not None
+        if binary is None or binary.scale is None:
+            weight = self.effective_weight() if binary is None else self.own_layout(binary.signs)
+            return self.product(x, weight, bias, *given, **options)
         channels = (-1,) + (1,) * self.axes
         y = self.product(x, self.own_layout(binary.signs), None, *given, **options) * binary.scale.view(channels)
         return y if bias is None else y + bias.view(channels)
 
     def weight_by_rows(self, x: Tensor) -> BinaryWeight | None:
-        """The weight of this forward pass if its scale multiplies sums; None if it multiplies weights.
+        """The weight of this forward pass if its scale, if any, multiplies sums; None if it multiplies weights.
 
         In float32, sums of signs are then exact. Of scaled weights they are not: a sum of ±a that is 0 in a packed net
         would be ±1e-9, with a random sign. In training rounding does no harm, and float16 might overflow.
@@ -241,12 +241,14 @@ class BinaryLayer(LatentWeight):
             return None
         if binary is None and quantizer is not None and not quantizer.training and describes("decompose", quantizer):
             binary = self.binary_weight()
-            if binary.by_rows and self.weight.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing():
+            if self.weight.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing():
+                if not binary.by_rows:
+                    return None
                 binary = binary._replace(signs=quantizer(self.latent()) / binary.dense().abs())  # with the gradient
-        if not isinstance(binary, BinaryWeight) or binary.scale is None or not binary.by_rows:
+        if not isinstance(binary, BinaryWeight) or not (binary.by_rows or binary.scale is binary.centre is None):
             return None
         self.fixed_used = True
-        return binary._replace(scale=binary.scale.expand(len(binary.signs)))
+        return binary if binary.scale is None else binary._replace(scale=binary.scale.expand(len(binary.signs)))
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer for a quantized input and weight."""
