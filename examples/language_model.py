@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def read_rows(path: str | None, length: int = 128) -> tuple[np.ndarray, np.ndarr
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     tokenizer, byte_level = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer, tokenizer.decoder = byte_level, decoders.ByteLevel()
-    options = {"special_tokens": ["<|end|>"], "initial_alphabet": byte_level.alphabet(), "show_progress": False}
+    options: Any = {"special_tokens": ["<|end|>"], "initial_alphabet": byte_level.alphabet(), "show_progress": False}
     tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=1024, **options))
     FOLDER.mkdir(exist_ok=True)
     tokenizer.save(str(FOLDER / "tokenizer.json"))

@@ -15,7 +15,7 @@ import onebit
 
 ROOT = Path(onebit.__file__).parent
 
-WITHOUT_TORCH = ["errors", "common", "nets", "packed", "native", "runtime", "integer", "export", "data"]
+WITHOUT_TORCH = ["errors", "common", "nets", "packed", "native", "runtime", "language", "integer", "export", "data"]
 WITH_TORCH = [
     *("quantizers", "layers", "evaluation", "optim", "models", "recipe", "fold", "train", "runs"),
     *("verification", "report", "trainer", "cli", "__main__"),

@@ -11,6 +11,8 @@ from onebit.cli.parsing import Parser
 from onebit.errors import UsageError
 from onebit.nets import is_packed
 
+MOST_TEXT = 1_000_000_000
+
 
 def parser() -> Parser:
     shared = ("run-or-net", "recipe", "model", "dataset", "seed", "data", "threads", "json")
@@ -25,12 +27,16 @@ def parser() -> Parser:
         "(auto: re-estimated if those of the file belong to other weights)"
     )
     made.add_argument("--classes", action="store_true", help="also print the scores of each class, and its confusions")
+    text = "of a language model in a GGUF file: the text whose perplexity is measured"
+    made.add_argument("--text", metavar="FILE.txt", help=text)
     made.add_argument("--bn", choices=("auto", "trained", "reestimate"), default="auto", help=statistics)
     return made
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
+    if args.run.lower().endswith(".gguf"):
+        return _gguf(args)
     if (Path(args.run) / "config.json").is_file():
         return _language_model(args)
     found = _evaluated(args)
@@ -49,6 +55,40 @@ def main(argv: list[str]) -> int:
 
         table = class_table("", [found], found["classes"])
         text += f"\n{table}\n{table.note}" if table else ""
+    answer_either(found, text, as_json=args.json)
+    return 0
+
+
+def _gguf(args: Any) -> int:
+    """The perplexity of a GGUF file on a text, or on rows of tokens; without torch."""
+    import numpy as np
+
+    from onebit.common.files import read_regular
+    from onebit.language import load_language_model
+
+    if (args.text is None) == (args.data is None):
+        raise UsageError("a GGUF file is evaluated on --text FILE.txt or on --data TOKENS.npy")
+    model = load_language_model(args.run)
+    if args.text is None:
+        rows = np.atleast_2d(np.load(args.data, allow_pickle=False)).tolist()
+    else:
+        rows = [model.encode(read_regular(args.text, largest=MOST_TEXT).decode("utf-8", "replace"))]
+    loss, count = 0.0, 0
+    with progress("evaluating", "tokens") as bar:
+        total = sum(map(len, rows))
+        for row in rows:
+            for begin in range(0, len(row), model.context):
+                part = row[begin : begin + model.context]
+                if len(part) > 1:
+                    some, number = model.loss(part)
+                    loss, count = loss + some, count + number
+                bar.update(min(count, total), total)
+    if not count:
+        raise UsageError("got no row of 2 tokens or more")
+    perplexity = float(np.exp(loss / count))
+    found = {"model": args.run, "text": args.text or args.data, "perplexity": perplexity, "tokens": count}
+    found |= {"context": model.context, "loss": loss / count}
+    text = f"perplexity {perplexity:.4f} on {count:,} tokens of {found['text']}, in parts of {model.context:,}"
     answer_either(found, text, as_json=args.json)
     return 0
 

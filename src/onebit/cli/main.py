@@ -59,7 +59,14 @@ def _message(error: Exception, name: str) -> str:
     if isinstance(error, (OnebitError, OSError)):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("onebit"):
-        extra = {"onnx": "export", "tensorboard": "log", "wandb": "wandb"}.get(error.name or "", "train")
+        extras = {
+            "onnx": "export",
+            "tensorboard": "log",
+            "wandb": "wandb",
+            "tokenizers": "language",
+            "jinja2": "language",
+        }
+        extra = extras.get(error.name or "", "train")
         return f"`{name}` needs {error.name}: pip install 'onebit[{extra}]'"
     return f"{type(error).__name__}: {error} (ONEBIT_DEBUG=1 shows where)"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "deb2fb7b98c78b83bb35dd50882bdaaa547fbf71ba5c5ed8c9d6ae9a06e29701"
+HASH = "26a8f573a70c786cd194ab743a7af8c208b1dbdfc6476afea0966d208668ce6f"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -28,6 +28,8 @@ EPILOGUE = _numbers(
 )
 
 CODING = _numbers("bytes moments reals")
+
+MATRIX = _numbers("f32 f16 bf16 q8_0 q1_0 panels")
 
 NORM = _numbers("moments normalize sums propagate")
 
@@ -127,6 +129,29 @@ class PlanStruct(ctypes.Structure):
 class BarrierStruct(ctypes.Structure):
     _fields_ = [
         *_of(Int, "arrived generation cancelled"),
+    ]
+
+
+class MatrixStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Pointer, "rows bias"),
+        *_of(Long, "outputs inputs"),
+        *_of(Int, "kind unused"),
+    ]
+
+
+class DecoderStruct(ctypes.Structure):
+    _fields_ = [
+        *_of(Long, "width inner layers heads kv_heads head_size context"),
+        *_of(Int, "interleaved kv_bytes"),
+        ("eps", Double),
+        *_of(Pointer, "matrices norms rotation keys values kv_scales tokens"),
+        *_of(Long, "rows position row_limit"),
+        ("logits", Pointer),
+        ("all", Long),
+        ("taken", Int * 3),
+        ("parts", Int),
+        ("scratch", Pointer),
     ]
 
 
@@ -234,4 +259,6 @@ class IsaStruct(ctypes.Structure):
         ("run_product", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ProductStruct), Int, Int, Int)),
         ("run_dense_gradient", ctypes.CFUNCTYPE(Long, ctypes.POINTER(DenseGradientStruct), Int, Int, Int)),
         ("run_update", ctypes.CFUNCTYPE(None, ctypes.POINTER(UpdateStruct), Long, Long)),
+        ("run_turn", ctypes.CFUNCTYPE(None, ctypes.POINTER(MatrixStruct), Pointer)),
+        ("run_decoder", ctypes.CFUNCTYPE(Long, ctypes.POINTER(DecoderStruct), Int, Int, Pointer)),
     ]

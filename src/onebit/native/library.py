@@ -52,6 +52,8 @@ class InstructionSet(NamedTuple):
     run_product: Any = None
     run_dense_gradient: Any = None
     run_update: Any = None
+    run_turn: Any = None
+    run_decoder: Any = None
 
 
 @cache

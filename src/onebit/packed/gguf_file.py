@@ -19,6 +19,22 @@ GROUP = 128
 """Weights of a row that share a scale."""
 Q1_0 = "Q1_0"
 CARD = "onebit.card"
+IDLE: dict[str, list[object]] = {
+    "attention.causal": [True],
+    "rope.scaling.factor": [0, 1],
+    "rope.scaling.type": ["none", "linear"],
+}
+"""Key of a file, after its architecture -> values with which llama.cpp computes as without it."""
+NOT_COMPUTED = {"context_length", "vocab_size", "tensor_data_layout", "rope.scaling.finetuned"}
+_TYPES = (
+    "0 F32 1 4, 1 F16 1 2, 2 Q4_0 32 18, 3 Q4_1 32 20, 6 Q5_0 32 22, 7 Q5_1 32 24, 8 Q8_0 32 34, 9 Q8_1 32 40, "
+    "10 Q2_K 256 84, 11 Q3_K 256 110, 12 Q4_K 256 144, 13 Q5_K 256 176, 14 Q6_K 256 210, 15 Q8_K 256 292, "
+    "16 IQ2_XXS 256 66, 17 IQ2_XS 256 74, 18 IQ3_XXS 256 98, 19 IQ1_S 256 50, 20 IQ4_NL 32 18, 21 IQ3_S 256 110, "
+    "22 IQ2_S 256 82, 23 IQ4_XS 256 136, 24 I8 1 1, 25 I16 1 2, 26 I32 1 4, 27 I64 1 8, 28 F64 1 8, 29 IQ1_M 256 56, "
+    "30 BF16 1 2, 34 TQ1_0 256 54, 35 TQ2_0 256 66, 39 MXFP4 32 17, 40 NVFP4 64 36, 41 Q1_0 128 18"
+)
+TYPES = {int(number): (name, int(block), int(size)) for number, name, block, size in map(str.split, _TYPES.split(","))}
+"""Number of a type of tensors -> its name, weights of a block, bytes of a block."""
 _NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 """Type of a value -> its format in `struct`."""
 _TEXT, _ARRAY = 8, 9
@@ -67,6 +83,8 @@ class GgufTensor(NamedTuple):
         if self.kind == Q1_0:
             signs, scale = unpack_q1_0(self.data.reshape(-1, self.data.shape[-1]))
             return (signs.reshape(-1, GROUP) * scale.reshape(-1, 1).astype(np.float32)).reshape(self.shape)
+        if self.kind in ("F32", "F16"):
+            return self.data.view(f"<f{4 if self.kind == 'F32' else 2}").astype(np.float32).reshape(self.shape)
         gguf = gguf_package()
         try:
             return gguf.dequantize(self.data, gguf.GGMLQuantizationType[self.kind]).reshape(self.shape)
@@ -74,68 +92,106 @@ class GgufTensor(NamedTuple):
             raise FormatError(f"tensors of type {self.kind} cannot be read") from None
 
 
+class GgufArray(NamedTuple):
+    """An array of a GGUF file: `length` values of a type, from byte `at` of `data` on."""
+
+    data: memoryview
+    kind: int
+    length: int
+    at: int
+
+    def values(self) -> list[Any]:
+        """Raises: FormatError: texts that are not UTF-8, or arrays of arrays."""
+        stream = _Stream(self.data, self.at)
+        try:
+            if self.kind == _TEXT:
+                return [stream.text() for _ in range(self.length)]
+            return list(stream.take(f"{self.length}{_NUMBERS[self.kind]}"))
+        except (ValueError, KeyError) as error:
+            raise FormatError(f"an array of the GGUF file cannot be read ({error})") from None
+
+
 class GgufFile(NamedTuple):
-    """facts: key -> number or text, or None for an array, such as the tokens. tensors: by name."""
+    """facts: key -> number or text. arrays: key -> array. tensors: by name."""
 
     facts: dict[str, Any]
+    arrays: dict[str, GgufArray]
     tensors: dict[str, GgufTensor]
 
 
 class _Stream:
     """The bytes of a file, taken in order."""
 
-    def __init__(self, data: np.ndarray) -> None:
-        self.data, self.at = data, 0
+    def __init__(self, data: memoryview, at: int = 0) -> None:
+        self.data, self.at = data, at
 
-    def take(self, count: int) -> np.ndarray:
+    def skip(self, count: int) -> int:
+        """Where the skipped bytes begin."""
         self.at += count
         if self.at > len(self.data):
             raise ValueError(f"it ends before byte {self.at:,}")
-        return self.data[self.at - count : self.at]
+        return self.at - count
+
+    def take(self, kind: str) -> tuple[Any, ...]:
+        form = f"<{kind}"
+        return struct.unpack_from(form, self.data, self.skip(struct.calcsize(form)))
 
     def number(self, kind: str) -> Any:
-        return struct.unpack(f"<{kind}", self.take(struct.calcsize(kind)).tobytes())[0]
+        return self.take(kind)[0]
 
     def text(self) -> str:
-        return self.take(self.number("Q")).tobytes().decode("utf-8")
+        size = self.number("Q")
+        return str(self.data[self.skip(size) : self.at], "utf-8")
 
-    def value(self, kind: int) -> Any:
-        """A number or text; None for an array, which is skipped."""
-        if kind == _ARRAY:
-            kind, count = self.number("I"), self.number("Q")
-            for _ in range(count if kind == _TEXT else 0):
-                self.take(self.number("Q"))
-            self.take(0 if kind == _TEXT else count * struct.calcsize(_NUMBERS[kind]))
-            return None
-        return self.text() if kind == _TEXT else self.number(_NUMBERS[kind])
+    def array(self) -> GgufArray:
+        kind, count = self.take("IQ")
+        at = self.at
+        if kind == _TEXT:
+            unpack, data, end = struct.Struct("<Q").unpack_from, self.data, len(self.data)
+            for _ in range(count):
+                at += 8 + unpack(data, at)[0]
+                if at > end:
+                    raise ValueError("it ends in a text")
+            self.at, at = at, self.at
+        else:
+            self.skip(count * struct.calcsize(_NUMBERS[kind]))
+        return GgufArray(self.data, kind, count, at)
 
 
-def read_gguf(path: AnyPath) -> GgufFile:
-    """Read a GGUF file; the tensors stay on disk until their values are asked for.
+def read_gguf(path: AnyPath, *, private: bool = False) -> GgufFile:
+    """Read a GGUF file; arrays and tensors stay on disk until their values are asked for.
+
+    Args:
+        private: tensors may be changed, in memory only.
 
     Raises:
-        FormatError: the file is damaged or of another format. UsageError: the package `gguf` is missing.
+        FormatError: the file is damaged or of another format.
     """
-    sizes = {kind.value: (kind.name, *size) for kind, size in gguf_package().GGML_QUANT_SIZES.items()}
     try:
         with open_regular(path) as file:
-            return _parsed(_Stream(np.memmap(file, np.uint8, "r")), sizes)
-    except (ValueError, TypeError, LookupError, ArithmeticError, OSError) as error:
+            return _parsed(np.memmap(file, np.uint8, "c" if private else "r"))
+    except (ValueError, TypeError, LookupError, ArithmeticError, OSError, struct.error) as error:
         reason = f"type {error} is unknown" if isinstance(error, KeyError) else error
         raise FormatError(f"{path}: damaged, or not a GGUF file ({reason})") from None
 
 
-def _parsed(stream: _Stream, sizes: dict[int, tuple[str, int, int]]) -> GgufFile:
-    if stream.take(4).tobytes() != b"GGUF" or stream.number("I") not in (2, 3):
+def _parsed(data: np.ndarray) -> GgufFile:
+    stream, facts, arrays = _Stream(data.data), dict[str, Any](), dict[str, GgufArray]()
+    if stream.take("4sI") not in ((b"GGUF", 2), (b"GGUF", 3)):
         raise ValueError("no GGUF of version 2 or 3")
-    count, keys = stream.number("Q"), stream.number("Q")
-    facts = {stream.text(): stream.value(stream.number("I")) for _ in range(keys)}
+    count, keys = stream.take("QQ")
+    for _ in range(keys):
+        key, kind = stream.text(), stream.number("I")
+        if kind == _ARRAY:
+            arrays[key] = stream.array()
+        else:
+            facts[key] = stream.text() if kind == _TEXT else stream.number(_NUMBERS[kind])
     entries, total = {}, 0
     for _ in range(count):
         name, axes = stream.text(), stream.number("I")
-        shape = tuple(np.flip(stream.take(8 * axes).copy().view("<u8")).tolist())
-        entries[name] = shape, *sizes[stream.number("I")], stream.number("Q")
-    rest = stream.data[stream.at + -stream.at % facts.get("general.alignment", 32) :]
+        shape = tuple(reversed(stream.take(f"{axes}Q")))
+        entries[name] = shape, *TYPES[stream.number("I")], stream.number("Q")
+    rest = data[stream.at + -stream.at % facts.get("general.alignment", 32) :]
     tensors = {}
     for name, (shape, kind, block, bytes_, offset) in entries.items():
         length = prod(shape) // block * bytes_
@@ -146,4 +202,4 @@ def _parsed(stream: _Stream, sizes: dict[int, tuple[str, int, int]]) -> GgufFile
             raise ValueError(f"tensor {short(name)} of shape {short(shape)} does not fit, or comes twice")
         data = rest[offset : offset + length]
         tensors[name] = GgufTensor(kind, shape, data.reshape(*shape[:-1], shape[-1] // block * bytes_))
-    return GgufFile(facts, tensors)
+    return GgufFile(facts, arrays, tensors)

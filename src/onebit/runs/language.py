@@ -24,13 +24,10 @@ from onebit.layers import binarize_from_config_, input_quantizers, latent_keys, 
 from onebit.layers.base import unwrapped
 from onebit.layers.description import noted_config, refuse_latents
 from onebit.packed import Card
-from onebit.packed.gguf_file import GROUP, Q1_0, read_gguf
+from onebit.packed.gguf_file import GROUP, IDLE, NOT_COMPUTED, Q1_0, read_gguf
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, set_progress, sign
 
 MOST_CONFIG = 10_000_000
-IDLE = {"attention.causal": [True], "rope.scaling.factor": [0, 1], "rope.scaling.type": ["none", "linear"]}
-"""Key of a GGUF file -> values with which llama.cpp computes as without it."""
-NOT_COMPUTED = {"context_length", "vocab_size", "tensor_data_layout", "rope.scaling.finetuned"}
 Parameters = dict[str, tuple[Tensor, Quantizer | None]]
 """Name -> parameter, and its quantizer if it is binary."""
 
@@ -105,14 +102,14 @@ def load_gguf_(model: nn.Module, path: AnyPath) -> nn.Module:
             another model, or has scales that a layer cannot have: binarize it with a quantizer for groups of 128.
     """
     net = unwrapped(model)
-    (facts, tensors), layout = read_gguf(path), Layout(_config(net))
+    (facts, arrays, tensors), layout = read_gguf(path), Layout(_config(net))
     if "rope_freqs.weight" in tensors and (tensors.pop("rope_freqs.weight").values() != 1).any():
         raise CheckpointError(f"{path}: rope_freqs.weight scales the rotary embeddings, the model does not")
     parameters = {layout.place(name): (name, *found) for name, found in _parameters(net).items()}
     if differ := tensors.keys() ^ parameters.keys() or {str(facts.get("general.architecture"))} - {layout.kind}:
         raise CheckpointError(f"{path}: of another model: only one of the two has {min(differ):.60}")
     expected, absent = layout.facts(), {f"{layout.kind}.rope.freq_base": 10_000}  # what llama.cpp then takes
-    for key, value in (absent | facts).items():
+    for key, value in (absent | facts | dict.fromkeys(arrays)).items():
         kind, _, name = key.partition(".")
         values: Any = [float(np.float32(expected[key]))] if key in expected else IDLE.get(name, [])
         if kind == layout.kind and name not in NOT_COMPUTED and value not in values:

@@ -105,8 +105,8 @@ def fit(
         steps_per_epoch: optimizer steps between two validations and checkpoints; by default a pass, or all steps of a
             loader without length. An epoch goes on where the last one ended; on resume, a loader is read up to there.
         patience: stop after this many epochs without a better validation figure, the one that selects the best epoch.
-        validation: data of any form, read to its end after each epoch, with the weights that are saved. Selects the best
-            epoch: by accuracy or mean IoU, without classes by the loss. None: the validation split of a `Dataset`.
+        validation: data of any form, read to its end after each epoch with the weights that are saved. It selects the
+            best epoch: by accuracy or mean IoU, without classes by the loss. None: the validation split of a `Dataset`.
         loss: name or function (outputs, targets) -> scalar; outputs may be a tuple or a dict. The name decides the
             task, see `onebit.evaluation.loss_table`.
         class_weights: multiply what the samples of each class cost; "balanced" makes all classes weigh the same, the

@@ -11,7 +11,7 @@ import numpy as np
 
 from onebit.common.files import open_regular
 from onebit.errors import FormatError, UsageError, short
-from onebit.packed.gguf_file import CARD, GROUP, Q1_0, GgufTensor, gguf_package, read_gguf
+from onebit.packed.gguf_file import CARD, GROUP, Q1_0, TYPES, GgufTensor, read_gguf
 from onebit.packed.strict_json import parse_object
 from onebit.verification.inspection import Inspection, LayerReport, inspect_weight
 
@@ -46,12 +46,12 @@ def inspect_foreign(path: Path) -> Inspection:
 
 
 def _gguf(path: Path) -> _Found:
-    found, tensors = read_gguf(path)
+    found, _, tensors = read_gguf(path)
     keys = {"name": "general.name", "architecture": "general.architecture", "onebit": "onebit.version"}
     facts = {name: found[key] for name, key in keys.items() if key in found}
     if CARD in found:
         facts["card"] = parse_object("card", str(found[CARD]))
-    sizes = {kind.name: 8 * size / block for kind, (block, size) in gguf_package().GGML_QUANT_SIZES.items()}
+    sizes = {name: 8 * size / block for name, block, size in TYPES.values()}
     layers = [replace(_matrix(*x), bits=sizes[x[1].kind]) for x in tensors.items() if len(x[1].shape) > 1]
     return layers, facts, sum(prod(tensor.shape) for tensor in tensors.values() if len(tensor.shape) < 2), []
 

@@ -8,12 +8,10 @@ from typing import Any
 
 from onebit.common.files import read_json
 from onebit.errors import FormatError, UsageError, short
+from onebit.language.tokenizer import PRE
 from onebit.packed.gguf_file import gguf_package
 
 FILE, LARGEST = "tokenizer.json", 200_000_000
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PRE = {"gpt-2": ("", False), "llama-bpe": (_WORDS % r"\p{N}{1,3}", True), "qwen2": (_WORDS % r"\p{N}", False)}
-"""llama.cpp's name -> (regular expression that splits words, "" for GPT-2's own; whether words skip the merges)."""
 
 
 def add_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any], pre: str | None) -> None:

@@ -10,7 +10,7 @@ static int always(void) { return 1; }
 #if defined(OB_X86)
 static int has_avx2(void) {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && ob_has_f16c();
 }
 #if defined(OB_AVXVNNI)
 static int has_avxvnni(void) { return has_avx2() && ob_has_avxvnni(); }

@@ -28,6 +28,7 @@
 #include "training/dense_gradient.h"
 #define LOOKING_UP(run) run
 #endif
+#include "decoder.h"
 #define TRAINING(run) run
 #else
 #define TRAINING(run) NULL
@@ -112,5 +113,6 @@ static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, 
         .run_surrogate = TRAINING(run_surrogate), .run_activation = TRAINING(run_activation),                         \
         .run_weight_gradient = RUN_WEIGHT_GRADIENT, .run_concrete = TRAINING(run_concrete),                           \
         .run_signs = LOOKING_UP(run_signs), .run_product = LOOKING_UP(run_product),                                   \
-        .run_dense_gradient = LOOKING_UP(run_dense_gradient), .run_update = TRAINING(run_update)                      \
+        .run_dense_gradient = LOOKING_UP(run_dense_gradient), .run_update = TRAINING(run_update),                     \
+        .run_turn = TRAINING(run_turn), .run_decoder = TRAINING(run_decoder)                                          \
     }

@@ -171,6 +171,37 @@ typedef struct {
     int32_t cancelled; /* set when some thread will never arrive */
 } ob_barrier;
 
+/* A matrix of a language model: rows of weights in the order of its outputs, a multiple of 32 inputs.
+ *
+ * OB_MATRIX_Q1_0 has blocks of a float16 scale and 128 signs; its products have float32 inputs. OB_MATRIX_PANELS has the same
+ * blocks as sign_tables.h turns them; its products have rounded inputs. */
+typedef struct {
+    const void *rows;
+    const float *bias; /* NULL for none */
+    int64_t outputs, inputs;
+    int32_t kind, unused;
+} ob_matrix;
+
+enum { OB_MATRIX_F32 = 1, OB_MATRIX_F16, OB_MATRIX_BF16, OB_MATRIX_Q8_0, OB_MATRIX_Q1_0, OB_MATRIX_PANELS };
+
+/* A decoder of a llama or a qwen3: `rows` tokens from `position` on. See decoder.h. */
+typedef struct {
+    int64_t width, inner, layers, heads, kv_heads, head_size, context;
+    int32_t interleaved, kv_bytes; /* interleaved: rotates pairs of neighbors, not halves; kv_bytes: 2 for float16, 1 for int8 */
+    double eps;
+    const ob_matrix *matrices; /* embedding, head, then of each layer those of q, k, v, attention's output, gate, up, down */
+    const void *norms;         /* float32 pointers: the last one, then of each layer: attention, feed-forward, q, k; NULL for none */
+    const float *rotation;     /* [context][head_size / 2]: cosine, sine */
+    void *keys, *values;       /* [256 positions][layer][head] */
+    float *kv_scales;          /* of int8: [256 positions][layer][head][key or value][position] */
+    const int32_t *tokens;
+    int64_t rows, position, row_limit; /* row_limit: the most rows of a call */
+    float *logits;             /* of the last row, or with `all` of every row; NULL for none */
+    int64_t all;
+    int32_t taken[3], parts;   /* taken: 0 before a call; parts: threads */
+    void *scratch;             /* aligned to 64 bytes */
+} ob_decoder;
+
 /* BatchNorm of a training step: y = normalized x + shortcut within bounds, and its gradients. Values are rows of
  * channels. */
 typedef struct {
@@ -352,6 +383,11 @@ typedef struct {
     int64_t (*run_dense_gradient)(const ob_dense_gradient *call, int32_t stage, int32_t part, int32_t parts);
     /* Values number `begin` to `end`; NULL as run_norm. */
     void (*run_update)(const ob_update *call, int64_t begin, int64_t end);
+    /* Turns rows of OB_MATRIX_Q1_0 into panels; `to` may be the rows, if the outputs are a multiple of 32. NULL as run_norm. */
+    void (*run_turn)(const ob_matrix *rows, void *to);
+    /* Part number `part` of `parts`, one thread each; returns the size of the scratch memory in bytes, and does nothing else if
+     * `scratch` is NULL. The result is the same for any `parts`. */
+    int64_t (*run_decoder)(ob_decoder *call, int32_t part, int32_t parts, ob_barrier *barrier);
 } ob_isa;
 
 #if defined(_WIN32)

@@ -3,6 +3,11 @@
 #if defined(OB_X86)
 #include <cpuid.h>
 
+int ob_has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & 1 << 29;
+}
+
 int ob_has_avxvnni(void) {
     enum { AVX_VNNI = 1 << 4 };
     unsigned a, b, c, d;

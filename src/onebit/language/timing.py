@@ -1,0 +1,65 @@
+"""The speed of a language model on this machine, beside the limit that its memory sets."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from onebit.language.model import LanguageModel
+
+_READ = 1 << 28  # bytes; more than caches have
+DONE = Callable[[int, int], None]
+
+
+def time_language_model(
+    model: LanguageModel, *, prompt: int, tokens: int, rounds: int, on_round: DONE = lambda done, of: None
+) -> dict[str, Any]:
+    """Tokens per second of a prompt and of its continuation, medians; a random prompt, the most probable tokens.
+
+    "limit" is how often a second one thread could read the weights that a token needs; "resident" the largest memory of
+    the process in bytes, None where the system does not say it.
+    """
+    ids = np.random.default_rng(0).integers(0, model.net.vocabulary, prompt, dtype=np.int32)
+    speeds = []
+    for done in range(rounds + 1):
+        begin = time.perf_counter()
+        token = model.decoder.run(ids, 0)[0].argmax()
+        between = time.perf_counter()
+        for n in range(tokens):
+            token = model.decoder.run(np.array([token], np.int32), prompt + n)[0].argmax()
+        speeds.append((prompt / (between - begin), tokens / (time.perf_counter() - between)))
+        on_round(done, rounds)
+    read, generated = (statistics.median(column) for column in zip(*speeds[1:], strict=True))
+    resident, size, bandwidth = _resident(), token_bytes(model), read_speed()
+    found = {"prompt_per_s": read, "generated_per_s": generated, "token_bytes": size, "bytes_per_s": bandwidth}
+    return found | {"limit_per_s": bandwidth / size, "file_bytes": model.net.bytes_, "resident": resident}
+
+
+def token_bytes(model: LanguageModel) -> int:
+    """Bytes of the weights that a token needs: all but an embedding that is not the head."""
+    matrices = model.net.matrices
+    return sum(matrix.weight.data.nbytes for matrix in matrices[1:])
+
+
+def read_speed() -> float:
+    """Bytes per second that one thread reads from memory."""
+    values, times = np.zeros(_READ, np.uint8), []
+    values[:: 1 << 12] = 1
+    for _ in range(5):
+        begin = time.perf_counter()
+        values.max()
+        times.append(time.perf_counter() - begin)
+    return _READ / min(times)
+
+
+def _resident() -> int | None:
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

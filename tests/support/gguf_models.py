@@ -1,0 +1,49 @@
+"""Small language models of random weights in GGUF files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.random_gguf import write_random
+from onebit.language.native_decoder import NativeDecoder
+from onebit.language.net import Net, read_net
+from onebit.language.reference import ReferenceDecoder
+from onebit.native import instruction_sets
+
+SHAPE = (128, 256, 2, 4, 2, 64, 300)
+ENDS = "<|im_end|>"
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}" + ENDS + "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def write_model(path: Path, shape: tuple[int, ...] = SHAPE, **options: Any) -> Path:
+    write_random(path, shape, **options)
+    return path
+
+
+def tokens_of(net: Net, count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, net.vocabulary, count, dtype=np.int32)
+
+
+def assert_same_bits(
+    path: Path, count: int, *, kv: str = "float16", exact: bool = False, threads: int = 3
+) -> np.ndarray:
+    """Every instruction set gives the reference's logits, token by token and many at once; returns them."""
+    net, _ = read_net(path)
+    tokens, options = tokens_of(net, count), {"context": count, "kv": kv, "exact": exact}
+    expected = ReferenceDecoder(net, **options).run(tokens, 0, all_rows=True)
+    for name, isa in instruction_sets().items():
+        for parts in (1, threads):
+            decoder = NativeDecoder(read_net(path)[0], isa, threads=parts, **options)
+            batch = decoder.run(tokens, 0, all_rows=True)
+            np.testing.assert_array_equal(batch, expected, err_msg=f"{name}, {parts} threads")
+            for n in range(0, count, max(1, count // 20)):
+                np.testing.assert_array_equal(
+                    decoder.run(tokens[n : n + 1], n)[0], expected[n], err_msg=f"{name}, token {n}"
+                )
+    return expected
