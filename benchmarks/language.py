@@ -1,9 +1,11 @@
-"""Language models with binary weights in transformers against the same file in llama.cpp: one prompt, one thread.
+"""Language models with binary weights against the same file in llama.cpp: one prompt and its continuation.
 
-A Llama of random weights is made binary with a scale per 128 inputs. `onebit.packed_layers_` runs it in `generate()`
-of transformers, with a KV cache; `onebit.export_gguf` writes it as Q1_0 for llama.cpp, whose own clock is read. Beside
-them a net with a scale per output. Before anything is timed, outputs are compared with those of the net in torch, and
-the probabilities with those of llama.cpp. `make build/language` installs transformers and llama.cpp.
+A Llama of random weights is made binary with a scale per 128 inputs. `onebit.export_gguf` writes it as Q1_0 for
+llama.cpp, whose own clock is read, and for `onebit.load_language_model`; `onebit.packed_layers_` runs it in
+`generate()` of transformers, with a KV cache. Beside them a net with a scale per output. With `--shape`, a file of
+random signs in the shape of a published net takes the place of the Llama, without transformers. Before anything is
+timed, outputs are compared with those of the net in torch, and the probabilities with those of llama.cpp. `make
+build/language` installs transformers and llama.cpp.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import onebit
+from benchmarks.random_gguf import SHAPES, write_random
 from benchmarks.shared import ROOT, set_up_process
 
 FOLDER = Path(os.environ.get("ONEBIT_LANGUAGE", ROOT / "build" / "language"))
@@ -99,7 +103,7 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def in_llama_cpp(file: Path, prompt: Tensor, tokens: int, threads: int) -> tuple[Timed, Tensor]:
+def in_llama_cpp(file: Path, prompt: Tensor, tokens: int, threads: int, vocabulary: int) -> tuple[Timed, Tensor]:
     """llama.cpp, and its log-probabilities of the token after the prompt."""
     import xllamacpp
 
@@ -114,10 +118,26 @@ def in_llama_cpp(file: Path, prompt: Tensor, tokens: int, threads: int) -> tuple
         return times["prompt_per_second"], times["predicted_per_second"]
 
     (choice,) = server.handle_completions(request | {"n_predict": 1, "n_probs": TOKENS})["choices"]
-    found = torch.full((TOKENS,), -torch.inf)
+    found = torch.full((vocabulary,), -torch.inf)
     for row in choice["logprobs"]["content"][0]["top_logprobs"]:
         found[row["id"]] = row["logprob"]
     return generate, found
+
+
+def in_onebit(file: Path, prompt: Tensor, tokens: int, threads: int, **options: Any) -> tuple[Timed, Tensor]:
+    """`onebit.load_language_model`, and its log-probabilities of the token after the prompt."""
+    ids, count = prompt.flatten().numpy(), prompt.numel()
+    model = onebit.load_language_model(file, threads=threads, context=count + tokens, **options)
+
+    def generate() -> tuple[float, float]:
+        begin = time.perf_counter()
+        token = model.decoder.run(ids, 0)[0].argmax()
+        between = time.perf_counter()
+        for n in range(tokens):
+            token = model.decoder.run(np.array([token]), count + n)[0].argmax()
+        return count / (between - begin), tokens / (time.perf_counter() - between)
+
+    return generate, torch.from_numpy(model.log_probabilities(ids.tolist())[-1])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +145,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=2048, help="of the net, a multiple of 128 (%(default)s)")
     parser.add_argument("--inner", type=int, default=5632, help="width inside a perceptron (%(default)s)")
     parser.add_argument("--layers", type=int, default=4, help="of the net (%(default)s)")
+    parser.add_argument("--shape", choices=SHAPES, help="of a published net, in place of the three")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of the prompt (%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens to generate (%(default)s)")
     parser.add_argument("--rounds", type=int, default=11, help="timed rounds (%(default)s)")
@@ -132,31 +153,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(
-    *, width: int, inner: int, layers: int, prompt: int, tokens: int, rounds: int, threads: int
+    *, width: int, inner: int, layers: int, shape: str | None, prompt: int, tokens: int, rounds: int, threads: int
 ) -> dict[str, Any]:
     """Rows of net, tokens per second and speed-up over llama.cpp for prompt and generation, megabytes of weights."""
     sys.path.append(str(FOLDER))
     set_up_process(threads)
     ids = torch.randint(1, TOKENS, (1, prompt), generator=torch.Generator().manual_seed(0))
     timed: dict[str, Timed] = {}
-    sizes: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        model = make_llama(width, inner, layers, group=GROUP)
-        write_tokenizer(Path(folder))
-        exported = onebit.export_gguf(model, Path(folder) / "net.gguf", tokenizer=folder)
-        timed["llama.cpp"], theirs = in_llama_cpp(exported.file, ids, tokens, threads)
-        sizes["llama.cpp"] = exported.tensors["Q1_0"][1] * 18 / 128 / 1e6  # a block of 128 has 18 bytes
-        found = []
-        for name, net in (
-            ("onebit, group 128", model),
-            ("onebit, a scale per output", make_llama(width, inner, layers)),
-        ):
-            sizes[name], ours = pack_layers(net, ids)
-            timed[name] = in_transformers(net, ids, tokens)
-            found.append(ours)
-        divergence = float(F.kl_div(theirs, found[0], reduction="sum", log_target=True))
-        if not divergence <= DIVERGENCE:
-            raise onebit.errors.OnebitError(f"probabilities of llama.cpp have a divergence of {divergence:.1e}")
+        file = Path(folder) / "net.gguf"
+        if shape is None:
+            model = make_llama(width, inner, layers, group=GROUP)
+            write_tokenizer(Path(folder))
+            exported = onebit.export_gguf(model, file, tokenizer=folder)
+            size = exported.tensors["Q1_0"][1] * 18 / 128 / 1e6  # a block of 128 has 18 bytes
+        else:
+            write_random(file, SHAPES[shape])
+            size = file.stat().st_size / 1e6
+        vocabulary = TOKENS if shape is None else SHAPES[shape][-1]
+        timed["llama.cpp"], theirs = in_llama_cpp(file, ids, tokens, threads, vocabulary)
+        found = {}
+        for name, options in {"onebit": {}, "onebit, keys and values in int8": {"kv": "int8"}}.items():
+            timed[name], found[name] = in_onebit(file, ids, tokens, threads, **options)
+        sizes = dict.fromkeys(timed, size)
+        if shape is None:
+            for name, net in (
+                ("transformers, group 128", model),
+                ("transformers, a scale per output", make_llama(width, inner, layers)),
+            ):
+                sizes[name], found[name] = pack_layers(net, ids)
+                timed[name] = in_transformers(net, ids, tokens)
+            del found[name]  # another net
+        for name, ours in found.items():
+            known = theirs.isfinite()  # llama.cpp tells the most probable ones
+            divergence = float(F.kl_div(theirs[known], ours[known], reduction="sum", log_target=True))
+            if not divergence <= DIVERGENCE:
+                raise onebit.errors.OnebitError(f"{name}: llama.cpp has a divergence of {divergence:.1e}")
         speeds = {name: [generate()] for name, generate in timed.items()}  # the first call prepares
         for _ in range(rounds):
             for name, generate in timed.items():

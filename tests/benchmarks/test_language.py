@@ -12,9 +12,13 @@ pytestmark = [
 ]
 
 
-def test_a_small_net_is_measured() -> None:
+@pytest.mark.parametrize("shape", [None, "small"])
+def test_a_small_net_is_measured(shape: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """`measure` raises where outputs differ."""
+    monkeypatch.setitem(language.SHAPES, "small", (128, 256, 2, 4, 2, 64, 2000))
     sizes = {"width": 256, "inner": 384, "layers": 2, "prompt": 8, "tokens": 3}
-    rows = language.measure(**sizes, rounds=1, threads=1)["rows"]
-    assert [row["net"] for row in rows] == ["llama.cpp", "onebit, group 128", "onebit, a scale per output"]
+    rows = language.measure(**sizes, shape=shape, rounds=1, threads=1)["rows"]
+    names = [row["net"] for row in rows]
+    assert names[:3] == ["llama.cpp", "onebit", "onebit, keys and values in int8"]
+    assert len(names) == (5 if shape is None else 3)
     assert all(row["prompt_per_s"] > 0 and row["generated_per_s"] > 0 for row in rows)

@@ -42,6 +42,12 @@ def test_forward_is_a_product_with_the_weight_that_ships(weight: str | None, inp
     assert torch.equal(layer(normal(3, 7)), expected if layer.bias is None else expected + layer.bias)
 
 
+def test_a_scale_for_all_inputs_of_a_row_may_be_a_group() -> None:
+    layer = BinaryLinear(128, 5, weight_quantizer=WEIGHT_QUANTIZERS["magnitude_aware"](group=128)).eval()
+    x = normal(3, 128)
+    torch.testing.assert_close(layer(x), F.linear(x, layer.binary_weight().dense(), layer.bias))
+
+
 @pytest.mark.parametrize("twin", BINARY_TWINS.values())
 @pytest.mark.parametrize("gradients", [False, True])
 def test_sums_of_signs_are_exact_behind_a_scale(twin: type, gradients: bool) -> None:

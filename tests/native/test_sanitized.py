@@ -27,7 +27,12 @@ from onebit.native import library
 sanitized = library.ctypes.CDLL(sys.argv[1])
 loads = library.ctypes.CDLL
 library.ctypes.CDLL = lambda path, *args, **how: loads(path, *args, **how) if how else sanitized
+from pathlib import Path
+import numpy as np
+from onebit.language.native_decoder import NativeDecoder
+from onebit.language.net import read_net
 from support.executors import assert_agrees, reference
+from support.gguf_models import tokens_of, write_model
 from support.hostile_files import changed_nets
 from support.kernel_nets import kernel_nets, scaled_net
 from support.packed_nets import inputs_of
@@ -48,6 +53,12 @@ for net in changed_nets(30, seed=1):
     expected = reference(net, images)
     unplanned += sum(not assert_agrees(net, images, expected, isa) for isa in isas.values())
 assert unplanned <= 2 * len(isas), unplanned
+for kv, options in (("float16", {}), ("int8", {"kind": "llama", "ends": "Q8_0", "tied": False, "weights": "F16"})):
+    path = write_model(Path(sys.argv[1]).with_name("x.gguf"), (128, 384, 1, 6, 2, 64, 33), **options)
+    tokens = tokens_of(read_net(path)[0], 70)
+    for isa in isas.values():
+        decoder = NativeDecoder(read_net(path)[0], isa, threads=2, context=70, kv=kv, exact=False)
+        assert np.isfinite(decoder.run(tokens, 0, all_rows=True)).all()
 print(planned, *isas)
 """
 
@@ -71,7 +82,7 @@ def test_no_access_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
         **os.environ,
         "LD_PRELOAD": runtime.stdout.strip(),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python itself never frees some memory
-        "PYTHONPATH": os.pathsep.join(str(folder) for folder in Path(__file__).parents[:2]),
+        "PYTHONPATH": os.pathsep.join(str(folder) for folder in Path(__file__).parents[:3]),
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(

@@ -248,7 +248,11 @@ class BinaryLayer(LatentWeight):
         if not isinstance(binary, BinaryWeight) or not (binary.by_rows or binary.scale is binary.centre is None):
             return None
         self.fixed_used = True
-        return binary if binary.scale is None else binary._replace(scale=binary.scale.expand(len(binary.signs)))
+        return (
+            binary
+            if binary.scale is None
+            else binary._replace(scale=binary.scale.reshape(-1).expand(len(binary.signs)))
+        )
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer for a quantized input and weight."""

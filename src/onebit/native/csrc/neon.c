@@ -14,6 +14,7 @@
 #define DOT_ROWS 16
 #define DOT_FOURS 1
 #define DOT_SHIFT 128
+#define USES_NEON
 
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {

@@ -20,7 +20,8 @@
 #define PART_TABLES 16     /* tables of so many blocks stay in the first-level cache */
 #define AHEAD 8192         /* bytes that are fetched before they are needed */
 
-/* choose_bytes: for each byte of an index the byte of a table of 16. half_lanes: NORM_LANES float16 as float32. */
+/* A file with `USES_NEON` has the types of arm_neon.h.
+ * choose_bytes: for each byte of an index the byte of a table of 16. half_lanes: NORM_LANES float16 as float32. */
 #if defined(__AVX2__)
 #define SIGN_BYTES 32
 typedef uint8_t sign_bytes_t __attribute__((vector_size(SIGN_BYTES)));
@@ -28,7 +29,7 @@ NORM_INLINE sign_bytes_t choose_bytes(const uint8_t *table, sign_bytes_t index) 
     __m256i entries = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)table));
     return (sign_bytes_t)_mm256_shuffle_epi8(entries, (__m256i)index);
 }
-#elif defined(__aarch64__)
+#elif defined(USES_NEON)
 #define SIGN_BYTES 16
 typedef uint8_t sign_bytes_t __attribute__((vector_size(SIGN_BYTES)));
 NORM_INLINE sign_bytes_t choose_bytes(const uint8_t *table, sign_bytes_t index) {
@@ -77,7 +78,7 @@ NORM_INLINE floats_t half_lanes(const void *from) {
     return (floats_t)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 #elif defined(__F16C__)
     return (floats_t)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
-#elif defined(__aarch64__)
+#elif defined(USES_NEON)
     return (floats_t)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)from)));
 #else
     floats_t to;
