@@ -13,7 +13,7 @@ import numpy as np
 from onebit.language.net import INTERLEAVED, Matrix, Net
 from onebit.native.abi import MATRIX, DecoderStruct, MatrixStruct
 from onebit.native.library import InstructionSet
-from onebit.native.thread_pool import run_parts
+from onebit.native.thread_pool import run_parts, run_shares
 
 ROWS = 64
 """The most tokens of a call."""
@@ -33,13 +33,16 @@ class NativeDecoder:
     """
 
     def __init__(self, net: Net, isa: InstructionSet, *, threads: int, context: int, kv: str, exact: bool) -> None:
-        self.net, self._isa, self._threads, self._kept = net, isa, threads, list[Any]()
+        self.net, self._isa, self._threads = net, isa, threads
+        self._kept, self._turns = list[Any](), list[tuple[Any, int]]()
         self._columns = -(-net.vocabulary // PANEL) * PANEL
         self._seconds, self._calls = dict.fromkeys((threads, 1), 0.0), 0  # of a token
         embedding, head, *others = net.matrices
         matrices = (MatrixStruct * len(net.matrices))()
         for struct, matrix in zip(matrices[1:], [head, *others], strict=True):
             self._place(struct, matrix, turned=not exact)
+        for _ in run_shares(self._turn, [self._turns[part::threads] for part in range(threads)]):
+            pass
         if embedding.weight is head.weight:  # which was turned in its place
             matrices[0] = matrices[1]
         else:
@@ -96,17 +99,18 @@ class NativeDecoder:
     def _place(self, struct: Any, matrix: Matrix, *, turned: bool) -> None:
         weight = matrix.weight
         struct.outputs, struct.inputs = weight.shape
-        struct.kind, struct.rows, struct.bias = (
-            MATRIX[weight.kind.lower()],
-            self._address(weight.data),
-            self._address(matrix.bias),
-        )
+        struct.kind, struct.rows = MATRIX[weight.kind.lower()], self._address(weight.data)
+        struct.bias = self._address(matrix.bias)
         if turned and weight.kind == "Q1_0":
-            panels = weight.data
+            panels = weight.data  # in their place, which no other matrix shares
             if struct.outputs % PANEL:  # panels need more room than rows
                 panels = np.empty((-(-struct.outputs // PANEL) * PANEL, weight.data.shape[1]), np.uint8)
-            self._isa.run_turn(struct, self._address(panels))
-            struct.rows, struct.kind = panels.ctypes.data, MATRIX["panels"]
+            self._turns.append((struct, self._address(panels)))
+
+    def _turn(self, turns: list[tuple[Any, int]]) -> None:
+        for struct, panels in turns:
+            self._isa.run_turn(struct, panels)
+            struct.rows, struct.kind = panels, MATRIX["panels"]
 
 
 def _zeros(size: int) -> np.ndarray:
