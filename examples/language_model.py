@@ -58,6 +58,7 @@ if __name__ == "__main__":
         print(name, onebit.evaluate(model, held_out, loss="next_token"))
 
     onebit.export_gguf(model, FOLDER / "net.gguf", tokenizer=FOLDER)
+    print("".join(onebit.load_language_model(FOLDER / "net.gguf").generate("def read_", max_tokens=40)))
     options = xllamacpp.CommonParams()
     options.model.path, options.n_ctx = str(FOLDER / "net.gguf"), 512
     print(xllamacpp.Server(options).handle_completions({"prompt": "def read_", "n_predict": 40})["choices"][0]["text"])

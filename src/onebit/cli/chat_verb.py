@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from onebit.cli.generate_verb import add_model_options, add_sampling_options, open_model, printed, sampling_of
+from onebit.cli.generate_verb import language_parser, open_model, printed, sampling_of
 from onebit.cli.output import say
 from onebit.cli.parsing import Parser
 
@@ -14,11 +14,9 @@ def parser() -> Parser:
         "Talk with a language model by the chat template of its file. An empty line or Ctrl-D ends, Ctrl-C stops an "
         "answer."
     )
-    made = Parser("chat", text, "seed", "threads")
-    add_model_options(made)
+    made = language_parser("chat", text, temperature=0.7)
     made.add_argument("--system", metavar="TEXT", help="what the model is told first")
     made.add_argument("--no-thinking", action="store_true", help="enable_thinking=False, for templates that know it")
-    add_sampling_options(made, temperature=0.7)
     return made
 
 

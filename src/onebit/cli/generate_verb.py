@@ -10,50 +10,36 @@ from onebit.cli.output import answer_either
 from onebit.cli.parsing import Parser, whole_number
 from onebit.errors import UsageError, escaped
 
-MODEL_HELP = "GGUF file of a llama, qwen2 or qwen3 with matrices in Q1_0, Q8_0, F16, BF16 or F32"
+Option = tuple[Any, Any, str, str]
+_SAMPLING: dict[str, Option] = {
+    "--tokens": (whole_number(1), None, "N", "most tokens of an answer (default: the context)"),
+    "--top-k": (whole_number(0), 0, "K", "of the K most probable tokens; 0: of all (0)"),
+    "--top-p": (float, 1.0, "P", "of the most probable tokens with this probability (1)"),
+    "--min-p": (float, 0.0, "P", "of the tokens with this share of the largest probability (0)"),
+    "--repetition-penalty": (float, 1.0, "X", "divides the logits of tokens of the text (1)"),
+}
+"""Option -> type, default, name of its value, help."""
 
 
-def add_model_options(made: Parser) -> None:
-    made.add_argument("model", metavar="FILE.gguf", help=MODEL_HELP)
-    made.add_argument(
-        "--context", type=whole_number(1), metavar="N", help="most tokens (default: the net's, up to 4096)"
-    )
-    made.add_argument(
-        "--kv", choices=("float16", "int8"), default="float16", help="how keys and values are kept (float16)"
-    )
+def language_parser(verb: str, description: str, *shared: str, temperature: float) -> Parser:
+    """A parser with the options of a language model and of sampling."""
+    made = Parser(verb, description, "seed", "threads", *shared)
+    made.add_argument("model", metavar="FILE.gguf", help="GGUF file of a llama, qwen2 or qwen3, such as a 1-bit one")
+    most = "most tokens of a text (default: those of the training, up to 4096)"
+    made.add_argument("--context", type=whole_number(1), metavar="N", help=most)
+    made.add_argument("--kv", choices=("float16", "int8"), default="float16", help="form of keys and values (float16)")
     made.add_argument("--exact", action="store_true", help="multiply float32 inputs: slower, for comparisons")
-
-
-def add_sampling_options(made: Parser, *, temperature: float) -> None:
-    made.add_argument(
-        "--tokens", type=whole_number(1), metavar="N", help="most tokens of an answer (default: the context)"
-    )
-    made.add_argument(
-        "--temperature", type=float, default=temperature, metavar="X", help="0: the most probable token (%(default)s)"
-    )
-    made.add_argument(
-        "--top-k", type=whole_number(0), default=0, metavar="K", help="of the K most probable tokens; 0: of all (0)"
-    )
-    made.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="of the most probable ones with this probability (1)"
-    )
-    made.add_argument(
-        "--min-p", type=float, default=0.0, metavar="P", help="of those with this share of the largest (0)"
-    )
-    made.add_argument(
-        "--repetition-penalty", type=float, default=1.0, metavar="X", help="divides logits of tokens of the text (1)"
-    )
+    options = {"--temperature": (float, temperature, "X", f"0: the most probable token ({temperature})")} | _SAMPLING
+    for name, (kind, default, value, text) in options.items():
+        made.add_argument(name, type=kind, default=default, metavar=value, help=text)
     made.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; may be repeated")
+    return made
 
 
 def parser() -> Parser:
-    made = Parser("generate", "Continue a text with a language model, on this machine.", "seed", "threads", "json")
-    add_model_options(made)
+    made = language_parser("generate", "Continue a text with a language model.", "json", temperature=0.0)
     made.add_argument("prompt", metavar="TEXT", help="the beginning, or - for standard input")
-    made.add_argument(
-        "--ids", action="store_true", help="TEXT is ids of tokens with spaces between them, also in the answer"
-    )
-    add_sampling_options(made, temperature=0.0)
+    made.add_argument("--ids", action="store_true", help="TEXT and the answer are ids of tokens")
     return made
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onebit.common.signals import uninterrupted
 from onebit.language.net import INTERLEAVED, Matrix, Net
 from onebit.native.abi import MATRIX, DecoderStruct, MatrixStruct
 from onebit.native.library import InstructionSet
@@ -86,7 +87,8 @@ class NativeDecoder:
         if alone and self._calls % PROBE == 0:
             parts = 1 if parts > 1 else self._threads
         begin = perf_counter()
-        run_parts(lambda share, of, barrier: self._isa.run_decoder(call, share, of, barrier), parts)
+        with uninterrupted():  # no part goes on after this call
+            run_parts(lambda share, of, barrier: self._isa.run_decoder(call, share, of, barrier), parts)
         if alone:
             self._seconds[parts] += (perf_counter() - begin - self._seconds[parts]) / 2
 

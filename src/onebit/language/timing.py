@@ -35,15 +35,10 @@ def time_language_model(
         speeds.append((prompt / (between - begin), tokens / (time.perf_counter() - between)))
         on_round(done, rounds)
     read, generated = (statistics.median(column) for column in zip(*speeds[1:], strict=True))
-    resident, size, bandwidth = _resident(), token_bytes(model), read_speed()
+    resident, bandwidth = _resident(), read_speed()
+    size = sum(matrix.weight.data.nbytes for matrix in model.net.matrices[1:])  # all but a row of the embedding
     found = {"prompt_per_s": read, "generated_per_s": generated, "token_bytes": size, "bytes_per_s": bandwidth}
     return found | {"limit_per_s": bandwidth / size, "file_bytes": model.net.bytes_, "resident": resident}
-
-
-def token_bytes(model: LanguageModel) -> int:
-    """Bytes of the weights that a token needs: all but an embedding that is not the head."""
-    matrices = model.net.matrices
-    return sum(matrix.weight.data.nbytes for matrix in matrices[1:])
 
 
 def read_speed() -> float:
