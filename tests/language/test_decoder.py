@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import shutil
+import subprocess
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ from onebit.language.native_decoder import NativeDecoder
 from onebit.language.net import Net, read_net, real_weight
 from onebit.language.reference import LARGEST_SUM, ReferenceDecoder, _exp, _rounded
 from onebit.native import instruction_sets
+from onebit.native.library import compiled_sets
+from support.compiling import compiled
 from support.gguf_models import assert_same_bits, tokens_of, write_model
 
 native = pytest.mark.skipif(not instruction_sets(), reason="no C compiler")
@@ -46,6 +52,17 @@ def test_odd_shapes(shape: tuple[int, ...], tmp_path: Path) -> None:
     options: dict[str, Any] = {"weights": "Q8_0"} if shape[3] * shape[5] % 128 else {}
     for kv in ("float16", "int8"):
         assert_same_bits(write_model(tmp_path / "x.gguf", shape, **options), 9, kv=kv)
+
+
+@native
+def test_tables_of_words_have_the_same_bits(tmp_path: Path) -> None:
+    """The way of AVX-512, in portable C: only its two instructions are others."""
+    compiler = str(shutil.which(os.environ.get("CC", "cc")))
+    objects = compiled([compiler, "-O1", "-fPIC", "-DWORD_TABLES"], "other", tmp_path)
+    subprocess.run([compiler, "-shared", *objects, "-lm", "-o", str(tmp_path / "words.so")], check=True)
+    isas = compiled_sets(ctypes.CDLL(str(tmp_path / "words.so")))
+    for shape, options in (((128, 256, 2, 4, 2, 64, 300), {}), ((384, 128, 1, 6, 2, 64, 225), {"tied": False})):
+        assert_same_bits(write_model(tmp_path / "x.gguf", shape, **options), 13, isas=isas)
 
 
 @native

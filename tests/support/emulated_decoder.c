@@ -27,8 +27,8 @@ int main(int count, char **arguments) {
         ob_matrix *matrix = (ob_matrix *)&call->matrices[k];
         matrix->rows = at(matrix->rows), matrix->bias = at(matrix->bias);
         if (k == 0 || matrix->kind != OB_MATRIX_Q1_0 || !head[3]) continue; /* the embedding as it lies */
-        void *panels = aligned((size_t)((matrix->outputs + 31) / 32 * 32 * (matrix->inputs / 128) * 18));
-        isa->run_turn(matrix, panels);
+        void *scratch = aligned((size_t)(128 * (matrix->inputs / 128) * 18)), *panels = aligned((size_t)((matrix->outputs + 31) / 32 * 32 * (matrix->inputs / 128) * 18));
+        isa->run_turn(matrix, panels, scratch);
         matrix->rows = panels, matrix->kind = OB_MATRIX_PANELS;
     }
     for (int64_t k = 0; k < 1 + 4 * call->layers; k++) ((const void **)call->norms)[k] = at(((const void *const *)call->norms)[k]);

@@ -20,7 +20,7 @@ ROWS = 64
 """The most tokens of a call."""
 PROBE = 32
 """Of so many tokens one is tried with the other number of threads."""
-PANEL = 32
+PANEL, SCRATCH_ROWS = 32, 128
 SEGMENT = 256
 """Positions whose keys and values are together, layer by layer."""
 KV_BYTES = {"float16": 2, "int8": 1}
@@ -111,7 +111,8 @@ class NativeDecoder:
 
     def _turn(self, turns: list[tuple[Any, int]]) -> None:
         for struct, panels in turns:
-            self._isa.run_turn(struct, panels)
+            scratch = np.empty(SCRATCH_ROWS * struct.inputs // 128 * 18, np.uint8)
+            self._isa.run_turn(struct, panels, scratch.ctypes.data)
             struct.rows, struct.kind = panels, MATRIX["panels"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "26a8f573a70c786cd194ab743a7af8c208b1dbdfc6476afea0966d208668ce6f"
+HASH = "c3333843e5cf20d3689b71241e94c8d8eed0cbb1a6535999f096cfab71cfe428"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -259,6 +259,6 @@ class IsaStruct(ctypes.Structure):
         ("run_product", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ProductStruct), Int, Int, Int)),
         ("run_dense_gradient", ctypes.CFUNCTYPE(Long, ctypes.POINTER(DenseGradientStruct), Int, Int, Int)),
         ("run_update", ctypes.CFUNCTYPE(None, ctypes.POINTER(UpdateStruct), Long, Long)),
-        ("run_turn", ctypes.CFUNCTYPE(None, ctypes.POINTER(MatrixStruct), Pointer)),
+        ("run_turn", ctypes.CFUNCTYPE(None, ctypes.POINTER(MatrixStruct), Pointer, Pointer)),
         ("run_decoder", ctypes.CFUNCTYPE(Long, ctypes.POINTER(DecoderStruct), Int, Int, Pointer)),
     ]

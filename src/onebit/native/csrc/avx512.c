@@ -1,4 +1,4 @@
-/* AVX-512 with VPOPCNTDQ and VNNI: Ice Lake, Zen 4 and later. */
+/* AVX-512 with VPOPCNTDQ, VBMI2 and VNNI: Ice Lake, Zen 4 and later. */
 #include "avx512.h"
 #include "engine.h"
 

@@ -152,11 +152,10 @@ static void real_row(const ob_matrix *m, int64_t o, float *to) {
             int64_t step, turned = m->kind == OB_MATRIX_PANELS, r = turned ? o % PANEL_ROWS : 0;
             const uint8_t *block = turned ? panel_block(m, o / PANEL_ROWS, g, &step)
                                           : (const uint8_t *)rows + (o * (n / SIGN_BLOCK) + g) * SIGN_BLOCK_BYTES;
-            const uint8_t *bytes = turned ? block + 2 * PANEL_ROWS + place_of_row((int)r) : block + 2;
             const uint32_t scale = bits_of_float(half_to_float(half_at(block, r)));
             for (int k = 0; k < SIGN_BLOCK; k++) {
-                uint32_t minus = ~((uint32_t)bytes[k / 8 * (turned ? PANEL_ROWS : 1)] >> k % 8) << 31;
-                to[g * SIGN_BLOCK + k] = float_of_bits(scale ^ minus);
+                const uint32_t byte = block[turned ? place_of_byte((int)r, k / 8) : 2 + k / 8];
+                to[g * SIGN_BLOCK + k] = float_of_bits(scale ^ ~(byte >> k % 8) << 31);
             }
         }
 }

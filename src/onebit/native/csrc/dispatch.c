@@ -20,7 +20,9 @@ static int has_avx512bw(void) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 static int has_avx512vnni(void) { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
-static int has_avx512(void) { return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq"); }
+static int has_avx512(void) {
+    return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vbmi2");
+}
 #if defined(OB_AMX)
 static int has_amx(void) { return has_avx512() && ob_has_amx(); }
 #endif

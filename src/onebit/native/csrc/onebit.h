@@ -383,8 +383,9 @@ typedef struct {
     int64_t (*run_dense_gradient)(const ob_dense_gradient *call, int32_t stage, int32_t part, int32_t parts);
     /* Values number `begin` to `end`; NULL as run_norm. */
     void (*run_update)(const ob_update *call, int64_t begin, int64_t end);
-    /* Turns rows of OB_MATRIX_Q1_0 into panels; `to` may be the rows, if the outputs are a multiple of 32. NULL as run_norm. */
-    void (*run_turn)(const ob_matrix *rows, void *to);
+    /* Turns rows of OB_MATRIX_Q1_0 into panels; `to` may be the rows, if the outputs are a multiple of 32. `scratch` has room for 128
+     * rows. NULL as run_norm. */
+    void (*run_turn)(const ob_matrix *rows, void *to, void *scratch);
     /* Part number `part` of `parts`, one thread each; returns the size of the scratch memory in bytes, and does nothing else if
      * `scratch` is NULL. The result is the same for any `parts`. */
     int64_t (*run_decoder)(ob_decoder *call, int32_t part, int32_t parts, ob_barrier *barrier);

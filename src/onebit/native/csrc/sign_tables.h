@@ -4,18 +4,32 @@
  * sum of them with signs fits 16 bits exactly. A block adds (sum * unit) * scale to its output, in float32, one block after
  * the other. Nothing else is rounded: all instruction sets and any split of the work give the same bits.
  *
- * Tables. Four neighboring inputs have 16 sums P of those whose sign is +. A sum with signs is 2 P - sum |q| if each negative input
+ * Tables of words (WORD_TABLES), where 32 words are looked up at once: five neighboring inputs have 32 sums with signs.
+ *
+ * Tables of bytes. Four neighboring inputs have 16 sums P of those whose sign is +. A sum with signs is 2 P - sum |q| if each negative input
  * is added once, which the first table does. So P counts modulo 2^15: tables have a plane of its lowest 7 bits, of which
  * two sums fit a byte, and a plane of the next 8, whose sums may overflow.
  *
- * Panels. 32 rows of blocks in turn: 32 scales, then 16 times the same byte of all rows. They have exactly the bytes of their rows,
- * so a matrix is turned in its place. Two panels lie side by side, block by block: one row of inputs reads them as one stream. */
+ * Panels. 32 rows of blocks in turn: 32 scales, then 16 times the same byte of all rows, or 8 times the same word. They have exactly the
+ * bytes of their rows, so a matrix is turned in its place. SIDE panels lie side by side, block by block: one row of inputs reads
+ * them as one stream. */
 #define SIGN_BLOCK 128
 #define SIGN_BLOCK_BYTES 18
 #define PANEL_ROWS 32
 #define PANEL_BYTES (PANEL_ROWS * SIGN_BLOCK_BYTES)
-#define SIDE 2             /* panels side by side */
-#define TABLE_BYTES 1024   /* of a block: 32 tables, each with two planes of 16 */
+#if defined(__AVX512VBMI2__)
+#define WORD_TABLES
+#endif
+#ifdef WORD_TABLES
+#define SIDE 4
+#define TABLES 26
+#define TABLE_BYTES (TABLES * 64) /* of a block */
+#define TILE_INPUTS 4             /* rows of inputs at once */
+#else
+#define SIDE 2
+#define TABLE_BYTES 1024 /* of a block: 32 tables, each with two planes of 16 */
+#define TILE_INPUTS 2
+#endif
 #define MOST_SUM 32703     /* 32767 - 128 / 2 */
 #define PART_TABLES 16     /* tables of so many blocks stay in the first-level cache */
 #define AHEAD 8192         /* bytes that are fetched before they are needed */
@@ -47,11 +61,14 @@ NORM_INLINE sign_bytes_t choose_bytes(const uint8_t *table, sign_bytes_t index) 
 typedef uint16_t sign_words_t __attribute__((vector_size(SIGN_BYTES)));
 #define SIGN_LANES (SIGN_BYTES / 2)
 #define SIGN_HALVES (PANEL_ROWS / SIGN_BYTES)
-#define SIGN_PANELS (SIGN_BYTES == 32 ? SIDE : 1) /* in registers at once */
 
-/* The place of a row's byte among those of a panel: even bytes of a register are its first outputs, odd ones the others. */
-static int place_of_row(int row) {
-    return row / SIGN_BYTES * SIGN_BYTES + row % SIGN_LANES * 2 + row % SIGN_BYTES / SIGN_LANES;
+/* The place of byte `n` of a row's signs in a block of a panel. */
+static int place_of_byte(int row, int n) {
+#ifdef WORD_TABLES
+    return 2 * PANEL_ROWS + n / 2 * 2 * PANEL_ROWS + 2 * row + n % 2;
+#else /* even bytes of a register are its first outputs, odd ones the others */
+    return (2 + n) * PANEL_ROWS + row / SIGN_BYTES * SIGN_BYTES + row % SIGN_LANES * 2 + row % SIGN_BYTES / SIGN_LANES;
+#endif
 }
 
 NORM_INLINE float half_to_float(uint16_t half) {
@@ -124,10 +141,23 @@ static float round_block(const float *x, int16_t *to) {
     return unit;
 }
 
-/* Tables of 128 inputs; `mass` becomes sum |q|. */
+/* Tables of 128 inputs; of bytes, `mass` becomes sum |q|. */
 static float make_tables(const float *x, uint8_t *tables, uint16_t *mass) {
-    int16_t q[SIGN_BLOCK];
+    int16_t q[SIGN_BLOCK + 2] = {0};
     const float unit = round_block(x, q);
+#ifdef WORD_TABLES
+    (void)mass;
+    for (int t = 0; t < TABLES; t++) {
+        const int16_t *a = q + 5 * t;
+        uint16_t sums[32];
+        for (int k = 0; k < 32; k++) {
+            int sum = 0;
+            for (int i = 0; i < 5; i++) sum += k >> i & 1 ? a[i] : -a[i];
+            sums[k] = (uint16_t)sum;
+        }
+        memcpy(tables + 64 * t, sums, sizeof sums);
+    }
+#else
     int negative = 0, all = 0;
     for (int k = 0; k < SIGN_BLOCK; k++) {
         all += q[k] < 0 ? -q[k] : q[k];
@@ -143,6 +173,7 @@ static float make_tables(const float *x, uint8_t *tables, uint16_t *mass) {
             tables[16 + k] = (uint8_t)(sum >> 7);
         }
     }
+#endif
     return unit;
 }
 
@@ -155,25 +186,24 @@ static const uint8_t *panel_block(const ob_matrix *m, int64_t p, int64_t g, int6
 }
 
 /* Rows past the last one repeat it. */
-static void run_turn(const ob_matrix *m, void *to) {
+static void run_turn(const ob_matrix *m, void *to, void *turned) {
     const int64_t blocks = m->inputs / SIGN_BLOCK, row_bytes = blocks * SIGN_BLOCK_BYTES;
     const int64_t panels = (m->outputs + PANEL_ROWS - 1) / PANEL_ROWS;
-    uint8_t *turned = malloc((size_t)(SIDE * blocks * PANEL_BYTES)), *at = to;
-    for (int64_t p = 0, side; turned && p < panels; p += side, at += side * blocks * PANEL_BYTES) {
+    uint8_t *at = to;
+    for (int64_t p = 0, side; p < panels; p += side, at += side * blocks * PANEL_BYTES) {
         side = panels - p < SIDE ? panels - p : SIDE;
         for (int64_t k = 0; k < side * PANEL_ROWS; k++) {
             int64_t o = p * PANEL_ROWS + k;
             const uint8_t *row = (const uint8_t *)m->rows + (o < m->outputs ? o : m->outputs - 1) * row_bytes;
-            uint8_t *panel = turned + k / PANEL_ROWS * PANEL_BYTES;
-            const int r = (int)(k % PANEL_ROWS), place = place_of_row(r);
+            uint8_t *panel = (uint8_t *)turned + k / PANEL_ROWS * PANEL_BYTES;
+            const int r = (int)(k % PANEL_ROWS);
             for (int64_t g = 0; g < blocks; g++, row += SIGN_BLOCK_BYTES, panel += side * PANEL_BYTES) {
                 memcpy(panel + 2 * r, row, 2);
-                for (int n = 0; n < 16; n++) panel[(2 + n) * PANEL_ROWS + place] = row[2 + n];
+                for (int n = 0; n < 16; n++) panel[place_of_byte(r, n)] = row[2 + n];
             }
         }
         memcpy(at, turned, (size_t)(side * blocks * PANEL_BYTES));
     }
-    free(turned);
 }
 
 /* Rounded inputs: of each row its tables, units and masses, block by block. */
@@ -184,6 +214,77 @@ typedef struct {
     int64_t blocks;
 } rounded_t;
 
+/* y += (sum * unit) * scale, for some outputs of a panel. */
+NORM_INLINE void add_block(const int16_t *sums, int count, float unit, const uint8_t *scales, float *to) {
+#pragma GCC unroll 8
+    for (int k = 0; k < count; k += NORM_LANES) {
+        shorts_t some;
+        memcpy(&some, sums + k, sizeof some);
+        floats_t sum = __builtin_convertvector(__builtin_convertvector(some, ints_t), floats_t);
+        sum = load_lanes(to + k) + (sum * unit) * half_lanes(scales + 2 * k);
+        memcpy(to + k, &sum, sizeof sum);
+    }
+}
+
+#ifdef WORD_TABLES
+typedef uint16_t table_t __attribute__((vector_size(64)));
+
+/* choose_words: for each word of an index the word of a table of 32. shift_right: bits `s` on of words, then those of `next`. */
+#if defined(__AVX512VBMI2__)
+#define choose_words(table, index) (table_t)_mm512_permutexvar_epi16((__m512i)(index), (__m512i)(table))
+#define shift_right(word, next, s) (table_t)_mm512_shrdi_epi16((__m512i)(word), (__m512i)(next), s)
+#else
+NORM_INLINE table_t choose_words(table_t table, table_t index) {
+    table_t chosen;
+    for (int k = 0; k < 32; k++) chosen[k] = table[index[k] & 31];
+    return chosen;
+}
+#define shift_right(word, next, s) ((word) >> (s) | (next) << (16 - (s)))
+#endif
+
+NORM_INLINE table_t load_table(const uint8_t *from) {
+    table_t words;
+    memcpy(&words, from, sizeof words);
+    return words;
+}
+
+/* Table `f`, which five bits from bit 5 f on choose from. */
+#define FIELD(f)                                                                                                      \
+    {                                                                                                                 \
+        enum { j = 5 * (f) / 16, s = 5 * (f) % 16, last = j == 7 };                                                   \
+        table_t index[4];                                                                                             \
+        _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) {                                                         \
+            const uint8_t *at = w + p * PANEL_BYTES + 2 * PANEL_ROWS * (1 + j);                                       \
+            index[p] = load_table(at);                                                                                \
+            if (s + 5 > 16 && !last) index[p] = shift_right(index[p], load_table(at + 2 * PANEL_ROWS * !last), s);    \
+            else if (s) index[p] >>= s;                                                                               \
+        }                                                                                                             \
+        _Pragma("GCC unroll 4") for (int m = 0; m < R; m++) {                                                         \
+            const table_t table = load_table(x.tables + (m * x.blocks + g) * TABLE_BYTES + 64 * (f));                 \
+            _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) sum[m][p] += choose_words(table, index[p]);           \
+        }                                                                                                             \
+    }
+
+/* y += the products of R rows with P panels, of some blocks. `ahead`: bytes to what is fetched. */
+NORM_INLINE void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step, int64_t ahead, float *y,
+                           int64_t y_row) {
+    for (int g = 0; g < blocks; g++, w += step) {
+        for (int k = 0; k < P * PANEL_BYTES; k += 64) __builtin_prefetch(w + ahead + k, 0, 2); /* into the second level */
+        table_t sum[4][4];
+        _Pragma("GCC unroll 4") for (int m = 0; m < R; m++)
+            _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) sum[m][p] = (table_t){0};
+        FIELD(0) FIELD(1) FIELD(2) FIELD(3) FIELD(4) FIELD(5) FIELD(6) FIELD(7) FIELD(8) FIELD(9) FIELD(10) FIELD(11) FIELD(12)
+        FIELD(13) FIELD(14) FIELD(15) FIELD(16) FIELD(17) FIELD(18) FIELD(19) FIELD(20) FIELD(21) FIELD(22) FIELD(23) FIELD(24)
+        FIELD(25)
+        _Pragma("GCC unroll 4") for (int p = 0; p < P; p++)
+            _Pragma("GCC unroll 4") for (int m = 0; m < R; m++) {
+                int16_t sums[PANEL_ROWS];
+                memcpy(sums, &sum[m][p], sizeof sums);
+                add_block(sums, PANEL_ROWS, x.units[m * x.blocks + g], w + p * PANEL_BYTES, y + m * y_row + p * PANEL_ROWS);
+            }
+    }
+}
+#else
 /* y += the products of R rows with P panels, of some blocks. `ahead`: bytes to what is fetched. */
 NORM_INLINE void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step, int64_t ahead, float *y,
                            int64_t y_row) {
@@ -230,39 +331,37 @@ NORM_INLINE void sign_tile(const int R, const int P, int blocks, rounded_t x, co
                     sign_words_t first = (((all[m][p] - (odd[m][p] << 8)) + ((up & 255) << 7)) << 1) - mass;
                     sign_words_t second = ((odd[m][p] + (up >> 8 << 7)) << 1) - mass;
                     memcpy(sums, &first, sizeof first), memcpy(sums + SIGN_LANES, &second, sizeof second);
-                    float *to = y + m * y_row + p * PANEL_ROWS + h * SIGN_BYTES;
-#pragma GCC unroll 8
-                    for (int k = 0; k < SIGN_BYTES; k += NORM_LANES) {
-                        shorts_t some;
-                        memcpy(&some, sums + k, sizeof some);
-                        floats_t sum = __builtin_convertvector(__builtin_convertvector(some, ints_t), floats_t);
-                        sum = load_lanes(to + k) + (sum * unit) * half_lanes(w + p * PANEL_BYTES + 2 * (h * SIGN_BYTES + k));
-                        memcpy(to + k, &sum, sizeof sum);
-                    }
+                    add_block(sums, SIGN_BYTES, unit, w + p * PANEL_BYTES + 2 * h * SIGN_BYTES,
+                              y + m * y_row + p * PANEL_ROWS + h * SIGN_BYTES);
                 }
         }
     }
 }
+#endif
 
 /* y = the products of rows of rounded inputs with panels `begin` to `end`; y has room for whole panels. */
 static void sign_product(const ob_matrix *m, int64_t rows, rounded_t x, float *y, int64_t y_row, int64_t begin, int64_t end) {
     for (int64_t r = 0; r < rows; r++) memset(y + r * y_row + begin * PANEL_ROWS, 0, (size_t)((end - begin) * PANEL_ROWS) * sizeof *y);
     for (int64_t r = 0, many; r < rows; r += many) {
-        many = rows - r >= 2 ? 2 : 1;
+        many = rows - r >= TILE_INPUTS ? TILE_INPUTS : rows - r >= 2 ? 2 : 1;
         for (int64_t g = 0, part; g < x.blocks; g += part) {
             part = x.blocks - g < PART_TABLES / many ? x.blocks - g : PART_TABLES / many;
             rounded_t some = {x.tables + (r * x.blocks + g) * TABLE_BYTES, x.units + r * x.blocks + g, x.masses + r * x.blocks + g, x.blocks};
             for (int64_t p = begin, width; p < end; p += width) {
-                int64_t step, ahead = many == 1 ? AHEAD : SIDE * x.blocks * PANEL_BYTES; /* several rows: the same blocks of the next panels */
+                /* several rows: the same blocks of the next panels */
+                int64_t step, ahead = many == 1 ? AHEAD : SIDE * x.blocks * PANEL_BYTES;
                 const uint8_t *w = panel_block(m, p, g, &step);
                 float *to = y + r * y_row + p * PANEL_ROWS;
-                width = many == 1 && SIGN_PANELS > 1 && p % SIDE == 0 && end - p >= 2 ? 2 : 1;
-                if (many == 2)
-                    sign_tile(2, 1, (int)part, some, w, step, ahead, to, y_row);
-                else if (width == 2)
-                    sign_tile(1, 2, (int)part, some, w, step, ahead, to, y_row);
-                else
-                    sign_tile(1, 1, (int)part, some, w, step, ahead, to, y_row);
+#define RUN_TILE(R, P) sign_tile(R, P, (int)part, some, w, step, ahead, to, y_row)
+                width = p % 2 == 0 && end - p >= 2 ? 2 : 1;
+#ifdef WORD_TABLES
+                if (many == 1 && p % 4 == 0 && end - p >= 4) width = 4;
+                many == 4 ? width == 2 ? RUN_TILE(4, 2) : RUN_TILE(4, 1) : many == 2 ? width == 2 ? RUN_TILE(2, 2) : RUN_TILE(2, 1)
+                : width == 4 ? RUN_TILE(1, 4) : width == 2 ? RUN_TILE(1, 2) : RUN_TILE(1, 1);
+#else
+                if (many == 2 || SIGN_BYTES < 32) width = 1;
+                many == 2 ? RUN_TILE(2, 1) : width == 2 ? RUN_TILE(1, 2) : RUN_TILE(1, 1);
+#endif
             }
         }
     }
