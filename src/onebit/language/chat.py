@@ -14,7 +14,7 @@ from onebit.errors import FormatError
 SECONDS, MEMORY, LARGEST = 5, 1 << 29, 1_000_000
 """Limits of a template: time, bytes of memory (not on Windows), and characters of its text."""
 _RENDER = """
-import json, sys
+import datetime, json, sys
 given = json.load(sys.stdin)
 sys.path[:] = given["path"]
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -29,6 +29,7 @@ def refuse(message):
 made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
 made.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
 made.globals["raise_exception"] = refuse
+made.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
 text = made.from_string(given["template"]).render(**given["values"])
 if len(text) > given["largest"]:
     refuse(f"it makes {len(text):,} characters")

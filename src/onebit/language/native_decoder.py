@@ -48,13 +48,15 @@ class NativeDecoder:
             matrices[0] = matrices[1]
         else:
             self._place(matrices[0], embedding, turned=False)
+        # on a small file, working memory is not larger than the file
+        rows = max(1, min(ROWS, context, net.bytes_ // (50 * max(net.width, net.inner, net.heads * net.head_size))))
         norms = (ctypes.c_void_p * len(net.norms))(*(self._address(norm) for norm in net.norms))
         count = -(-context // SEGMENT) * SEGMENT * net.layers * net.kv_heads
         self._call = call = DecoderStruct(
             width=net.width, inner=net.inner, layers=net.layers, heads=net.heads, kv_heads=net.kv_heads,
             head_size=net.head_size, context=context, interleaved=INTERLEAVED[net.kind], kv_bytes=KV_BYTES[kv],
             eps=net.eps, matrices=ctypes.addressof(matrices), norms=ctypes.addressof(norms),
-            rotation=self._address(net.rotation(context)), row_limit=min(ROWS, context), parts=threads,
+            rotation=self._address(net.rotation(context)), row_limit=rows, parts=threads,
         )  # fmt: skip
         self.kv_bytes = 2 * count * net.head_size * KV_BYTES[kv]
         call.keys, call.values = (self._address(_zeros(self.kv_bytes // 2)) for _ in range(2))

@@ -18,8 +18,8 @@ INTERLEAVED = {"llama": True, "qwen2": False, "qwen3": False}
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 NORMS = ("attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm")
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q1_0")
-UNIT = 32
-"""Widths are multiples of it."""
+UNIT, MAX_HEAD = 32, 512
+"""Widths are multiples of the first; sums of int8 keys fit 32 bits up to the second."""
 _SCALING = ("type", "factor", "original_context_length", "attn_factor", "yarn_beta_fast", "yarn_beta_slow")
 
 
@@ -93,7 +93,7 @@ def _net(file: GgufFile) -> Net:
     kv_heads = _count(facts.pop("attention.head_count_kv", heads))
     head_size = _count(facts.pop("attention.key_length", width // heads))
     eps, context = facts.pop("attention.layer_norm_rms_epsilon"), _count(facts.get("context_length", 4096))
-    if heads % kv_heads or any(size % UNIT for size in (width, inner, head_size)):
+    if heads % kv_heads or any(size % UNIT for size in (width, inner, head_size)) or head_size > MAX_HEAD:
         raise ValueError(f"widths {width}, {inner} and {head_size} of {heads} and {kv_heads} heads")
     if not 0 <= eps < 1 or facts.pop("attention.value_length", head_size) != head_size:
         raise ValueError("values of another size than keys, or no epsilon")
