@@ -1,6 +1,6 @@
 """Trains a small Llama with weights of one bit beside its float twin: python examples/language_model.py [TEXT_FILE]
 
-Needs transformers, gguf and xllamacpp. Without a file, the text is the sources of Python's standard library.
+Needs transformers and gguf. Without a file, the text is the sources of Python's standard library.
 """
 
 import sys
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import xllamacpp
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -59,6 +58,3 @@ if __name__ == "__main__":
 
     onebit.export_gguf(model, FOLDER / "net.gguf", tokenizer=FOLDER)
     print("".join(onebit.load_language_model(FOLDER / "net.gguf").generate("def read_", max_tokens=40)))
-    options = xllamacpp.CommonParams()
-    options.model.path, options.n_ctx = str(FOLDER / "net.gguf"), 512
-    print(xllamacpp.Server(options).handle_completions({"prompt": "def read_", "n_predict": 40})["choices"][0]["text"])

@@ -41,7 +41,7 @@ def blob(path: Path, tokens: np.ndarray, options: dict[str, Any]) -> tuple[bytes
     isa: Any = SimpleNamespace(run_decoder=lambda *_: 0)
     decoder = NativeDecoder(read_net(path)[0], isa, threads=1, **(options | {"exact": True}))  # turns no matrix
     call, data, offsets = decoder._call, bytearray(64), dict[int, int]()
-    call.tokens, call.rows, call.all = tokens.ctypes.data, len(tokens), 1
+    call.tokens, call.rows, call.row_limit, call.all = tokens.ctypes.data, len(tokens), len(tokens), 1
 
     def put(content: bytes) -> int:
         place = len(data)
