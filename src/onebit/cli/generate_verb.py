@@ -8,6 +8,7 @@ from typing import Any
 
 from onebit.cli.output import answer_either
 from onebit.cli.parsing import Parser, whole_number
+from onebit.common.progress import discard
 from onebit.errors import UsageError, escaped
 
 Option = tuple[Any, Any, str, str]
@@ -60,7 +61,11 @@ def printed(pieces: Iterable[str]) -> Iterator[str]:
     """Print text as it comes, with control characters escaped but ends of lines and tabs; pass it on."""
     for piece in pieces:
         text = "".join(letter if letter in "\n\t" else escaped(letter) for letter in piece)
-        print(text, end="", flush=True)
+        try:
+            print(text, end="", flush=True)
+        except BrokenPipeError:  # as in `onebit generate … | head`
+            discard(sys.stdout)
+            return
         yield piece
 
 
