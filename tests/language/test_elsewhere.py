@@ -137,7 +137,7 @@ def test_tokens_are_those_of_llama_cpp_and_decode_back(pre: str, tmp_path: Path)
     facts = {
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.eos_token_id": len(tokens) - 3,
-        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.bos_token_id": len(tokens) - 2,
     }
     shape = (128, 128, 1, 2, 1, 64, len(tokens))
     path = write_model(tmp_path / "x.gguf", shape, tokens=tokens, types=types, merges=merges, facts=facts)
@@ -145,6 +145,7 @@ def test_tokens_are_those_of_llama_cpp_and_decode_back(pre: str, tmp_path: Path)
     with running(path, len(tokens)) as server:
         for string in STRINGS:
             ids = lm.encode(string)
+            assert ids[: pre == "llama-bpe"] == lm.tokenizer.first
             assert ids == server.tokenize(string), string
             assert lm.decode(ids) == string.replace(ENDS, "").replace("<|user|>", ""), string
 

@@ -135,6 +135,11 @@ def test_probabilities_and_loss(model: LanguageModel) -> None:
 def test_templates_of_chats(model: LanguageModel) -> None:
     messages = [{"role": "user", "content": "Hi"}]
     assert model.prompt(messages) == f"<|user|>Hi{ENDS}<|assistant|>"
+    facts = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 259}
+    file = model.tokenizer._file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.tokenizer, "_file", file._replace(facts=file.facts | facts))
+        assert model.encode(model.prompt(messages))[:3] == [259, *model.encode("Hi")[1:3]]  # begins once
     assert render("{{ bos_token }}{{ messages[0].content | trim }}{{ x }}", messages, bos_token="<s>", x=1) == "<s>Hi1"
     assert render("{{ {'é': 1} | tojson }}", []) == '{"é": 1}'
 

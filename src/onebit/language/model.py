@@ -172,7 +172,8 @@ class LanguageModel:
         if not isinstance(self.template, str):
             raise UsageError("the file has no chat template")
         names = {f"{what}_token": self.tokenizer.name(what) for what in ("bos", "eos")}
-        return render(self.template, messages, **names, **values)
+        text = render(self.template, messages, **names, **values)
+        return text.removeprefix(names["bos_token"]) if self.tokenizer.first else text  # which `encode` adds
 
     def _checked(self, tokens: Sequence[int]) -> np.ndarray:
         ids = np.asarray(tokens)

@@ -60,8 +60,8 @@ class Tokenizer:
     @property
     def first(self) -> list[int]:
         """The tokens before a text."""
-        bos = self._fact("bos_token_id")
-        return [bos] if self._fact("add_bos_token", False) and bos is not None else []
+        bos, pre = self._fact("bos_token_id"), self._fact("pre")
+        return [bos] if self._fact("add_bos_token", pre == "llama-bpe") and bos is not None else []
 
     def name(self, what: str) -> str:
         """The text of the token "bos" or "eos"; "" for none."""
