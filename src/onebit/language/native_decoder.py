@@ -58,8 +58,8 @@ class NativeDecoder:
             eps=net.eps, matrices=ctypes.addressof(matrices), norms=ctypes.addressof(norms),
             rotation=self._address(net.rotation(context)), row_limit=rows, parts=threads,
         )  # fmt: skip
-        self.kv_bytes = 2 * count * net.head_size * KV_BYTES[kv]
-        call.keys, call.values = (self._address(_zeros(self.kv_bytes // 2)) for _ in range(2))
+        kv_bytes = 2 * count * net.head_size * KV_BYTES[kv]
+        call.keys, call.values = (self._address(_zeros(kv_bytes // 2)) for _ in range(2))
         if kv == "int8":
             call.kv_scales = self._address(_zeros(8 * count))
         scratch = np.empty(isa.run_decoder(call, 0, threads, None) + 63, np.uint8)

@@ -31,7 +31,6 @@ class ReferenceDecoder:
         shape = net.layers, net.kv_heads, context, net.head_size
         self._keys, self._values = np.zeros(shape, _F), np.zeros(shape, _F)
         self._units = np.zeros((2, *shape[:3]), _F)  # of keys and values in int8
-        self.kv_bytes = 2 * self._keys.nbytes
 
     def run(self, tokens: np.ndarray, position: int, *, all_rows: bool = False) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -139,6 +139,3 @@ class Tokenizer:
             held += decoder.decode(b"", final=True)
         if held:
             yield held
-
-
-Encode = Callable[[str], list[int]]
