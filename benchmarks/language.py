@@ -17,10 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,6 +28,7 @@ from torch import Tensor
 import onebit
 from benchmarks.random_gguf import SHAPES, write_random
 from benchmarks.shared import ROOT, set_up_process
+from onebit.language.timing import run_once
 
 FOLDER = Path(os.environ.get("ONEBIT_LANGUAGE", ROOT / "build" / "language"))
 """Where `make build/language` installs transformers and xllamacpp."""
@@ -126,18 +127,9 @@ def in_llama_cpp(file: Path, prompt: Tensor, tokens: int, threads: int, vocabula
 
 def in_onebit(file: Path, prompt: Tensor, tokens: int, threads: int, **options: Any) -> tuple[Timed, Tensor]:
     """`onebit.load_language_model`, and its log-probabilities of the token after the prompt."""
-    ids, count = prompt.flatten().numpy(), prompt.numel()
-    model = onebit.load_language_model(file, threads=threads, context=count + tokens, **options)
-
-    def generate() -> tuple[float, float]:
-        begin = time.perf_counter()
-        token = model.decoder.run(ids, 0)[0].argmax()
-        between = time.perf_counter()
-        for n in range(tokens):
-            token = model.decoder.run(np.array([token]), count + n)[0].argmax()
-        return count / (between - begin), tokens / (time.perf_counter() - between)
-
-    return generate, torch.from_numpy(model.log_probabilities(ids.tolist())[-1])
+    ids = prompt.flatten().numpy()
+    model = onebit.load_language_model(file, threads=threads, context=len(ids) + tokens, **options)
+    return partial(run_once, model, ids, tokens), torch.from_numpy(model.log_probabilities(ids.tolist())[-1])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onebit.language.tokenizer import BYTES
 from onebit.packed.gguf_file import GROUP, gguf_package, pack_q1_0
 
 SHAPES = {
@@ -21,12 +22,7 @@ SHAPES = {
     "8B": (4096, 12288, 36, 32, 8, 128, 151_936),
 }
 """Name -> width, inner width, layers, heads, heads of keys, size of a head, tokens: those of Qwen3."""
-TOKENIZER = {"model": "gpt2", "pre": "gpt-2"}
-
-
-def alphabet() -> list[str]:
-    """The characters of bytes 0 to 255 in a byte-level BPE."""
-    return [letter for _, letter in sorted(gguf_package().vocab.bytes_to_unicode().items())]
+ALPHABET = sorted(BYTES, key=BYTES.__getitem__)
 
 
 def write_random(
@@ -64,23 +60,22 @@ def write_random(
         name = key if key.startswith("tokenizer.") else f"{kind}.{key}"
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add[type(value)](name, value)
-    tokens = tokens or [*alphabet(), *(f"t{n}" for n in range(256, vocabulary))][:vocabulary]
-    writer.add_tokenizer_model(TOKENIZER["model"])
+    tokens = tokens or [*ALPHABET, *(f"t{n}" for n in range(256, vocabulary))][:vocabulary]
+    writer.add_tokenizer_model("gpt2")
     if "tokenizer.ggml.pre" not in facts:
-        writer.add_tokenizer_pre(TOKENIZER["pre"])
+        writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types(types or [1] * len(tokens))
     writer.add_token_merges(merges or ["a b"])
 
     def matrix(name: str, outputs: int, inputs: int, form: str, scale: float) -> None:
-        values = (
-            rng.standard_normal((outputs, inputs)) if form != "Q1_0" else rng.integers(0, 2, (outputs, inputs), np.int8)
-        )
         if form == "Q1_0":
+            signs = 2 * rng.integers(0, 2, (outputs, inputs), np.int8) - 1
             scales = scale * (0.5 + rng.random((outputs, inputs // GROUP)))
-            data = pack_q1_0(2 * values - 1, scales.astype(np.float16))
+            data = pack_q1_0(signs, scales.astype(np.float16))
         else:
-            data = gguf.quantize((values * scale).astype(np.float32), gguf.GGMLQuantizationType[form])
+            values = (scale * rng.standard_normal((outputs, inputs))).astype(np.float32)
+            data = gguf.quantize(values, gguf.GGMLQuantizationType[form])
         writer.add_tensor(f"{name}.weight", data, raw_dtype=gguf.GGMLQuantizationType[form])
 
     def vector(name: str, count: int, *, around: float = 1.0) -> None:

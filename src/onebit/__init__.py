@@ -21,7 +21,7 @@ _find, __dir__, _HOME = lazy(
         "export": "export_net",
         "fold.packed_layers": "packed_layers_",
         "integer.nets": "integer_net",
-        "language": "load_language_model",
+        "language.model": "load_language_model",
         "layers": "BinarizeReport BinaryConv1d BinaryConv2d BinaryConvTranspose1d BinaryConvTranspose2d "
         "BinaryLinear InputCoding Normalize binarize_ binarize_from_config_ dense_ describe_layers quantizer_config",
         "models": "create_model",

@@ -31,7 +31,7 @@ from onebit.evaluation.modes import evaluate as evaluate
 from onebit.export import export_net as export_net
 from onebit.fold.packed_layers import packed_layers_ as packed_layers_
 from onebit.integer.nets import integer_net as integer_net
-from onebit.language import load_language_model as load_language_model
+from onebit.language.model import load_language_model as load_language_model
 from onebit.layers import (
     BinarizeReport as BinarizeReport,
     BinaryConv1d as BinaryConv1d,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.random_gguf import alphabet
+from benchmarks.random_gguf import ALPHABET
 from onebit.language import load_language_model
 from support.command_line import Onebit
 from support.gguf_models import ENDS, TEMPLATE, write_model
@@ -20,7 +20,7 @@ from support.gguf_models import ENDS, TEMPLATE, write_model
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     pytest.importorskip("tokenizers")
-    tokens = [*alphabet(), "ab", ENDS, "<|user|>", "<|assistant|>"]
+    tokens = [*ALPHABET, "ab", ENDS, "<|user|>", "<|assistant|>"]
     facts = {"tokenizer.chat_template": TEMPLATE, "tokenizer.ggml.eos_token_id": 257}
     path = tmp_path_factory.mktemp("model") / "x.gguf"
     types = [1] * 257 + [3] * 3

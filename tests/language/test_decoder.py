@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from onebit.language.native_decoder import NativeDecoder
-from onebit.language.net import Net, read_net, real_weight
+from onebit.language.net import Net, read_net
 from onebit.language.reference import LARGEST_SUM, ReferenceDecoder, _exp, _rounded
 from onebit.native import instruction_sets
 from onebit.native.library import compiled_sets
@@ -112,7 +112,7 @@ def test_exp_is_near_to_numpys() -> None:
 
 def float64_net(net: Net, tokens: np.ndarray) -> np.ndarray:
     """Logits of a net in float64, written down as transformers has it: no code of the decoder."""
-    real = [real_weight(matrix.weight).astype(np.float64) for matrix in net.matrices]
+    real = [matrix.weight.values().astype(np.float64) for matrix in net.matrices]
     bias = [0 if matrix.bias is None else matrix.bias.astype(np.float64) for matrix in net.matrices]
 
     def norm(x: np.ndarray, weight: Any) -> np.ndarray:

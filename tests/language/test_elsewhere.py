@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import onebit
-from benchmarks.random_gguf import alphabet
+from benchmarks.random_gguf import ALPHABET
 from onebit.language import Sampling, load_language_model
 from onebit.language.tokenizer import PRE
 from support.gguf_models import ENDS, write_model
@@ -127,7 +127,7 @@ def test_tokens_are_those_of_llama_cpp_and_decode_back(pre: str, tmp_path: Path)
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not regex)
     made.pre_tokenizer = pre_tokenizers.Sequence([*splits, whole])
     text = [path.read_text() for path in Path(onebit.__file__).parent.rglob("*.py")] + STRINGS * 50
-    options: Any = {"vocab_size": 3000, "initial_alphabet": alphabet(), "show_progress": False}
+    options: Any = {"vocab_size": 3000, "initial_alphabet": ALPHABET, "show_progress": False}
     made.train_from_iterator(text, trainers.BpeTrainer(**options))
     model = json.loads(made.to_str())["model"]
     tokens = [token for token, _ in sorted(model["vocab"].items(), key=lambda item: item[1])]

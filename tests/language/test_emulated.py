@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,24 +15,15 @@ from onebit.language.native_decoder import NativeDecoder
 from onebit.language.net import read_net
 from onebit.language.reference import ReferenceDecoder
 from onebit.native.abi import DecoderStruct, MatrixStruct
-from support.compiling import FLAGS, SOURCES, compiled
+from support.compiling import EMULATOR, emulated_program, needs_emulator
 from support.gguf_models import tokens_of, write_model
 
-COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or EMULATOR is None, reason="no aarch64-linux-gnu-gcc or no qemu-aarch64: NEON is not tested"
-)
+pytestmark = needs_emulator
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    assert COMPILER is not None
-    folder = tmp_path_factory.mktemp("emulated")
-    program, source = folder / "emulated", Path(__file__).parents[1] / "support" / "emulated_decoder.c"
-    objects = compiled([COMPILER, "-O1"], "aarch64", folder)
-    command = [COMPILER, *FLAGS, "-O1", "-static", f"-I{SOURCES}", str(source), *objects, "-lm", "-o", str(program)]
-    subprocess.run(command, check=True)
-    return program
+    return emulated_program("emulated_decoder.c", tmp_path_factory.mktemp("emulated"))
 
 
 def blob(path: Path, tokens: np.ndarray, options: dict[str, Any]) -> tuple[bytes, int]:

@@ -17,10 +17,10 @@ LOGITS = np.random.default_rng(0).normal(0, 3, 1000).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    from benchmarks.random_gguf import alphabet
+    from benchmarks.random_gguf import ALPHABET
 
     pytest.importorskip("tokenizers")
-    tokens = [*alphabet(), "ab", "Ġa", ENDS, "<|user|>", "<|assistant|>", "<note>"]
+    tokens = [*ALPHABET, "ab", "Ġa", ENDS, "<|user|>", "<|assistant|>", "<note>"]
     types = [1] * 258 + [3] * 3 + [4]
     facts = {"tokenizer.ggml.eos_token_id": 258, "tokenizer.chat_template": TEMPLATE}
     path = tmp_path_factory.mktemp("model") / "x.gguf"

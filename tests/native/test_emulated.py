@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,16 +11,13 @@ import pytest
 
 from onebit.native import InstructionSet, NativePlan, make_plan
 from onebit.native.abi import CallStruct, EpilogueOpStruct, InputStruct, OutputStruct, PlanStruct
-from support.compiling import FLAGS, SOURCES, compiled
+from support.compiling import EMULATOR, emulated_program, needs_emulator
 from support.covering import covering
 from support.executors import reference
 from support.kernel_nets import kernel_nets, scaled_net
 from support.packed_nets import inputs_of
 
-COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or EMULATOR is None, reason="no aarch64-linux-gnu-gcc or no qemu-aarch64: NEON is not tested"
-)
+pytestmark = needs_emulator
 POINTERS = {
     structure: [name for name, kind in structure._fields_ if kind is ctypes.c_void_p]
     for structure in (EpilogueOpStruct, PlanStruct, CallStruct, InputStruct, OutputStruct)
@@ -69,14 +65,7 @@ def instruction_sets(program: Path) -> list[InstructionSet]:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs a plan with all kernels of AArch64."""
-    assert COMPILER is not None
-    folder = tmp_path_factory.mktemp("emulated")
-    program = folder / "emulated"
-    objects = compiled([COMPILER, "-O1"], "aarch64", folder)  # half the time of -O2
-    source = Path(__file__).parents[1] / "support" / "emulated.c"
-    command = [COMPILER, *FLAGS, "-O1", "-static", f"-I{SOURCES}", str(source), *objects, "-o", str(program)]
-    subprocess.run(command, check=True)
-    return program
+    return emulated_program("emulated.c", tmp_path_factory.mktemp("emulated"))
 
 
 @pytest.mark.parametrize("name", covering(["portable", "neon"], heavy={"portable"}))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 import onebit
 from onebit.native.abi import HASH
@@ -43,3 +46,19 @@ def compiles(command: list[str], options: list[str], folder: Path) -> bool:
     empty.write_text("int none;")
     done = subprocess.run([*command, *options, "-c", str(empty), "-o", str(folder / "empty.o")], capture_output=True)
     return done.returncode == 0
+
+
+COMPILER_ARM64, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+needs_emulator = pytest.mark.skipif(
+    COMPILER_ARM64 is None or EMULATOR is None,
+    reason="no aarch64-linux-gnu-gcc or no qemu-aarch64: NEON is not tested",
+)
+
+
+def emulated_program(source: str, folder: Path) -> Path:
+    """A program of `tests/support` for AArch64, with all of its kernels."""
+    assert COMPILER_ARM64 is not None
+    objects, program = compiled([COMPILER_ARM64, "-O1"], "aarch64", folder), folder / "emulated"  # half the time of -O2
+    command = [COMPILER_ARM64, *FLAGS, "-O1", "-static", f"-I{SOURCES}", str(Path(__file__).parent / source)]
+    subprocess.run([*command, *objects, "-lm", "-o", str(program)], check=True)
+    return program

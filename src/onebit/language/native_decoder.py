@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.common.signals import uninterrupted
 from onebit.language.net import INTERLEAVED, Matrix, Net
-from onebit.native.abi import MATRIX, DecoderStruct, MatrixStruct
+from onebit.native.abi import MATRIX, PANEL_ROWS, SEGMENT, TURN_ROWS, DecoderStruct, MatrixStruct
 from onebit.native.library import InstructionSet
 from onebit.native.thread_pool import run_parts, run_shares
 
@@ -20,9 +20,6 @@ ROWS = 64
 """The most tokens of a call."""
 PROBE = 32
 """Of so many tokens one is tried with the other number of threads."""
-PANEL, SCRATCH_ROWS = 32, 128
-SEGMENT = 256
-"""Positions whose keys and values are together, layer by layer."""
 KV_BYTES = {"float16": 2, "int8": 1}
 
 
@@ -36,7 +33,7 @@ class NativeDecoder:
     def __init__(self, net: Net, isa: InstructionSet, *, threads: int, context: int, kv: str, exact: bool) -> None:
         self.net, self._isa, self._threads = net, isa, threads
         self._kept, self._turns = list[Any](), list[tuple[Any, int]]()
-        self._columns = -(-net.vocabulary // PANEL) * PANEL
+        self._columns = -(-net.vocabulary // PANEL_ROWS) * PANEL_ROWS
         self._seconds, self._calls = dict.fromkeys((threads, 1), 0.0), 0  # of a token
         embedding, head, *others = net.matrices
         matrices = (MatrixStruct * len(net.matrices))()
@@ -107,13 +104,13 @@ class NativeDecoder:
         struct.bias = self._address(matrix.bias)
         if turned and weight.kind == "Q1_0":
             panels = weight.data  # in their place, which no other matrix shares
-            if struct.outputs % PANEL:  # panels need more room than rows
-                panels = np.empty((-(-struct.outputs // PANEL) * PANEL, weight.data.shape[1]), np.uint8)
+            if struct.outputs % PANEL_ROWS:  # panels need more room than rows
+                panels = np.empty((-(-struct.outputs // PANEL_ROWS) * PANEL_ROWS, weight.data.shape[1]), np.uint8)
             self._turns.append((struct, self._address(panels)))
 
     def _turn(self, turns: list[tuple[Any, int]]) -> None:
         for struct, panels in turns:
-            scratch = np.empty(SCRATCH_ROWS * struct.inputs // 128 * 18, np.uint8)
+            scratch = np.empty(TURN_ROWS * struct.inputs // 128 * 18, np.uint8)
             self._isa.run_turn(struct, panels, scratch.ctypes.data)
             struct.rows, struct.kind = panels, MATRIX["panels"]
 

@@ -177,14 +177,3 @@ def _angles(base: float, size: int, scaling: Mapping[str, Any], context: int) ->
     low, high = max(0, math.floor(pair_of(fast))), min(size - 1, math.ceil(pair_of(slow)))
     kept = 1 - np.clip((pair - low) / max(0.001, high - low), 0, 1)
     return angles / factor * (1 - kept) + angles * kept, (scaling["attn_factor"] or 1) * (1 + 0.1 * math.log(factor))
-
-
-def real_weight(tensor: GgufTensor) -> np.ndarray:
-    """The weights of a matrix in float32, (outputs, inputs)."""
-    if tensor.kind == "BF16":
-        return (tensor.data.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape)
-    if tensor.kind == "Q8_0":
-        blocks = tensor.data.reshape(-1, 34)
-        scale = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
-        return (scale * blocks[:, 2:].view(np.int8)).reshape(tensor.shape)
-    return tensor.values()

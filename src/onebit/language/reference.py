@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onebit.language.net import INTERLEAVED, Matrix, Net, real_weight
+from onebit.language.net import INTERLEAVED, Matrix, Net
 from onebit.packed.gguf_file import GROUP, Q1_0, GgufTensor, unpack_q1_0
 
 _F = np.float32
@@ -39,7 +39,7 @@ class ReferenceDecoder:
 
     def _token(self, token: int, position: int) -> np.ndarray:
         net, (embedding, head, *matrices), (last, *norms) = self.net, self.net.matrices, self.net.norms
-        x = real_weight(_row(embedding.weight, token))[0]
+        x = _row(embedding.weight, token).values()[0]
         for n in range(net.layers):
             q, k, v, out, gate, up, down = matrices[7 * n : 7 * n + 7]
             before, between, q_norm, k_norm = norms[4 * n : 4 * n + 4]
@@ -104,7 +104,7 @@ class ReferenceDecoder:
                 sums = signs[:, g * GROUP : (g + 1) * GROUP].astype(np.int32) @ q
                 y += sums.astype(_F) * unit * scale[:, g].astype(_F)
         else:
-            y = _sum(real_weight(weight) * x, 32)
+            y = _sum(weight.values() * x, 32)
         return y if matrix.bias is None else y + matrix.bias
 
 
@@ -146,9 +146,7 @@ def _rounded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Integers (blocks, 128) and units (blocks,), so that every sum of a block's integers with signs fits 16 bits."""
     blocks = x.reshape(-1, GROUP)
     units = _sum(np.abs(blocks), 32) * (_F(1) / _F(LARGEST_SUM))
-    sound = (units >= 2.0**-100) & (units <= np.finfo(_F).max)
-    per = np.where(sound, _F(1) / np.where(sound, units, _F(1)), _F(0))
-    return np.rint(np.where(sound[:, None], blocks * per[:, None], _F(0))).astype(np.int32), units
+    return _nearest(blocks, units, 1).astype(np.int32), units
 
 
 def _stored(x: np.ndarray) -> np.ndarray:
@@ -160,6 +158,11 @@ def _stored(x: np.ndarray) -> np.ndarray:
 def _to_integers(x: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers of magnitude up to `most` as float32, and the unit, of each row."""
     largest = np.abs(x).max(axis=-1)
-    sound = (largest >= 2.0**-100) & (largest <= np.finfo(_F).max)
-    per = np.where(sound, _F(most) / np.where(sound, largest, _F(1)), _F(0))
-    return np.rint(np.where(sound[..., None], x * per[..., None], _F(0))), largest / _F(most)
+    return _nearest(x, largest, most), largest / _F(most)
+
+
+def _nearest(x: np.ndarray, size: np.ndarray, to: int) -> np.ndarray:
+    """The integers nearest to rows of `x` with a row's `size` as `to`; 0 where that is too small or not finite."""
+    sound = (size >= 2.0**-100) & (size <= np.finfo(_F).max)
+    per = _F(to) / np.where(sound, size, _F(1))
+    return np.rint(np.where(sound[..., None], x * per[..., None], _F(0)))

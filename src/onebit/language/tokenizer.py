@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,16 @@ PRE = {"gpt-2": ("", False), "llama-bpe": (_WORDS % r"\p{N}{1,3}", True), "qwen2
 _CONTROL, _USER_DEFINED = 3, 4
 _END_NAMES = ("eos_token_id", "eot_token_id", "eom_token_id")
 _END_TEXTS = {"<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>"}
+
+
+def _bytes() -> dict[str, int]:
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+BYTES = _bytes()
+"""Character of the alphabet of a byte-level BPE -> byte."""
 
 
 class Tokenizer:
@@ -99,13 +109,6 @@ class Tokenizer:
         """
         return self.first + list(self._encoder.encode(text, add_special_tokens=False).ids)
 
-    @cached_property
-    def _bytes(self) -> Mapping[str, int]:
-        """Character of the alphabet of GPT-2 -> byte."""
-        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        others = [byte for byte in range(256) if byte not in shown]
-        return {chr(byte): byte for byte in shown} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
     def bytes_of(self, token: int) -> bytes:
         """The bytes of a token in a text; none of a control token."""
         if not self.texts:
@@ -113,8 +116,8 @@ class Tokenizer:
         if not 0 <= token < len(self.texts) or self.types[token] == _CONTROL:
             return b""
         text = self.texts[token]
-        if self.types[token] != _USER_DEFINED and all(letter in self._bytes for letter in text):
-            return bytes(map(self._bytes.__getitem__, text))
+        if self.types[token] != _USER_DEFINED and all(letter in BYTES for letter in text):
+            return bytes(map(BYTES.__getitem__, text))
         return text.encode()
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "c3333843e5cf20d3689b71241e94c8d8eed0cbb1a6535999f096cfab71cfe428"
+HASH = "b11dac62abb91e353c24b555c4dd3115c094b690231243aa96deb61b08ab3d15"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -13,6 +13,12 @@ Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctype
 Pointer, Text = ctypes.c_void_p, ctypes.c_char_p
 
 AXES = 6
+
+PANEL_ROWS = 32
+
+TURN_ROWS = 128
+
+SEGMENT = 256
 
 MOST_TAPS = 49
 

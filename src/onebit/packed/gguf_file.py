@@ -85,6 +85,12 @@ class GgufTensor(NamedTuple):
             return (signs.reshape(-1, GROUP) * scale.reshape(-1, 1).astype(np.float32)).reshape(self.shape)
         if self.kind in ("F32", "F16"):
             return self.data.view(f"<f{4 if self.kind == 'F32' else 2}").astype(np.float32).reshape(self.shape)
+        if self.kind == "BF16":
+            return (self.data.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(self.shape)
+        if self.kind == "Q8_0":
+            blocks = self.data.reshape(-1, 34)
+            scale = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
+            return (scale * blocks[:, 2:].view(np.int8)).reshape(self.shape)
         gguf = gguf_package()
         try:
             return gguf.dequantize(self.data, gguf.GGMLQuantizationType[self.kind]).reshape(self.shape)

@@ -8,7 +8,7 @@ from typing import Any
 
 from onebit.common.files import read_json
 from onebit.errors import FormatError, UsageError, short
-from onebit.language.tokenizer import PRE
+from onebit.language.tokenizer import BYTES, PRE
 from onebit.packed.gguf_file import gguf_package
 
 FILE, LARGEST = "tokenizer.json", 200_000_000
@@ -71,7 +71,7 @@ def _others(found: Mapping[str, Any], pre: str | None) -> dict[str, Any]:
         "byte_fallback, as sentencepiece has it": model.get("byte_fallback"),
         "model": model.get("type", "BPE").removeprefix("BPE"),
         # with all of them, unk_token is never used
-        "bytes without a token": sorted({*gguf_package().vocab.bytes_to_unicode().values()} - model["vocab"].keys()),
+        "bytes without a token": sorted(BYTES.keys() - model["vocab"].keys()),
         "byte-level pre_tokenizers": byte_level != 1 and str(byte_level),
         "add_prefix_space": any(x.get("add_prefix_space") for x in steps),
         "removed text": [x for x in steps if x.get("behavior") == "Removed" and not x["invert"]],

@@ -6,7 +6,7 @@
 
 #define QUERIES 4 /* at once: a key is converted once for all */
 #define KEYS 16     /* positions of a block of keys, which are [block][number][position in the block] */
-#define SEGMENT 256 /* positions of [layer][head]: memory grows with the text, values fit a cache, sums of bytes 32 bits */
+#define SEGMENT OB_SEGMENT /* positions of [layer][head]: memory grows with the text, values fit a cache, sums of bytes 32 bits */
 #define EACH_QUERY _Pragma("GCC unroll 4") for (int m = 0; m < M; m++)
 
 /* Inputs of products: rows of reals, and the same rounded. */
@@ -331,10 +331,10 @@ static float round_to(float most, const float *x, int64_t n, int16_t *to) {
         bits = size > bits ? size : bits;
     }
     const float largest = float_of_bits(bits);
-    const int sound = largest >= 0x1p-100f && largest <= 0x1.fffffep127f;
+    const int sound = is_sound(largest);
     const float per = sound ? most / largest : 0;
     if (!sound) memset(to, 0, (size_t)n * sizeof *to);
-    for (int64_t k = 0; sound && k < n; k++) to[k] = (int16_t)(int32_t)(bits_of_float(x[k] * per + 0x1.8p23f) - 0x4b400000u);
+    for (int64_t k = 0; sound && k < n; k++) to[k] = nearest(x[k] * per);
     return largest / most;
 }
 

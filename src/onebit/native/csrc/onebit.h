@@ -171,6 +171,10 @@ typedef struct {
     int32_t cancelled; /* set when some thread will never arrive */
 } ob_barrier;
 
+#define OB_PANEL_ROWS 32
+#define OB_TURN_ROWS 128 /* that a call of run_turn holds at once */
+#define OB_SEGMENT 256
+
 /* A matrix of a language model: rows of weights in the order of its outputs, a multiple of 32 inputs.
  *
  * OB_MATRIX_Q1_0 has blocks of a float16 scale and 128 signs; its products have float32 inputs. OB_MATRIX_PANELS has the same
@@ -192,8 +196,8 @@ typedef struct {
     const ob_matrix *matrices; /* embedding, head, then of each layer those of q, k, v, attention's output, gate, up, down */
     const void *norms;         /* float32 pointers: the last one, then of each layer: attention, feed-forward, q, k; NULL for none */
     const float *rotation;     /* [context][head_size / 2]: cosine, sine */
-    void *keys, *values;       /* [256 positions][layer][head] */
-    float *kv_scales;          /* of int8: [256 positions][layer][head][key or value][position] */
+    void *keys, *values;       /* [positions / OB_SEGMENT][layer][head], of OB_SEGMENT positions */
+    float *kv_scales;          /* of int8: [positions / OB_SEGMENT][layer][head][key or value][OB_SEGMENT] */
     const int32_t *tokens;
     int64_t rows, position, row_limit; /* row_limit: the most rows of a call */
     float *logits;             /* of the last row, or with `all` of every row; NULL for none */
@@ -383,8 +387,8 @@ typedef struct {
     int64_t (*run_dense_gradient)(const ob_dense_gradient *call, int32_t stage, int32_t part, int32_t parts);
     /* Values number `begin` to `end`; NULL as run_norm. */
     void (*run_update)(const ob_update *call, int64_t begin, int64_t end);
-    /* Turns rows of OB_MATRIX_Q1_0 into panels; `to` may be the rows, if the outputs are a multiple of 32. `scratch` has room for 128
-     * rows. NULL as run_norm. */
+    /* Turns rows of OB_MATRIX_Q1_0 into panels; `to` may be the rows, if the outputs are a multiple of OB_PANEL_ROWS. `scratch`
+     * has room for OB_TURN_ROWS rows. NULL as run_norm. */
     void (*run_turn)(const ob_matrix *rows, void *to, void *scratch);
     /* Part number `part` of `parts`, one thread each; returns the size of the scratch memory in bytes, and does nothing else if
      * `scratch` is NULL. The result is the same for any `parts`. */

@@ -15,7 +15,7 @@
  * them as one stream. */
 #define SIGN_BLOCK 128
 #define SIGN_BLOCK_BYTES 18
-#define PANEL_ROWS 32
+#define PANEL_ROWS OB_PANEL_ROWS
 #define PANEL_BYTES (PANEL_ROWS * SIGN_BLOCK_BYTES)
 #if defined(__AVX512VBMI2__)
 #define WORD_TABLES
@@ -125,19 +125,25 @@ NORM_INLINE float sum_of_lanes(const floats_t *sums) {
     return all[0];
 }
 
+/* The nearest integer, ties to even. */
+NORM_INLINE int16_t nearest(float x) { return (int16_t)(int32_t)(bits_of_float(x + 0x1.8p23f) - 0x4b400000u); }
+
+/* Whether numbers of this size can be divided by it. */
+NORM_INLINE int is_sound(float size) { return size >= 0x1p-100f && size <= 0x1.fffffep127f; }
+
 /* Integers of 128 inputs, 0 where all are too small or some are not finite; returns the unit, which then makes sums so. */
 static float round_block(const float *x, int16_t *to) {
     floats_t sums[SUM_VECTORS] = {{0}};
     for (int k = 0; k < SIGN_BLOCK; k += SUM_LANES)
         EACH_VECTOR sums[v] += magnitude(load_lanes(x + k + v * NORM_LANES));
     float unit = sum_of_lanes(sums) * (1.0f / MOST_SUM);
-    if (!(unit >= 0x1p-100f && unit <= 0x1.fffffep127f)) {
+    if (!is_sound(unit)) {
         memset(to, 0, SIGN_BLOCK * sizeof *to);
         return unit;
     }
     const float per = 1 / unit;
     for (int k = 0; k < SIGN_BLOCK; k++)
-        to[k] = (int16_t)(int32_t)(bits_of_float(x[k] * per + 0x1.8p23f) - 0x4b400000u); /* rounds to the nearest, ties to even */
+        to[k] = nearest(x[k] * per);
     return unit;
 }
 
