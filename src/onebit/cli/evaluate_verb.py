@@ -64,13 +64,14 @@ def _gguf(args: Any) -> int:
     import numpy as np
 
     from onebit.common.files import read_regular
+    from onebit.data.fetch import own_path
     from onebit.language import load_language_model
 
     if (args.text is None) == (args.data is None):
         raise UsageError("a GGUF file is evaluated on --text FILE.txt or on --data TOKENS.npy")
     model = load_language_model(args.run)
     if args.text is None:
-        rows = np.atleast_2d(np.load(args.data, allow_pickle=False)).tolist()
+        rows = np.atleast_2d(np.load(own_path("tokens", args.data), allow_pickle=False)).tolist()
     else:
         rows = [model.encode(read_regular(args.text, largest=MOST_TEXT).decode("utf-8", "replace"))]
     loss, count = 0.0, 0

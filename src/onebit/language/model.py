@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onebit.common.fields import Count, read
 from onebit.common.files import AnyPath
 from onebit.errors import UsageError
 from onebit.language.chat import render
-from onebit.language.native_decoder import KV_BYTES, NativeDecoder
+from onebit.language.native_decoder import NativeDecoder
 from onebit.language.net import Net, read_net
 from onebit.language.reference import ReferenceDecoder
 from onebit.language.sampling import Sampling
@@ -52,12 +53,9 @@ def load_language_model(
         ', there was a little girl named Lily. …'
     """
     net, file = read_net(path)
-    threads = thread_count(threads)
-    context = min(net.context, CONTEXT) if context is None else context
-    if kv not in KV_BYTES or min(threads, context) < 1:
-        raise UsageError(
-            f"got kv={kv!r}, threads={threads}, context={context}, expected {' or '.join(KV_BYTES)} and counts"
-        )
+    kv = read(kv, Literal["float16", "int8"], name="kv")
+    threads = thread_count(read(threads, Count | None, name="threads"))
+    context = read(context, Count | None, name="context") or min(net.context, CONTEXT)
     isa = instruction_set()
     decoder: Any
     if isa is None or isa.run_decoder is None:

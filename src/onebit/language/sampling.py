@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 
+from onebit.common.fields import Checked, within
+from onebit.common.record import Whole
 from onebit.errors import UsageError
 
 _FIRST = 256
@@ -14,7 +18,7 @@ _FIRST = 256
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Checked):
     """How the next token is drawn, in the order of the options, as in transformers.
 
     Args:
@@ -30,20 +34,16 @@ class Sampling:
         UsageError: a number out of bounds.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    _generator: np.random.Generator = field(init=False, repr=False, compare=False)
+    temperature: Annotated[float, within("[0, 1000]")] = 0.0
+    top_k: Annotated[int, within("[0, 1e9]")] = 0
+    top_p: Annotated[float, within("[0, 1]")] = 1.0
+    min_p: Annotated[float, within("[0, 1]")] = 0.0
+    repetition_penalty: Annotated[float, within("[0.01, 100]")] = 1.0
+    seed: Whole = 0
 
-    def __post_init__(self) -> None:
-        bounds = {"temperature": (0, 1e3), "top_k": (0, 1e9), "top_p": (0, 1), "min_p": (0, 1), "seed": (0, 2**63)}
-        for name, (least, most) in (bounds | {"repetition_penalty": (0.01, 100)}).items():
-            if not least <= getattr(self, name) <= most:
-                raise UsageError(f"{name}: got {getattr(self, name)}, expected {least} to {most:g}")
-        object.__setattr__(self, "_generator", np.random.default_rng(self.seed))
+    @cached_property
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)
 
     def choose(self, logits: np.ndarray, tokens: Sequence[int]) -> int:
         """The next token after `tokens`; logits: (vocabulary,)."""
