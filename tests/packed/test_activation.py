@@ -72,7 +72,10 @@ def test_ends_and_nan() -> None:
 
 @pytest.mark.parametrize("kind", DEFINITIONS)
 def test_a_sign_that_follows_is_that_of_torch(kind: type[op.Activation]) -> None:
-    """torch rounds the tails to -0, whose sign is +1; its kernels differ from each other next to the bounds alone."""
+    """torch rounds the tails to -0, whose sign is +1; its kernels differ from each other next to the bounds alone.
+
+    The erf of oneDNN, which torch takes on some processors, has its bound 0.9 % nearer to 0.
+    """
     functional = torch.nn.functional
     of_torch: dict[type[op.Activation], Callable[[torch.Tensor], torch.Tensor]] = {
         op.Sigmoid: torch.sigmoid,
@@ -84,6 +87,6 @@ def test_a_sign_that_follows_is_that_of_torch(kind: type[op.Activation]) -> None
     }
     numbers = np.concatenate([np.linspace(-110, 10, 1 << 16, dtype=np.float32), NUMBERS[NUMBERS > -1e30]])
     numbers = np.append(numbers, np.zeros(-len(numbers) % 64, np.float32))  # whole vectors
-    near = np.abs(numbers / kind.zero_below - 1) < 1e-3 if kind.zero_below > -inf else np.zeros(len(numbers), np.bool_)
+    near = np.abs(numbers / kind.zero_below - 1) < 1e-2 if kind.zero_below > -inf else np.zeros(len(numbers), np.bool_)
     ours, theirs = computed(kind, numbers), of_torch[kind](torch.from_numpy(numbers)).numpy()
     np.testing.assert_array_equal((ours >= 0)[~near], (theirs >= 0)[~near])
