@@ -5,14 +5,17 @@ llama.cpp, whose own clock is read, and for `onebit.load_language_model`; `onebi
 `generate()` of transformers, with a KV cache. Beside them a net with a scale per output. With `--shape`, a file of
 random signs in the shape of a published net takes the place of the Llama, without transformers. Before anything is
 timed, outputs are compared with those of the net in torch, and the probabilities with those of llama.cpp. `make
-build/language` installs transformers and llama.cpp.
+build/language` installs transformers and llama.cpp (the package `xllamacpp`); node-llama-cpp is another build of it,
+which `npm install node-llama-cpp` puts into a folder for `--node`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -125,6 +128,20 @@ def in_llama_cpp(file: Path, prompt: Tensor, tokens: int, threads: int, vocabula
     return generate, found
 
 
+def in_node(folder: Path, file: Path, prompt: Tensor, tokens: int, threads: int) -> Timed:
+    """node-llama-cpp in a process of its own, which ends with this one."""
+    script, numbers = Path(__file__).with_name("node_llama_cpp.mjs"), (prompt.numel() + tokens + 32, threads, tokens)
+    command = ["node", str(script), str(folder.resolve()), str(file), *map(str, numbers)]
+    node = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def generate() -> tuple[float, float]:
+        print(json.dumps(prompt.flatten().tolist()), file=node.stdin, flush=True)
+        read, generated = json.loads(node.stdout.readline() if node.stdout else "")
+        return read, generated
+
+    return generate
+
+
 def in_onebit(file: Path, prompt: Tensor, tokens: int, threads: int, **options: Any) -> tuple[Timed, Tensor]:
     """`onebit.load_language_model`, and its log-probabilities of the token after the prompt."""
     ids = prompt.flatten().numpy()
@@ -138,6 +155,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inner", type=int, default=5632, help="width inside a perceptron (%(default)s)")
     parser.add_argument("--layers", type=int, default=4, help="of the net (%(default)s)")
     parser.add_argument("--shape", choices=SHAPES, help="of a published net, in place of the three")
+    parser.add_argument("--node", type=Path, metavar="FOLDER", help="with node-llama-cpp, to time it too")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of the prompt (%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens to generate (%(default)s)")
     parser.add_argument("--rounds", type=int, default=11, help="timed rounds (%(default)s)")
@@ -145,7 +163,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(
-    *, width: int, inner: int, layers: int, shape: str | None, prompt: int, tokens: int, rounds: int, threads: int
+    *,
+    width: int,
+    inner: int,
+    layers: int,
+    shape: str | None,
+    node: Path | None,
+    prompt: int,
+    tokens: int,
+    rounds: int,
+    threads: int,
 ) -> dict[str, Any]:
     """Rows of net, tokens per second and speed-up over llama.cpp for prompt and generation, megabytes of weights."""
     sys.path.append(str(FOLDER))
@@ -164,6 +191,8 @@ def measure(
             size = file.stat().st_size / 1e6
         vocabulary = TOKENS if shape is None else SHAPES[shape][-1]
         timed["llama.cpp"], theirs = in_llama_cpp(file, ids, tokens, threads, vocabulary)
+        if node is not None:
+            timed["node-llama-cpp"] = in_node(node, file, ids, tokens, threads)
         found = {}
         for name, options in {"onebit": {}, "onebit, keys and values in int8": {"kv": "int8"}}.items():
             timed[name], found[name] = in_onebit(file, ids, tokens, threads, **options)

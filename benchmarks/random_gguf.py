@@ -60,7 +60,7 @@ def write_random(
         name = key if key.startswith("tokenizer.") else f"{kind}.{key}"
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add[type(value)](name, value)
-    tokens = tokens or [*ALPHABET, *(f"t{n}" for n in range(256, vocabulary))][:vocabulary]
+    tokens = tokens or [*ALPHABET, "ab", *(f"t{n}" for n in range(257, vocabulary))][:vocabulary]
     writer.add_tokenizer_model("gpt2")
     if "tokenizer.ggml.pre" not in facts:
         writer.add_tokenizer_pre("gpt-2")

@@ -38,6 +38,7 @@ TYPES = {int(number): (name, int(block), int(size)) for number, name, block, siz
 _NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 """Type of a value -> its format in `struct`."""
 _TEXT, _ARRAY = 8, 9
+_SIZE = struct.Struct("<Q").unpack_from
 
 
 def gguf_package() -> Any:
@@ -108,11 +109,15 @@ class GgufArray(NamedTuple):
 
     def values(self) -> list[Any]:
         """Raises: FormatError: texts that are not UTF-8, or arrays of arrays."""
-        stream = _Stream(self.data, self.at)
+        texts, data, end = list[Any](), self.data, self.at
         try:
-            if self.kind == _TEXT:
-                return [stream.text() for _ in range(self.length)]
-            return list(stream.take(f"{self.length}{_NUMBERS[self.kind]}"))
+            if self.kind != _TEXT:
+                return list(_Stream(data, end).take(f"{self.length}{_NUMBERS[self.kind]}"))
+            for _ in range(self.length):  # whose sizes `_Stream.array` has checked
+                begin = end + 8
+                end = begin + _SIZE(data, end)[0]
+                texts.append(str(data[begin:end], "utf-8"))
+            return texts
         except (ValueError, KeyError) as error:
             raise FormatError(f"an array of the GGUF file cannot be read ({error})") from None
 
@@ -153,9 +158,9 @@ class _Stream:
         kind, count = self.take("IQ")
         at = self.at
         if kind == _TEXT:
-            unpack, data, end = struct.Struct("<Q").unpack_from, self.data, len(self.data)
+            data, end = self.data, len(self.data)
             for _ in range(count):
-                at += 8 + unpack(data, at)[0]
+                at += 8 + _SIZE(data, at)[0]
                 if at > end:
                     raise ValueError("it ends in a text")
             self.at, at = at, self.at

@@ -239,6 +239,7 @@ typedef uint16_t table_t __attribute__((vector_size(64)));
 #if defined(__AVX512VBMI2__)
 #define choose_words(table, index) (table_t)_mm512_permutexvar_epi16((__m512i)(index), (__m512i)(table))
 #define shift_right(word, next, s) (table_t)_mm512_shrdi_epi16((__m512i)(word), (__m512i)(next), s)
+#define IN_ORDER(sum) __asm__("" : "+v"(sum)) /* or GCC adds all 26 as a tree, whose parts do not fit the registers */
 #else
 NORM_INLINE table_t choose_words(table_t table, table_t index) {
     table_t chosen;
@@ -246,6 +247,7 @@ NORM_INLINE table_t choose_words(table_t table, table_t index) {
     return chosen;
 }
 #define shift_right(word, next, s) ((word) >> (s) | (next) << (16 - (s)))
+#define IN_ORDER(sum)
 #endif
 
 NORM_INLINE table_t load_table(const uint8_t *from) {
@@ -267,7 +269,10 @@ NORM_INLINE table_t load_table(const uint8_t *from) {
         }                                                                                                             \
         _Pragma("GCC unroll 4") for (int m = 0; m < R; m++) {                                                         \
             const table_t table = load_table(x.tables + (m * x.blocks + g) * TABLE_BYTES + 64 * (f));                 \
-            _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) sum[m][p] += choose_words(table, index[p]);           \
+            _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) {                                                     \
+                sum[m][p] += choose_words(table, index[p]);                                                           \
+                IN_ORDER(sum[m][p]);                                                                                  \
+            }                                                                                                         \
         }                                                                                                             \
     }
 
