@@ -90,7 +90,7 @@ class Steps:
         for _ in range(count):
             made = self.training
             onebit.quantizers.set_progress(made.model, 0.5)
-            objective = Objective(made.loss, self.precision, made.step_settings)
+            objective = Objective(made.loss, self.precision, made.settings)
             optimizer_step(self.forward, made.optimizer, self.x, self.y, objective)
             made.schedule.step()
         _wait(self.x)

@@ -17,7 +17,7 @@ ROOT = Path(onebit.__file__).parent
 
 WITHOUT_TORCH = ["errors", "common", "nets", "packed", "native", "runtime", "language", "integer", "export", "data"]
 WITH_TORCH = [
-    *("quantizers", "layers", "evaluation", "optim", "models", "recipe", "fold", "train", "runs"),
+    *("quantizers", "layers", "evaluation", "optim", "models", "fold", "train", "recipe", "runs"),
     *("verification", "report", "trainer", "cli", "__main__"),
 ]
 TORCH_MODULES = {
@@ -28,7 +28,7 @@ TORCH_MODULES = {
 """Modules of torch-free packages that are for torch programs; nothing in their packages imports them."""
 TORCH_FREE_MODULES = {
     *("evaluation/scores.py", "evaluation/packed_nets.py", "evaluation/__init__.py", "evaluation/loss_table.py"),
-    *("runs/__init__.py", "runs/names.py"),
+    *("train/__init__.py", "train/settings.py", "runs/__init__.py", "runs/names.py"),
     *("quantizers/__init__.py", "optim/__init__.py", "models/__init__.py"),
     *("quantizers/quantizer_table.py", "optim/optimizer_table.py", "models/model_table.py"),
     *(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipe").rglob("*.py")),

@@ -34,7 +34,7 @@ PAGES = {name: f"{name.lower()}.md" for name in ("CONTRIBUTING", "CHANGELOG", "S
 HOME: dict[str, str] = vars(onebit)["_HOME"]
 """Name of onebit itself -> the module that defines it."""
 ROOMS = {
-    "train": "EpochLog History StepSettings Teacher",
+    "train": "EpochLog Fit History Teacher",
     "trainer": "TrainerHistory",
     "data": "Split Images StreamedImages Augmentation Masks Tiling fetch_dataset whiten permute_pixels "
     "confusion_matrix class_scores pixel_scores DatasetEntry",
@@ -63,7 +63,7 @@ ROOMS = {
 ELSEWHERE = {
     "EpochLog": "onebit.train.history",
     "History": "onebit.train.history",
-    "StepSettings": "onebit.train.step",
+    "Fit": "onebit.train.settings",
     "Teacher": "onebit.train.distillation",
     "Score": "onebit.evaluation.scores",
 }

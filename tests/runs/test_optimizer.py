@@ -63,7 +63,7 @@ def test_bayesbinn_takes_its_settings(data: Dataset) -> None:
     assert [optimizer.param_groups[0][name] for name in ("count", "momentum", "lagged_mean")] == [1280, 0.9, True]
     assert built.model.linear1.weight.unique().tolist() == [-3, 3]
     assert built.model.linear1.weight_quantizer.temperature == 0.1
-    assert built.step_settings.samples == 4
+    assert built.settings.samples == 4
 
 
 @pytest.mark.parametrize("name", ["adam", "adamax", "adamw", "nadam", "radam"])

@@ -38,7 +38,7 @@ class Steps:
 
     def step(self, precision: str) -> Tensor:
         made = self.training
-        objective = Objective(made.loss, precision, made.step_settings)
+        objective = Objective(made.loss, precision, made.settings)
         loss, *_ = optimizer_step(made.model, made.optimizer, self.x, self.y, objective)
         made.schedule.step()
         return loss

@@ -11,6 +11,7 @@ from torch import nn
 from onebit.errors import UsageError
 from onebit.train import precision as module
 from onebit.train.precision import lay_out_state_, resolve_memory_format, resolve_precision
+from onebit.train.settings import Fit
 
 CPU = torch.device("cpu")
 
@@ -39,10 +40,17 @@ def test_auto_asks_the_gpu(monkeypatch: pytest.MonkeyPatch, native: bool) -> Non
     assert module.multiplies_bf16(torch.device("cuda")) is native
 
 
-def test_a_stated_precision_is_kept_and_an_unknown_one_refused() -> None:
+def test_a_stated_precision_is_kept() -> None:
     assert [resolve_precision(precision, CPU) for precision in ("bf16", "fp32")] == ["bf16", "fp32"]
-    with pytest.raises(UsageError, match="precision"):
-        resolve_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("precision", "fp16"), ("memory_format", "nhwc"), ("ema", 1), ("patience", 0), ("batch_size", 0), ("steps", 1.5),
+    ("class_weights", [-1, 1]), ("accumulate", 0), ("seed", -1), ("epochs", float("nan")),
+])  # fmt: skip
+def test_settings_of_fit_are_checked(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=name):
+        Fit(**{name: value})  # type: ignore[arg-type]
 
 
 def test_nets_with_convolutions_are_channels_last_by_default() -> None:
@@ -50,8 +58,6 @@ def test_nets_with_convolutions_are_channels_last_by_default() -> None:
     assert resolve_memory_format("auto", dense) is torch.contiguous_format
     assert resolve_memory_format("auto", convolving) is torch.channels_last
     assert resolve_memory_format("contiguous", convolving) is torch.contiguous_format
-    with pytest.raises(UsageError, match="memory_format"):
-        resolve_memory_format("nhwc", dense)
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -13,7 +13,8 @@ from onebit.data import VOID
 from onebit.errors import UsageError
 from onebit.evaluation.losses import cross_entropy, ignored_label, squared_hinge, with_options
 from onebit.layers import BinaryLinear
-from onebit.train.step import Objective, StepSettings, optimizer_step
+from onebit.train.settings import Fit
+from onebit.train.step import Objective, optimizer_step
 
 
 def net() -> nn.Module:
@@ -27,7 +28,7 @@ def batch(count: int = 10) -> tuple[Tensor, Tensor]:
 
 
 def objective(**settings: int) -> Objective:
-    return Objective(cross_entropy, "fp32", StepSettings(**settings))
+    return Objective(cross_entropy, "fp32", Fit(**settings))
 
 
 class Keeper(torch.optim.SGD):
@@ -38,7 +39,7 @@ class Keeper(torch.optim.SGD):
         return super().step(closure)
 
 
-def gradients(settings: StepSettings, *, count: int = 10, loss=cross_entropy) -> tuple[list[Tensor], Tensor, Tensor]:  # type: ignore[no-untyped-def]
+def gradients(settings: Fit, *, count: int = 10, loss=cross_entropy) -> tuple[list[Tensor], Tensor, Tensor]:  # type: ignore[no-untyped-def]
     model = net()
     optimizer = Keeper(model.parameters(), lr=0.1)
     x, y = batch(count)
@@ -70,7 +71,7 @@ def of_torch(count: int = 10, loss=cross_entropy) -> tuple[list[Tensor], Tensor,
     ],
 )
 def test_parts_add_up_to_the_gradient_of_the_whole_batch(parts: int, count: int, loss) -> None:  # type: ignore[no-untyped-def]
-    found = gradients(StepSettings(accumulate=parts), count=count, loss=loss)
+    found = gradients(Fit(accumulate=parts), count=count, loss=loss)
     expected = of_torch(count, loss)
     for ours, theirs in zip(found[0], expected[0], strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
@@ -125,13 +126,13 @@ def test_no_part_is_a_single_image() -> None:
 def test_the_norm_of_all_gradients_is_limited(limit: float) -> None:
     whole = of_torch()[0]
     norm = math.sqrt(sum(float(g.square().sum()) for g in whole))
-    found = gradients(StepSettings(clip_grad_norm=limit))[0]
+    found = gradients(Fit(clip_grad_norm=limit))[0]
     for ours, theirs in zip(found, whole, strict=True):
         assert torch.allclose(ours, theirs * min(1.0, limit / norm), atol=1e-6)
 
 
 def test_the_value_of_each_gradient_is_limited() -> None:
-    found = gradients(StepSettings(clip_grad_value=0.01, accumulate=2))[0]
+    found = gradients(Fit(clip_grad_value=0.01, accumulate=2))[0]
     for ours, theirs in zip(found, of_torch()[0], strict=True):
         assert torch.allclose(ours, theirs.clamp(-0.01, 0.01), atol=1e-6)
 
@@ -139,7 +140,7 @@ def test_the_value_of_each_gradient_is_limited() -> None:
 @pytest.mark.parametrize("name", ["accumulate", "clip_grad_norm", "clip_grad_value", "samples"])
 def test_limits_are_positive(name: str) -> None:
     with pytest.raises(UsageError, match=name):
-        StepSettings(**{name: 0})
+        Fit(**{name: 0})
 
 
 def test_samples_of_the_weights_are_averaged() -> None:

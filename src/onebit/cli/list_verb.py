@@ -16,7 +16,7 @@ from onebit.optim.optimizer_table import OPTIMIZERS
 from onebit.packed import Card, PackedNet, Quantize, RealWeights, Requantize, Sign, Threshold, load
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
-from onebit.recipe.optimizer import SCHEDULES
+from onebit.train.settings import SCHEDULES
 
 
 def _first_lines(entries: Mapping[str, Any]) -> dict[str, str]:

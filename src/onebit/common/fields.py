@@ -195,7 +195,8 @@ def _bool(value: Any) -> Any:
 
 def _int(value: Any) -> Any:
     found = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
-    return found if type(found) is int else _mismatch("a whole number")
+    whole = hasattr(found, "__index__") and not isinstance(found, bool)  # numpy's integers, too
+    return operator.index(found) if whole else _mismatch("a whole number")
 
 
 def _float(value: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from onebit.common.fields import Checked, Count, NotNegative, NotNegativeInt, Positive, Share
 from onebit.errors import UsageError
 from onebit.recipe.options import Part
+from onebit.train.settings import Schedule
 
 
 @dataclass(frozen=True, init=False)
@@ -48,10 +49,6 @@ class OptimizerRecipe(Part):
     clip_grad_norm: Positive | None = None
     clip_grad_value: Positive | None = None
     own: dict[str, object] = field(default_factory=dict, hash=False)  # options that were read already
-
-
-Schedule = Literal["constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "plateau", "step"]
-SCHEDULES: tuple[str, ...] = get_args(Schedule)
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,10 @@ def declared(part: str, chosen: str | None = None) -> dict[str, Declared]:
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """Field -> its description under `Args:` in the docstring of a dataclass; empty under python -OO."""
-    args = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    """Field -> its description under `Args:` in the docstring of a dataclass and its bases; empty under
+    python -OO."""
+    documents = [inspect.cleandoc(vars(base).get("__doc__") or "") for base in reversed(kind.__mro__[:-1])]
+    args = "\n".join(text.partition("Args:\n")[2].partition("\n\n")[0] for text in documents)
     rows = re.findall(r"^    (\w+): ((?:.|\n {5,})+)", args, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in rows}
 

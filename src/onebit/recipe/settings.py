@@ -12,8 +12,6 @@ from onebit.common.augmentation import Augmentation, Side
 from onebit.common.fields import (
     Bound,
     Checked,
-    Count,
-    NotNegative,
     NotNegativeInt,
     Positive,
     PositiveShare,
@@ -24,6 +22,7 @@ from onebit.common.fields import (
 from onebit.recipe.custom_names import is_custom, is_same_code
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.options import Part, declared
+from onebit.train.settings import Fit, SharedSettings
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that describe a run but do not change it."""
@@ -135,7 +134,7 @@ class ContinualRecipe(Checked):
 
 
 @dataclass(frozen=True)
-class Recipe(Checked):
+class Recipe(SharedSettings):
     """Every setting of a run.
 
     Args:
@@ -161,18 +160,8 @@ class Recipe(Checked):
         teacher_temperature: softens the predictions of teacher and student
         loss: cross_entropy, hinge, squared_hinge or iou
         label_smoothing: label smoothing of cross_entropy
-        class_weights: balanced, or a number for each class, on what its images or pixels cost; null weighs all alike
-        epochs: passes over the training images, for each task; may be a fraction
-        patience: stop after this many epochs without a better validation figure; null trains all epochs
-        batch_size: images per optimizer step, summed over all processes
         draws: size of the test ensemble of a Bayesian net; 0 for none
-        ema: decay of a moving average of the weights, which is then saved; 0 for none
-        seed: seed of initial weights, order, augmentation and draws
-        precision: auto, bf16 or fp32
-        memory_format: auto (channels_last for convolutional nets), channels_last or contiguous
-        compile: compile the model with torch.compile
         recompute_inputs: recompute binary inputs in the backward pass: less memory, slower, same gradients
-        sync_norm: share BatchNorm statistics between processes
         threads: CPU threads; null for all
         workers: threads that decode image files; null for one per core
         skip_broken: skip image files that do not decode
@@ -201,27 +190,28 @@ class Recipe(Checked):
     teacher_temperature: Positive = 1.0
     loss: str = "cross_entropy"
     label_smoothing: Share = 0.0
-    class_weights: Literal["balanced"] | tuple[NotNegative, ...] | None = None
     epochs: Annotated[float, within("(0, 1e6]")] = 10
-    patience: Count | None = None
     batch_size: Annotated[int, within("[2, inf)")] = 100
     draws: Annotated[int, within("[0, 10000]")] = 10
-    ema: Share = 0.0
-    seed: Annotated[int, within("[0, 9223372036854775808)")] = 0
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
-    compile: bool = False
     recompute_inputs: bool = False
-    sync_norm: bool = False
     threads: Annotated[int, within("[1, 4096]")] | None = None
     workers: Annotated[int, within("[0, 4096]")] | None = None
     skip_broken: bool = False
     device: str = "auto"
 
+    @property
+    def fit(self) -> Fit:
+        """The settings of `onebit.fit`; those of a step stand in `optimizer`."""
+        sources = [(SharedSettings, self), (OptimizerRecipe, self.optimizer)]
+        names = {item.name for item in dataclasses.fields(Fit)}
+        values = {item.name: getattr(of, item.name) for kind, of in sources for item in dataclasses.fields(kind)}
+        return Fit(**{name: value for name, value in values.items() if name in names})
+
     def settings(self) -> dict[str, Any]:
         """All settings that apply to this run, as a tree like that of a file."""
         parts = {"model": self.model.settings(), "optimizer": self.optimizer.settings()}
-        return dataclasses.asdict(self) | parts
+        first = {name: getattr(self, name) for name in DESCRIPTIVE}
+        return first | dataclasses.asdict(self) | parts
 
     def values(self) -> dict[str, Any]:
         """Flag name -> value of all settings, also options of other optimizers and models."""

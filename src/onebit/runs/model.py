@@ -33,7 +33,7 @@ from onebit.runs.unfold import unfold_
 from onebit.train.fit_data import FitData, epoch_size
 from onebit.train.precision import resolve_precision
 from onebit.train.ranks import ALONE, Ranks, rank_device
-from onebit.train.step import StepSettings
+from onebit.train.settings import Fit
 from onebit.train.weights import load_weights, read_state, weight_file
 
 
@@ -46,7 +46,7 @@ class Training:
     schedule: torch.optim.lr_scheduler.LRScheduler
     loss: Loss
     augmentation: Augmentation | None
-    step_settings: StepSettings
+    settings: Fit
 
 
 FEWEST = 100
@@ -67,8 +67,7 @@ class Machine:
 def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
     """The machine for a recipe, with "auto" resolved; `ranks`: this process among several."""
     device = rank_device(resolve_device(recipe.device), ranks)
-    precision: Any = resolve_precision(recipe.precision, device)
-    return Machine(device, precision, recipe.threads or torch.get_num_threads())
+    return Machine(device, resolve_precision(recipe.precision, device), recipe.threads or torch.get_num_threads())
 
 
 def resolve_device(device: str) -> torch.device:
@@ -240,6 +239,4 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
     optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
     changes = recipe.augmentation if recipe.augmentation != Augmentation() else None
-    settings = recipe.optimizer
-    step = StepSettings(settings.accumulate, settings.clip_grad_norm, settings.clip_grad_value, settings.samples)
-    return Training(model, optimizer, schedule, loss, changes, step)
+    return Training(model, optimizer, schedule, loss, changes, recipe.fit)

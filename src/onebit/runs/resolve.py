@@ -16,7 +16,6 @@ from onebit.runs.continual import arms, task_recipe
 from onebit.runs.model import Machine, build_model, build_training, resolve_machine, training_of
 from onebit.runs.names import check_names
 from onebit.runs.run import first_stage, open_teacher
-from onebit.train.precision import resolve_memory_format
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import count_steps, plan_batches
 from onebit.train.weights import weight_file
@@ -63,7 +62,6 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
     shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
     with torch.device("meta"):
         model = build_model(recipe.model, input_shape=shape, classes=classes)
-    resolve_memory_format(recipe.memory_format, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training prints them
         if data is None:

@@ -23,13 +23,15 @@ from onebit.train.feeds import Feed
 from onebit.train.fit_data import FitData
 from onebit.train.history import EpochLog, History
 from onebit.train.ranks import Ranks
-from onebit.train.step import BatchWatch, StepSettings
+from onebit.train.settings import Fit
+from onebit.train.step import BatchWatch
 
 
 @dataclass(kw_only=True)
 class Job:
     """The shared state of the phases of `fit`: first its arguments, in which `plan` resolves "auto".
 
+    fit: the settings, with the number of samples of a batch.
     task: of the loss, see `onebit.evaluation.loss_table`; None for a user's loss.
     example: inputs of some samples.
     feed: the batches of each epoch.
@@ -47,17 +49,9 @@ class Job:
     loss: Loss
     task: str | None
     metrics: Mapping[str, Metric]
-    batch_size: int
-    patience: int | None
-    seed: int
+    fit: Fit
     augmentation: Augmentation | None
-    ema: float
     teacher: Teacher | None
-    step_settings: StepSettings
-    precision: str
-    memory_format: str
-    compile: bool
-    sync_norm: bool
     ranks: Ranks
     folder: Path | None
     resume: bool
@@ -81,7 +75,7 @@ class Job:
     @property
     def ended(self) -> bool:
         """Whether all steps are done, or the last `patience` epochs were no better than one before them."""
-        rows, patience = self.history.rows, self.patience
+        rows, patience = self.history.rows, self.fit.patience
         if patience is not None and rows and rows[-1].epoch - self.history.best.epoch >= patience:
             return True
         return self.step >= self.total_steps

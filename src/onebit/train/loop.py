@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from onebit.optim import latent_rate, switch_
 from onebit.quantizers import scheduled
 from onebit.train.distillation import Teacher
 from onebit.train.feeds import images_of_epoch
-from onebit.train.fit_data import batch_size_of, fit_data
+from onebit.train.fit_data import fit_data
 from onebit.train.history import FIT_FILES, EpochLog, History, refuse_used
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
@@ -41,7 +41,8 @@ from onebit.train.precision import repeatable
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.run_files import last_checkpoint, write_epoch, write_weights
-from onebit.train.step import BatchLog, BatchWatch, Objective, StepSettings, optimizer_step
+from onebit.train.settings import Fit
+from onebit.train.step import BatchLog, BatchWatch, Objective, optimizer_step
 
 LOSS_CHECK_STEPS = 50
 """Number of losses per check: reading a loss waits for the device."""
@@ -51,30 +52,14 @@ def fit(
     model: nn.Module,
     data: Any,
     optimizer: torch.optim.Optimizer,
+    settings: Fit = Fit(),
     *,
-    epochs: float | None = None,
-    steps: int | None = None,
-    steps_per_epoch: int | None = None,
-    patience: int | None = None,
     validation: Any = None,
     loss: str | Loss = "cross_entropy",
-    class_weights: Literal["balanced"] | Sequence[float] | None = None,
-    ignore_index: int | None = None,
     metric: Any = None,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
     augmentation: Augmentation | None = None,
-    ema: float = 0.0,
     teacher: nn.Module | Teacher | None = None,
-    accumulate: int = 1,
-    clip_grad_norm: float | None = None,
-    clip_grad_value: float | None = None,
-    samples: int = 1,
-    precision: str = "auto",
-    memory_format: str = "auto",
-    compile: bool = False,
-    sync_norm: bool = False,
     ranks: Ranks = ALONE,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -84,6 +69,7 @@ def fit(
     on_restored: Callable[[EpochLog], None] | None = None,
     batch_watch: BatchWatch | None = None,
     verbose: bool | None = None,
+    **changes: Any,
 ) -> History:
     """Train a model for a number of epochs or steps; afterwards it holds the last weights, in eval mode.
 
@@ -100,31 +86,16 @@ def fit(
             model, and the targets as "labels", "label", "targets", "target" or "y".
         optimizer: any torch optimizer; groups with `latent_clip` are clipped after each step. One with `train()` and
             `eval()` (schedule-free) is in eval mode between epochs: its averaged weights are validated and saved.
-        epochs: passes over the training data, or times `steps_per_epoch`; 0.5 trains on half of it.
-        steps: optimizer steps in all, instead of `epochs`.
-        steps_per_epoch: optimizer steps between two validations and checkpoints; by default a pass, or all steps of a
-            loader without length. An epoch goes on where the last one ended; on resume, a loader is read up to there.
-        patience: stop after this many epochs without a better validation figure, the one that selects the best epoch.
+        settings: see `onebit.train.settings.Fit`; `epochs` or `steps` has to be given.
         validation: data of any form, read to its end after each epoch with the weights that are saved. It selects the
             best epoch: by accuracy or mean IoU, without classes by the loss. None: the validation split of a `Dataset`.
         loss: name or function (outputs, targets) -> scalar; outputs may be a tuple or a dict. The name decides the
             task, see `onebit.evaluation.loss_table`.
-        class_weights: multiply what the samples of each class cost; "balanced" makes all classes weigh the same, the
-            weights are N/(K·n) for n of N labels and K classes.
-        ignore_index: samples with this label count neither in the loss nor as errors.
         metric: name, function (outputs, targets) -> float, or several of them, see `onebit.evaluation.metrics`.
         schedule: a torch scheduler, stepped once per optimizer step; a `ReduceLROnPlateau` once per epoch, with the
             validation error or loss, or 1 − mean IoU.
-        batch_size: samples per optimizer step, over all ranks; 100 by default. A loader keeps its batches.
         augmentation: applied to batches of uint8 images (N, C, H, W) in memory.
-        ema: decay of an exponential moving average of the weights, which is validated and saved; 0 turns it off.
         teacher: a trained net to distill from, see `onebit.train.distillation`; its weights do not change.
-        accumulate, clip_grad_norm, clip_grad_value, samples: see `onebit.train.step.StepSettings`.
-        precision: "auto", "bf16" or "fp32".
-        memory_format: "channels_last", "contiguous", or "auto": channels_last for a net with convolutions.
-        compile: run the model through torch.compile.
-        sync_norm: compute BatchNorm statistics over all ranks. Not for models with activation checkpointing, which
-            would repeat a part with the statistics of its rank.
         ranks: the rank of this process, see `onebit.train.ranks`.
         folder: for metrics.jsonl, last.ckpt, best.safetensors and final.safetensors; None writes nothing.
         resume: continue from `folder/last.ckpt` if it exists.
@@ -133,6 +104,7 @@ def fit(
         on_epoch: called with each `EpochLog`; if it returns False, training ends after this epoch.
         on_restored: called with the last `EpochLog` of the checkpoint when training resumes.
         batch_watch: called with some batches of each epoch.
+        changes: settings by name, as `epochs=5`.
         verbose: print the net, the line of `onebit.check`, a progress bar and a line per epoch; by default on a
             terminal and in a notebook, unless `on_step` or `on_epoch` is given.
 
@@ -149,30 +121,21 @@ def fit(
         >>> optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=1e-3)))  # doctest: +SKIP
         >>> history = fit(model, data, optimizer, epochs=10, seed=0)  # doctest: +SKIP
     """
-    teacher = teacher if teacher is None or isinstance(teacher, Teacher) else Teacher(teacher)
-    task = task_of(loss)
+    settings, task = replace(settings, **changes), task_of(loss)
     skip_fused_path_(model)
-    source = fit_data(with_tokens(data, task), with_tokens(validation, task), batch_size=batch_size)
+    source = fit_data(with_tokens(data, task), with_tokens(validation, task), batch_size=settings.batch_size)
     run_folder = None if folder is None else Path(folder)
     job = Job(
         model=model,
         data=source,
         optimizer=optimizer,
         schedule=schedule,
-        loss=with_options(loss, ignore_index=ignore_index),
+        loss=with_options(loss, ignore_index=settings.ignore_index),
         task=task,
         metrics=chosen_metrics(metric, task),
-        batch_size=batch_size_of(source, batch_size),
-        patience=patience,
-        seed=seed,
+        fit=settings,
         augmentation=augmentation,
-        ema=ema,
-        teacher=teacher,
-        step_settings=StepSettings(accumulate, clip_grad_norm, clip_grad_value, samples),
-        precision=precision,
-        memory_format=memory_format,
-        compile=compile,
-        sync_norm=sync_norm,
+        teacher=teacher if teacher is None or isinstance(teacher, Teacher) else Teacher(teacher),
         ranks=ranks,
         folder=run_folder,
         resume=resume,
@@ -184,8 +147,8 @@ def fit(
     )
     if source.named:
         model.class_names = source.classes  # type: ignore[assignment]
-    plan(job, epochs=epochs, steps=steps, steps_per_epoch=steps_per_epoch)
-    job.loss = with_options(job.loss, class_weights=class_weights_of(job, class_weights))
+    plan(job)
+    job.loss = with_options(job.loss, class_weights=class_weights_of(job))
     # turns off a user's autocast: each step sets the precision
     with lock_folder(run_folder, ranks), autocast("fp32", job.device), repeatable(job.device):
         if run_folder is not None:
@@ -193,7 +156,7 @@ def fit(
         start(job)
         if job.history.rows:  # the run may have been killed between the checkpoint of an epoch and its best weights
             write_best(job)
-        job.history.precision, job.history.size = job.precision, net_size(model)
+        job.history.precision, job.history.size = job.fit.precision, net_size(model)
         if on_restored is not None and job.history.rows:
             on_restored(job.history.rows[-1])
         with closing(job.feed), printed(job):
@@ -222,7 +185,7 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
     losses = torch.zeros(steps, device=device)
     correct: Tensor | None = torch.zeros((), dtype=torch.float64, device=device)
     sums: dict[str, Tensor] = {}
-    objective = Objective(job.loss, job.precision, job.step_settings, job.task, job.teacher, job.metrics, ranks)
+    objective = Objective(job.loss, job.fit.precision, job.fit, job.task, job.teacher, job.metrics, ranks)
     quantizers, checked = scheduled(job.model), 0
     job.model.train()
     switch_(job.optimizer, "train")
@@ -299,7 +262,7 @@ def after_epoch(job: Job, values: dict[str, Any], steps: int, batch: tuple[Any, 
         values, steps, batch: from `train_epoch`.
         started: value of `time.perf_counter` at the start of the epoch.
     """
-    model, history, precision = job.model, job.history, job.precision
+    model, history, precision = job.model, job.history, job.fit.precision
     loss = job.loss
     if values["train_error"] is not None:  # cross_entropy needs classes
         loss = with_options(cross_entropy, ignore_index=ignored_label(job.loss))
@@ -368,7 +331,7 @@ def validate(job: Job) -> dict[str, Any]:
     with kept_buffers(batch_norms(model)):
         statistics_of_saved_(job)
         if mine is not None:
-            with fixed_weights(model, "binary"), autocast(job.precision, job.device):
+            with fixed_weights(model, "binary"), autocast(job.fit.precision, job.device):
                 outputs, targets = outputs_of(model, mine, task=job.task)
             score = score_outputs(outputs, targets, loss=job.loss, metrics=job.metrics, weights="binary", bn="trained")
     whole = whole_score(job.ranks.gather(score))
@@ -395,6 +358,6 @@ def statistics_of_saved_(job: Job) -> None:
     if not job.other_statistics:
         return
     model, norms = job.model, trained_norms(job.model)
-    with fixed_weights(model, "binary"), autocast(job.precision, job.device):
+    with fixed_weights(model, "binary"), autocast(job.fit.precision, job.device):
         reestimate_batch_norm_(model, job.data.train, norms=norms)
     job.ranks.same_([buffer for norm in norms for buffer in norm.buffers()])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from onebit.common.fields import Count, NotNegative, Share, read
 from onebit.data import Split, TrainingSamples
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.forward import autocast, in_tiles, model_device, try_model
@@ -23,7 +23,7 @@ from onebit.optim import finish_steps_, switch_
 from onebit.train.average import WeightAverage
 from onebit.train.check import mistakes
 from onebit.train.feeds import LoaderFeed, SampleFeed
-from onebit.train.fit_data import epoch_size
+from onebit.train.fit_data import batch_size_of, epoch_size
 from onebit.train.job import Job
 from onebit.train.precision import lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.train.run_files import restore, write_data_file, write_rows
@@ -39,21 +39,19 @@ RANK_SEEDS = 1_000_003
 """Distance of the seeds of two ranks: torch uses 32 bits of a seed, and the seeds 0, 1, … belong to other runs."""
 
 
-def plan(job: Job, *, epochs: float | None, steps: int | None, steps_per_epoch: int | None) -> None:
+def plan(job: Job) -> None:
     """Resolve "auto", and divide the samples into batches; errors as `fit`."""
-    model = job.model
+    model, settings, batch_size = job.model, job.fit, batch_size_of(job.data, job.fit.batch_size)
+    epochs, steps, per_epoch = settings.epochs, settings.steps, settings.steps_per_epoch
     if (epochs is None) == (steps is None):
         raise UsageError(f"got epochs={epochs} and steps={steps}, expected one of them")
-    steps, per_epoch = (read(given, Count | None, name="steps") for given in (steps, steps_per_epoch))
     if isinstance(job.data.train, LoaderSamples):
         endless = job.data.train.length is None
-        _, per_epoch = epoch_size(job.data, job.batch_size, per_epoch or (steps if endless else None))
+        _, per_epoch = epoch_size(job.data, batch_size, per_epoch or (steps if endless else None))
     if job.data.named and job.task not in ("classification", None):
         raise UsageError(f"got names of classes as targets, the loss is for {job.task}")
-    read(job.ema, Share, name="ema")
-    job.patience = read(job.patience, Count | None, name="patience")
     plateau = isinstance(job.schedule, ReduceLROnPlateau)
-    if (plateau or job.patience is not None) and job.data.validation is None:
+    if (plateau or settings.patience is not None) and job.data.validation is None:
         raise UsageError(f"{'a plateau' if plateau else 'patience'} needs validation data")
     if plateau and job.schedule.mode != "min":  # type: ignore[union-attr]
         raise UsageError("ReduceLROnPlateau: got mode max, but the lower the validation figure, the better")
@@ -63,20 +61,20 @@ def plan(job: Job, *, epochs: float | None, steps: int | None, steps_per_epoch: 
     if job.teacher is not None and job.task not in ("classification", None):
         raise UsageError(f"a teacher is for classification, the loss is for {job.task}")
     job.device = model_device(model)
-    job.precision = resolve_precision(job.precision, job.device)
+    job.fit = replace(settings, batch_size=batch_size, precision=resolve_precision(settings.precision, job.device))
     job.example = _example_inputs(job)
-    layout = _fitting_layout(job, resolve_memory_format(job.memory_format, model))
+    layout = _fitting_layout(job, resolve_memory_format(settings.memory_format, model))
     model.to(memory_format=layout)  # type: ignore[call-overload]
     data: Any = job.data.train
     if isinstance(data, Split):
         data = TrainingSamples(data, job.augmentation, channels_last=layout == torch.channels_last)
     elif job.augmentation is not None:
         raise UsageError("augmentation is for uint8 images (N, C, H, W) in memory")
-    common: dict[str, Any] = {"device": job.device, "seed": job.seed, "ranks": job.ranks}
+    common: dict[str, Any] = {"device": job.device, "seed": settings.seed, "ranks": job.ranks}
     if isinstance(data, LoaderSamples):
         job.feed = LoaderFeed(samples=data, length=data.length, steps=per_epoch or 0, **common)
     else:
-        bounds = plan_batches(data.count, batch_size=job.batch_size, processes=job.ranks.world)
+        bounds = plan_batches(data.count, batch_size=batch_size, processes=job.ranks.world)
         length = len(bounds)
         job.feed = SampleFeed(samples=data, bounds=bounds, length=length, steps=per_epoch or length, **common)
     job.total_steps = steps or count_steps(job.feed.steps, epochs)
@@ -88,7 +86,7 @@ def _checked_labels(job: Job) -> tuple[int, int | None] | None:
     """The number of classes and the ignored label, after a look at all labels in memory; None for other targets."""
     if job.task != "classification":
         return None
-    with autocast(job.precision, job.device):
+    with autocast(job.fit.precision, job.device):
         outputs = floats(try_model(job.model, job.example), job.task)
     if not isinstance(outputs, Tensor) or outputs.dim() < 2:  # the loss says what it expects
         return None
@@ -99,14 +97,13 @@ def _checked_labels(job: Job) -> tuple[int, int | None] | None:
     return classes, ignored
 
 
-def class_weights_of(job: Job, given: Any) -> tuple[float, ...] | None:
+def class_weights_of(job: Job) -> tuple[float, ...] | None:
     """The weight of each class; "balanced" ones make the samples of all classes weigh the same, 1 on average.
 
     A class without training samples has weight 1. A loader is read once to count its labels.
     """
-    weights = read(given, Literal["balanced"] | tuple[NotNegative, ...] | None, name="class_weights")
-    if weights != "balanced":
-        return weights
+    if job.fit.class_weights != "balanced":
+        return job.fit.class_weights
     if job.feed.length is None:
         raise UsageError("class_weights: balanced ones need a loader with a length, whose labels are counted")
     samples, ignored = as_samples(job.data.train), ignored_label(job.loss)
@@ -140,7 +137,7 @@ def _fitting_layout(job: Job, layout: torch.memory_format) -> torch.memory_forma
 
     Runs the model on the example, which also detects pixels from 0 to 1 in front of an `InputCoding`.
     """
-    model, auto = job.model, job.memory_format == "auto" and layout == torch.channels_last
+    model, auto = job.model, job.fit.memory_format == "auto" and layout == torch.channels_last
     if isinstance(job.data.train, Split) and (not auto or hasattr(model, "input_shape")):
         return layout
     model.to(memory_format=layout)  # type: ignore[call-overload]
@@ -156,13 +153,13 @@ def _fitting_layout(job: Job, layout: torch.memory_format) -> torch.memory_forma
 def start(job: Job) -> None:
     """Seed torch, give all ranks the same weights, restore the last checkpoint on resume, and wrap the model."""
     model, ranks = job.model, job.ranks
-    torch.manual_seed(job.seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
+    torch.manual_seed(job.fit.seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
     finish_steps_(job.optimizer)
     switch_(job.optimizer, "eval")
     job.optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left gradients
     ranks.same_(list(model.state_dict().values()))
     job.feed.classes = _checked_labels(job)
-    job.average = WeightAverage(model, job.ema) if job.ema else None
+    job.average = WeightAverage(model, job.fit.ema) if job.fit.ema else None
     job.settings = settings_of(job)
     if job.resume:
         restore(job)
@@ -176,8 +173,8 @@ def start(job: Job) -> None:
     # drops the row of an epoch whose checkpoint was never written: that epoch is trained again
     write_rows(job)
     write_data_file(job)
-    forward = Compiled(model) if job.compile else model
-    job.forward = ranks.wrap(SyncedNorms(forward) if job.sync_norm and ranks.world > 1 else forward)
+    forward = Compiled(model) if job.fit.compile else model
+    job.forward = ranks.wrap(SyncedNorms(forward) if job.fit.sync_norm and ranks.world > 1 else forward)
     with job.saved_weights():
         job.signs = binary_signs(model)
     job.health = HealthWatch(model, job.optimizer)

@@ -9,8 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from onebit.common.fields import read
-
 
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the device multiplies matrices faster in bfloat16 than in float32.
@@ -27,13 +25,12 @@ def multiplies_bf16(device: torch.device) -> bool:
     return False
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: Literal["auto", "bf16", "fp32"], device: torch.device) -> Literal["bf16", "fp32"]:
     """Resolve a precision to "bf16" or "fp32"; "auto" is bf16 where the device is faster with it.
 
     ±1 weights and uint8 pixels are exact in bfloat16, so a binary net loses only the rounding of activations and
     gradients.
     """
-    read(precision, Literal["auto", "bf16", "fp32"], name="precision")
     if precision == "auto":
         return "bf16" if multiplies_bf16(device) else "fp32"
     return precision
@@ -55,7 +52,6 @@ def resolve_memory_format(memory_format: str, model: nn.Module) -> torch.memory_
 
     Convolutions are 1.2 to 2 times faster with channels last.
     """
-    read(memory_format, Literal["auto", "channels_last", "contiguous"], name="memory_format")
     if memory_format == "auto":
         convolutional = any(parameter.dim() == 4 for parameter in model.parameters())
         memory_format = "channels_last" if convolutional else "contiguous"

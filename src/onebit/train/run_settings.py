@@ -15,6 +15,7 @@ from onebit.evaluation.forward import generators_of
 from onebit.layers import binary_layers, input_quantizers
 from onebit.train.job import Job
 
+STEP = ("accumulate", "clip_grad_norm", "clip_grad_value", "samples")
 PLAIN = (bool, int, float, str, type(None))
 MOST_VALUES = 1_000
 """A longer list is not a setting."""
@@ -29,16 +30,17 @@ def settings_of(job: Job) -> dict[str, Any]:
     world, optimizer, schedule, loss = job.ranks.world, job.optimizer, job.schedule, job.loss
     stored = None if schedule is None else schedule.state_dict()
     factors = [_of_callable(factor) for factor in getattr(schedule, "lr_lambdas", ())]
+    steps = ", ".join(f"{name}={getattr(job.fit, name)!r}" for name in STEP)
     functions = {"loss": _of_callable(loss), "lr_lambdas": factors}
     return {
-        "processes": f"{world} with sync_norm" if job.sync_norm and world > 1 else world,
-        "seed": job.seed,
-        "batch_size": job.batch_size,
+        "processes": f"{world} with sync_norm" if job.fit.sync_norm and world > 1 else world,
+        "seed": job.fit.seed,
+        "batch_size": job.fit.batch_size,
         "training images": job.data.count,  # before the number of steps, which depends on it
         "total_steps": job.total_steps,
-        "patience": job.patience,
-        "precision": job.precision,
-        "compile": job.compile,
+        "patience": job.fit.patience,
+        "precision": job.fit.precision,
+        "compile": job.fit.compile,
         "classes": list(job.data.classes),
         "data": job.data.identity() if job.folder is not None else "",  # reading all arrays takes time
         "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(job.model)}),
@@ -49,8 +51,8 @@ def settings_of(job: Job) -> dict[str, Any]:
         "optimizer": type(optimizer).__name__,
         "schedule": type(schedule).__name__,
         "augmentation": repr(job.augmentation),
-        "step": repr(job.step_settings),
-        "ema": job.ema,
+        "step": f"StepSettings({steps})",
+        "ema": job.fit.ema,
         "teacher": None if job.teacher is None else job.teacher.digest,
         "settings": of_states(optimizer.param_groups, stored) | flat(functions),
     }

@@ -16,7 +16,7 @@ import torch
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.recipe.optimizer import SCHEDULES as SCHEDULES
+from onebit.train.settings import SCHEDULES as SCHEDULES
 
 Factor = Callable[[int], float]
 """Step -> factor."""

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from onebit.common.fields import Positive, read
 from onebit.errors import UsageError
 from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, ignored_label, known_samples, mean_cost, per_sample, token_costs
@@ -19,28 +18,7 @@ from onebit.evaluation.sources import batch_bounds
 from onebit.evaluation.trees import called, floats, leaves, mapped, size_of, split_in
 from onebit.train.distillation import Teacher
 from onebit.train.ranks import ALONE, Ranks
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """How a step computes and clips its gradient.
-
-    Args:
-        accumulate: number of parts of a batch, to save memory: the gradient is that of the whole batch, but BatchNorm
-            sees one part at a time. Parts have at least two samples.
-        clip_grad_norm: limit of the norm of all gradients; None for no limit.
-        clip_grad_value: limit of the magnitude of each gradient; None for no limit.
-        samples: Monte Carlo samples: passes over the batch with different random weights, which are averaged.
-    """
-
-    accumulate: int = 1
-    clip_grad_norm: float | None = None
-    clip_grad_value: float | None = None
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            read(value, Positive | None, name=name)
+from onebit.train.settings import Fit
 
 
 @dataclass(frozen=True)
@@ -55,7 +33,7 @@ class Objective:
 
     loss: Loss
     precision: str
-    settings: StepSettings
+    settings: Fit
     task: str | None = "classification"
     teacher: Teacher | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)

@@ -1,0 +1,68 @@
+"""The settings of `fit`. Imports no torch: they are fields of recipes, too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+
+from onebit.common.fields import Checked, Count, NotNegative, Positive, Share, within
+
+Schedule = Literal["constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "plateau", "step"]
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
+
+
+@dataclass(frozen=True)
+class SharedSettings(Checked):
+    """What `fit` and a recipe call the same.
+
+    Args:
+        epochs: passes over the training data, for each task; 0.5 trains on half of them
+        patience: stop after this many epochs without a better validation figure; null trains all epochs
+        batch_size: samples per optimizer step, over all processes
+        class_weights: balanced, or a number for each class, on what its samples or pixels cost; null weighs all alike
+        ema: decay of a moving average of the weights, which is then validated and saved; 0 for none
+        seed: seed of initial weights, order, augmentation and draws
+        precision: auto, bf16 or fp32
+        memory_format: auto (channels_last for convolutional nets), channels_last or contiguous
+        compile: run the model through torch.compile
+        sync_norm: share BatchNorm statistics between processes
+    """
+
+    epochs: Annotated[float, within("(0, 1e6]")] | None = None
+    patience: Count | None = None
+    batch_size: Count | None = None
+    class_weights: Literal["balanced"] | tuple[NotNegative, ...] | None = None
+    ema: Share = 0.0
+    seed: Annotated[int, within("[0, 9223372036854775808)")] = 0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    compile: bool = False
+    sync_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Fit(SharedSettings):
+    """How `fit` trains: the settings of `SharedSettings`, and these.
+
+    Args:
+        steps: optimizer steps in all, instead of `epochs`.
+        steps_per_epoch: optimizer steps between two validations and checkpoints; by default a pass, or all steps of a
+            loader without length. An epoch goes on where the last one ended; on resume, a loader is read up to there.
+        ignore_index: samples with this label count neither in the loss nor as errors.
+        accumulate: number of parts of a batch, to save memory: the gradient is that of the whole batch, but BatchNorm
+            sees one part at a time. Parts have at least two samples.
+        clip_grad_norm: limit of the norm of all gradients; None for no limit.
+        clip_grad_value: limit of the magnitude of each gradient; None for no limit.
+        samples: Monte Carlo samples: passes over the batch with different random weights, which are averaged.
+
+    Raises:
+        UsageError: a value of another type, or out of bounds.
+    """
+
+    steps: Count | None = None
+    steps_per_epoch: Count | None = None
+    ignore_index: int | None = None
+    accumulate: Count = 1
+    clip_grad_norm: Positive | None = None
+    clip_grad_value: Positive | None = None
+    samples: Count = 1
