@@ -25,6 +25,7 @@ from onebit.recipe import (
     with_method,
 )
 from onebit.recipe.override import is_of_methods
+from onebit.recipe.request import origins, request_recipe
 from onebit.runs.optimizer import check_settings
 
 NETS: dict[str, dict[str, Any]] = {
@@ -135,3 +136,19 @@ def test_the_method_of_every_recipe_is_known(name: str) -> None:
     assert (found is None) == (name in MIXED)
     named = next((method for method in sorted(methods(), key=len, reverse=True) if method in name), found)
     assert found == named
+
+
+@pytest.mark.parametrize(("flags", "recipe", "method", "expected"), [
+    ({"seed": "1"}, None, None, {"seed": "flag", "epochs": "default", "ema": "default", "name": "derived"}),
+    ({"epochs": "1"}, "mnist-bnn", None, {"optimizer.lr": "recipe mnist-bnn", "model.init": "recipe mnist-bnn"}),
+    ({}, "mnist-bnn", "bop", {"optimizer.name": "method bop", "dataset": "recipe mnist-bnn", "patience": "default"}),
+])  # fmt: skip
+def test_each_setting_has_an_origin(
+    flags: dict[str, str], recipe: str | None, method: str | None, expected: dict[str, str]
+) -> None:
+    source = None if recipe is None else recipe_path(recipe)
+    asked = request_recipe(flags, source, method=method)
+    found = origins(asked, flags, source, method=method)
+    assert {name: value for name, value, _ in found} == flatten(asked.settings())
+    by_name = {name: origin for name, _, origin in found}
+    assert {name: by_name[name] for name in expected} == expected

@@ -34,6 +34,7 @@ OPTIONS = {
     "print-freq": (VALUE, "N", "print loss and accuracy every N steps"),
     "start-epoch": (VALUE, "N", "accepted with --resume, which starts at the epoch of the checkpoint"),
     "print-config": (SWITCH, "", "print the complete recipe and exit"),
+    "explain": (SWITCH, "", "print each setting with where it comes from, and exit"),
     "json": (SWITCH, "", "print exactly one JSON object: recipe, dataset, seed, epochs, test, seconds, ..."),
     "help": (SWITCH, "", "print this text and exit"),
 }
@@ -67,6 +68,7 @@ class TrainCommand:
     overwrite: bool = False
     json: bool = False
     print_config: bool = False
+    explain: bool = False
     help: bool = False
 
     @property
@@ -77,7 +79,8 @@ class TrainCommand:
     @property
     def names_training(self) -> bool:
         """Whether the command names what to train or to print."""
-        return any((self.recipe, self.method, self.task, self.resumed, self.print_config, self.flags))
+        prints = self.print_config or self.explain
+        return any((self.recipe, self.method, self.task, self.resumed, prints, self.flags))
 
 
 def translated(words: Sequence[str]) -> list[str] | None:
@@ -112,7 +115,8 @@ def read_command(words: Sequence[str]) -> TrainCommand:
     if len(set(map(os.path.realpath, folders))) > 1:
         raise UsageError(f"several run folders: {', '.join(map(str, folders))}")
     options: dict[str, Any] = {name: verb_options.get(name) for name in ("method", "task", "data")}
-    options |= {name.replace("-", "_"): name in verb_options for name in ("overwrite", "json", "print-config", "help")}
+    switches = ("overwrite", "json", "print-config", "explain", "help")
+    options |= {name.replace("-", "_"): name in verb_options for name in switches}
     only_out = resume and "out" in verb_options and not (recipe or settings or options["method"] or options["task"])
     return TrainCommand(
         recipe,
@@ -129,6 +133,11 @@ def read_command(words: Sequence[str]) -> TrainCommand:
 
 def train_request(command: TrainCommand) -> Recipe:
     """The recipe of a command; errors: see `request_recipe` and `recipe_path`."""
+    return request_recipe(command.flags, recipe_source(command), method=command.method, task=command.task)
+
+
+def recipe_source(command: TrainCommand) -> Path | None:
+    """The recipe file that a command names, if it does."""
     if (dataset := command.flags.get("dataset")) is not None:
         from onebit.data import DATASETS
 
@@ -141,4 +150,4 @@ def train_request(command: TrainCommand) -> Recipe:
             begun = (command.folder / LOCK_FILE).exists()
             with lock_folder(command.folder if begun else None):  # refused if another process has it
                 raise UsageError(f"--resume {command.folder}: no run there (it has no recipe.yaml)")
-    return request_recipe(command.flags, source, method=command.method, task=command.task)
+    return source

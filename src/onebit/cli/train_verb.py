@@ -15,12 +15,13 @@ from onebit.cli.inputs import set_threads
 from onebit.cli.main import INTERRUPTED
 from onebit.cli.output import answer_either, download_progress, progress, say
 from onebit.cli.seeds import train_seeds
-from onebit.cli.train_command import TrainCommand, read_command, train_request, translated
-from onebit.cli.train_help import USAGE, train_help
+from onebit.cli.train_command import TrainCommand, read_command, recipe_source, train_request, translated
+from onebit.cli.train_help import LONGEST_VALUE, USAGE, train_help
 from onebit.common.files import append_text
 from onebit.common.progress import print_answer
-from onebit.errors import OnebitError, TrainingError, UsageError
-from onebit.recipe import Recipe
+from onebit.common.text import table
+from onebit.errors import OnebitError, TrainingError, UsageError, shortened
+from onebit.recipe import Recipe, flag_text
 from onebit.runs.folders import (
     PICTURE,
     free_folder,
@@ -101,6 +102,14 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
 
         check_names(recipe)
         answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=command.json)
+        return 0
+    if command.explain:
+        from onebit.recipe.request import origins
+
+        rows = origins(recipe, command.flags, recipe_source(command), method=command.method, task=command.task)
+        cells = [[name, shortened(flag_text(value), LONGEST_VALUE), origin] for name, value, origin in rows]
+        facts = {name: {"value": value, "from": origin} for name, value, origin in rows}
+        answer_either(facts, table([["setting", "value", "from"], *cells]), as_json=command.json)
         return 0
     from onebit.report.tables import result_lines
 

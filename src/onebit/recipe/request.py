@@ -14,7 +14,7 @@ from onebit.recipe.defaults import default_settings
 from onebit.recipe.options import TABLES, declared
 from onebit.recipe.override import method_of, with_method
 from onebit.recipe.reading import build_recipe, merge, method_settings, read_settings, recipe_path
-from onebit.recipe.settings import LONGEST_NAME, Recipe
+from onebit.recipe.settings import LONGEST_NAME, Recipe, flatten
 
 TASKS = {"permuted-mnist": "mnist-permuted", "image": None}
 """Task -> the recipe with its continual settings; None for the plain images."""
@@ -54,6 +54,28 @@ def request_recipe(
         recipe = dataclasses.replace(recipe, continual=dataclasses.replace(recipe.continual, own=method))
     refuse_foreign(recipe, flags)
     return recipe
+
+
+def origins(
+    recipe: Recipe, flags: Mapping[str, str], source: Path | None, *, method: str | None = None, task: str | None = None
+) -> list[tuple[str, Any, str]]:
+    """(flag name, value, where it comes from) of each setting of a recipe that `request_recipe` made of the rest."""
+    layers: dict[str, Mapping[str, Any]] = {}
+    if method is not None:
+        layers[f"method {method}"] = method_settings(method, optimizer=flags.get("optimizer.name"))
+    if task is not None and (learning := TASKS[task]) is not None:
+        layers[f"task {task}"] = {"continual": read_settings(recipe_path(learning))["continual"]}
+    if source is not None:
+        layers[f"recipe {source.stem}"] = read_settings(source)
+    layers["defaults.yaml"] = default_settings(recipe, method=method, given=list(flags))
+    read = {label: (flatten(settings), build_recipe(settings).values()) for label, settings in layers.items()}
+    read["default"] = (recipe.values(), Recipe().values())
+
+    def origin(name: str, value: Any) -> str:
+        fitting = (label for label, (given, values) in read.items() if name in given and values.get(name) == value)
+        return "flag" if name in flags else next(fitting, "derived")  # as a warm-up that --epochs shortens
+
+    return [(name, value, origin(name, value)) for name, value in flatten(recipe.settings()).items()]
 
 
 def refuse_foreign(recipe: Recipe, names: Iterable[str]) -> None:
