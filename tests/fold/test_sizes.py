@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from onebit.export import export_net
 from onebit.packed import InputSpec, dumps, loads
 from onebit.runtime import input_batch, run
 from onebit.runtime.torch_module import PackedModule
+from support.covering import covering
 from support.onnx_sessions import session
 
 
@@ -71,8 +73,7 @@ def random_net(generator: np.random.Generator, head: str) -> nn.Sequential:
     return net.eval()
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("head", "seed"), covering(product(HEADS, range(3))))
 def test_random_nets_compute_what_torch_computes_at_random_sizes(head: str, seed: int) -> None:
     generator = np.random.default_rng([seed, len(head)])
     model = random_net(generator, head)
@@ -211,8 +212,7 @@ def test_integers_of_a_net_of_any_size() -> None:
     assert np.abs(run(made, larger) - exact).max() < 0.05 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("head", "seed"), covering(product(HEADS, range(3))))
 def test_the_program_in_plain_torch_takes_any_size(head: str, seed: int, tmp_path: Path) -> None:
     generator = np.random.default_rng([seed, len(head)])
     packed = onebit.pack(random_net(generator, head), torch.rand(2, 3, 24, 26), sizes="any")
@@ -227,8 +227,7 @@ def test_the_program_in_plain_torch_takes_any_size(head: str, seed: int, tmp_pat
         program(torch.rand(3, 2, 24, 26))
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("head", "seed"), covering(product(HEADS, range(3))))
 def test_onnx_takes_any_size_or_the_export_refuses(head: str, seed: int, tmp_path: Path) -> None:
     """Adaptive windows and windows that lose pixels to padding would need a constant of each size."""
     generator = np.random.default_rng([seed, len(head)])

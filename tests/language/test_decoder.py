@@ -19,6 +19,7 @@ from onebit.language.reference import LARGEST_SUM, ReferenceDecoder, _exp, _roun
 from onebit.native import instruction_sets
 from onebit.native.library import compiled_sets
 from support.compiling import compiled
+from support.covering import covering
 from support.gguf_models import assert_same_bits, tokens_of, write_model
 
 native = pytest.mark.skipif(not instruction_sets(), reason="no C compiler")
@@ -33,7 +34,7 @@ CASES = {
 
 
 @native
-@pytest.mark.parametrize(("case", "kv", "exact"), list(product(CASES, ["float16", "int8"], [False, True])))
+@pytest.mark.parametrize(("case", "kv", "exact"), covering(product(CASES, ["float16", "int8"], [False, True])))
 def test_every_instruction_set_has_the_bits_of_the_reference(case: str, kv: str, exact: bool, tmp_path: Path) -> None:
     assert_same_bits(write_model(tmp_path / "x.gguf", **CASES[case]), 20, kv=kv, exact=exact)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import onebit
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+from support.covering import covering
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of its own tracers
 SHAPE = (3, 2, 6, 6)
@@ -76,8 +78,7 @@ ROWS = {
 COLUMNS = {"torch.jit.trace": traced, "torch.export": exported, "torch.compile": compiled}
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(("row", "column"), covering(product(ROWS, COLUMNS)))
 def test_a_program_answers_as_the_model(row: str, column: str) -> None:
     torch.manual_seed(0)
     model = ROWS[row]().eval()
