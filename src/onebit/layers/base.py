@@ -174,7 +174,10 @@ class LatentWeight(nn.Module):
 
 
 def describes(method: str, quantizer: Quantizer) -> bool:
-    """Whether a method of a quantizer belongs to its `forward`: a subclass may override only that."""
+    """Whether `method` comes from the class that defines `forward`.
+
+    If a subclass overrides `forward` alone, the inherited method no longer describes it.
+    """
     return method in vars(next(kind for kind in type(quantizer).__mro__ if "forward" in vars(kind)))
 
 

@@ -82,7 +82,7 @@ class _Planner(Pointwise):
         rows = np.asarray(node.rows > 0).reshape(1, node.outputs, -1, node.group)
         kernel = scaled_kernel(rows, self.isa)
         if kernel is None or slot.call is None or slot.call.kernel != "grid":
-            raise NotPlanned("groups of this size, or of integers")
+            raise NotPlanned(f"no kernel for scaled groups of {node.group} inputs")
         fields: dict[str, Any] = {
             "groups": 1,
             "outputs": node.outputs,

@@ -16,9 +16,9 @@ from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.base import sign
 from onebit.quantizers.chunks import in_chunks
 
-LEAST = 1e-38
-HUGE = 3e38
-"""LEAST · HUGE > 2: a mean above LEAST flips a weight."""
+MIN_MEAN = 1e-38
+MAX_FACTOR = 3e38
+"""MIN_MEAN · MAX_FACTOR > 2: a mean above MIN_MEAN flips a weight."""
 
 
 class Bop(CompanionOptimizer):
@@ -67,7 +67,7 @@ class Bop(CompanionOptimizer):
         state = self.state[latent]
         if not state:
             state["mean"] = torch.zeros_like(latent, memory_format=torch.preserve_format)
-        least = max(float(group["threshold"]), LEAST)
+        least = max(float(group["threshold"]), MIN_MEAN)
         if update_latent(FLIP, latent, gradient, state["mean"], share=float(group["lr"]), threshold=least):
             return
         for w, g, m in in_chunks(latent, gradient, state["mean"]):
@@ -75,7 +75,7 @@ class Bop(CompanionOptimizer):
             # 0 where |m| <= τ; a mean of the sign opposite to its weight is clamped away
             against = torch.nn.functional.hardshrink(m, least)
             # of the sign, as weights that are loaded later may be any numbers
-            torch.sub(sign(w), against, alpha=HUGE, out=w).clamp_(-1, 1)
+            torch.sub(sign(w), against, alpha=MAX_FACTOR, out=w).clamp_(-1, 1)
 
 
 def build_bop(setup: OptimizerSetup) -> Bop:

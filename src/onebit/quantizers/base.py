@@ -247,7 +247,7 @@ class Quantizer(torch.nn.Module):
     latent_bound: float | None = None
     """The bound ±b to which latents are clipped, None for no bound."""
     start: float = 0.5
-    """Magnitude of latents that begin with given signs, as a share of `latent_bound` (of 1 without one)."""
+    """When latents start from given signs: their magnitude, as a share of `latent_bound`, or of 1 if there is none."""
 
     @property
     def start_size(self) -> float:

@@ -49,10 +49,10 @@ class Training:
     settings: Fit
 
 
-FEWEST = 100
+MIN_IMAGES = 100
 """Least number of training images for the BatchNorm statistics of a start from a packed net."""
-FAINT = 0.25
-"""Share of `Quantizer.start_size` below which draws would lose the signs of latents."""
+MIN_LATENT_SHARE = 0.25
+"""Below this share of `Quantizer.start_size`, stochastic draws lose the signs of latents."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _start(recipe: Recipe, model: nn.Module, data: Any) -> None:
     if is_packed(source):
         net = load(source)
         if not on_meta:
-            images = data.train.spread(max(FEWEST, fitting_batch(data.input_shape))).images[:]
+            images = data.train.spread(max(MIN_IMAGES, fitting_batch(data.input_shape))).images[:]
             unfold_(model, net, images, source=source, other_classes=_are_other(net.classes, data))
         return
     file = weight_file(Path(source))
@@ -199,7 +199,7 @@ def _settle_drawn_(model: nn.Module) -> None:
         quantizer = layer.weight_quantizer
         if not isinstance(quantizer, Quantizer) or not quantizer.random or layer.weight.is_meta:
             continue
-        if float(layer.weight.abs().mean()) < FAINT * quantizer.start_size:
+        if float(layer.weight.abs().mean()) < MIN_LATENT_SHARE * quantizer.start_size:
             layer.weight.copy_(sign(layer.weight) * quantizer.start_size)
 
 

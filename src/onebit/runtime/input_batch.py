@@ -57,7 +57,7 @@ def as_batches(net: PackedNet, inputs: Any) -> list[Any]:
         raise UsageError(f"expected the inputs {', '.join(specs)}, as a tuple or by name")
     parts = [as_batch(spec, inputs[name]) for name, spec in specs.items()]
     if len(counts := {part.shape[0] for part in parts}) > 1:
-        raise UsageError(f"got {' and '.join(map(str, counts))} samples, expected as many of each input")
+        raise UsageError(f"inputs have {' and '.join(map(str, counts))} samples, expected equal numbers")
     return parts
 
 

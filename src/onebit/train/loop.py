@@ -344,7 +344,7 @@ def validate(job: Job) -> dict[str, Any]:
 
 
 def _share(model: nn.Module, data: Split | Samples, ranks: Ranks) -> Samples | None:
-    """The validation samples of this rank; None for none."""
+    """This rank's part of the validation samples, or None if it has no part."""
     if isinstance(data, LoaderSamples):
         return data if ranks.writes else None
     part = data[ranks.part(len(data))]

@@ -185,4 +185,5 @@ def _warnings(job: Job) -> Iterator[str]:
     if not job.history.rows:
         yield from mistakes(unwrapped(job.model), lambda: to_device(job.example, job.device))
     elif isinstance(job.data.train, LoaderSamples):
-        yield f"a loader resumes at the start of epoch {len(job.history) + 1}; its samples are not compared"
+        begin = f"resuming at the start of epoch {len(job.history) + 1}"
+        yield f"{begin}; a DataLoader's samples cannot be checked against those of the first run"

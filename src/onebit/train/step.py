@@ -54,7 +54,7 @@ class Objective:
         return ignored_label(self.loss)
 
     def known_shares(self, logits: Tensor, labels: list[Tensor]) -> list[float]:
-        """The share of each part in all samples that count, over which its loss is a mean; [] where all of them do."""
+        """The weight of each part's loss: its share of the labels that are not ignored. [] if no label is ignored."""
         if self.task == "language":
             counts = [int((part[:, 1:] >= 0).sum()) for part in labels]
         elif self.task != "classification" or (labels[0].dim() == 1 and self.ignored is None):
