@@ -33,6 +33,7 @@ _find, __dir__, _HOME = lazy(
         "runtime.torch_module": "PackedModule",
         "train.check": "check",
         "train.loop": "fit",
+        "train.settings": "Fit",
         "trainer": "Trainer",
         "verification.agreement": "certify pack verify",
     },

@@ -60,6 +60,7 @@ from onebit.runtime import run as run
 from onebit.runtime.torch_module import PackedModule as PackedModule
 from onebit.train.check import check as check
 from onebit.train.loop import fit as fit
+from onebit.train.settings import Fit as Fit
 from onebit.trainer import Trainer as Trainer
 from onebit.verification.agreement import certify as certify, pack as pack, verify as verify
 

@@ -86,7 +86,7 @@ def fit(
             model, and the targets as "labels", "label", "targets", "target" or "y".
         optimizer: any torch optimizer; groups with `latent_clip` are clipped after each step. One with `train()` and
             `eval()` (schedule-free) is in eval mode between epochs: its averaged weights are validated and saved.
-        settings: see `onebit.train.settings.Fit`; `epochs` or `steps` has to be given.
+        settings: see `onebit.Fit`; `epochs` or `steps` has to be given.
         validation: data of any form, read to its end after each epoch with the weights that are saved. It selects the
             best epoch: by accuracy or mean IoU, without classes by the loss. None: the validation split of a `Dataset`.
         loss: name or function (outputs, targets) -> scalar; outputs may be a tuple or a dict. The name decides the
