@@ -148,12 +148,11 @@ def test_a_folder_of_seeds_is_its_runs_and_names_and_pictures_are_unique(tmp_pat
 
 def test_mean_and_sd_per_epoch() -> None:
     first: list[tuple[int, float | None]] = [(1, 4.0), (2, 1.0)]
-    trainings = [first, [(1, 2.0), (2, 3.0), (3, 5.0)], [(1, None), (3, None)]]
-    epochs, mean, sd = per_epoch(trainings)
+    epochs, mean, sd = per_epoch([*first, (1, 2.0), (2, 3.0), (3, 5.0), (1, None), (3, None)])
     assert epochs.tolist() == [1, 2, 3]
     assert mean.tolist() == [3.0, 2.0, 5.0]
     assert sd.tolist() == [pytest.approx(2**0.5), pytest.approx(2**0.5), 0.0]
-    assert np.isnan(per_epoch([[(1, float("inf"))]])[1]).all()
+    assert np.isnan(per_epoch([(1, float("inf"))])[1]).all()
 
 
 def test_runs_of_one_recipe_with_other_settings_get_different_labels(tmp_path: Path) -> None:

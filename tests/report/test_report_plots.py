@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +214,14 @@ def test_wrong_answers_are_drawn_beside_right_ones(tmp_path: Path, monkeypatch: 
     made["probabilities"][wrong[:15]] = np.linspace(0.99, 0.9, 15)
     made["probabilities"][wrong[15:]] = 0.4
     found: list[Figure] = []
-    add = predictions_module.add_title
-    monkeypatch.setattr(predictions_module, "add_title", lambda figure, text: (found.append(figure), add(figure, text)))
+
+    @contextmanager
+    def kept(path: Path, **how: Any) -> Iterator[Figure]:
+        with picture(path, **how) as figure:
+            found.append(figure)
+            yield figure
+
+    monkeypatch.setattr(predictions_module, "picture", kept)
     plot_answers(path=tmp_path / "answers.png", data="mnist test", **made)
     check_picture(tmp_path / "answers.png")
     right = [index for index in range(300) if index not in wrong]

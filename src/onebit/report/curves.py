@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onebit.common.files import AnyPath
-from onebit.report.drawing import GREY, Picture, add_title, curve_color, log_ticks, picture
+from onebit.report.drawing import GREY, Picture, curve_color, log_ticks, picture
 from onebit.report.run_folders import Group, RunResults, data_name
 from onebit.report.wording import mean_sd, printable
 from onebit.train.history import EpochLog, History
@@ -19,12 +19,13 @@ from onebit.train.history import EpochLog, History
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
-Runs = Iterable[Sequence[tuple[int, float | None]]]
-"""(epoch, value) of each run."""
+Points = Iterable[tuple[int, float | None]]
+"""(epoch, value) of all epochs of all runs."""
 STYLES: dict[str, dict[str, Any]] = {"training": {"linestyle": (0, (4, 2)), "alpha": 0.65}, "validation": {}}
 BEST: dict[str, Any] = {"marker": "o", "markersize": 7, "fillstyle": "none", "linestyle": "none"}
+BAND: dict[str, Any] = {"alpha": 0.25, "linewidth": 6, "label": "± standard deviation over seeds"}
+"""The legend entry of the bands of `panel`."""
 MARKED_EPOCHS = 20
 """Curves with at most this many epochs get a dot per epoch."""
 MEASURES = {
@@ -45,36 +46,34 @@ PANELS: dict[str, tuple[str, dict[str, str], float]] = {
 """Name -> label, field of `EpochLog` for each split, of which validation is the last, and the scale of its values."""
 
 
-def per_epoch(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(epochs, mean, sd) over the runs that completed an epoch; sd is 0 for a single one.
+def per_epoch(points: Points) -> np.ndarray:
+    """(epochs, mean, sd) over the runs that completed an epoch, (3, epochs); sd is 0 for a single one.
 
     Args:
-        runs: epochs without a value are left out; a value that is not finite leaves a gap.
+        points: epochs without a value are left out; a value that is not finite leaves a gap.
     """
     values: dict[int, list[float]] = {}
-    for epoch, value in chain.from_iterable(runs):
+    for epoch, value in points:
         if value is not None:
             values.setdefault(epoch, []).append(value if math.isfinite(value) else math.nan)
-    epochs = sorted(values)
-    found = [mean_sd(values[epoch]) for epoch in epochs]
-    return np.array(epochs, np.int64), np.array([mean for mean, _ in found]), np.array([sd or 0.0 for _, sd in found])
+    rows = [(epoch, *mean_sd(values[epoch])) for epoch in sorted(values)]
+    return np.array([(epoch, mean, sd or 0.0) for epoch, mean, sd in rows]).reshape(-1, 3).T
 
 
 def panel(
-    axes: Axes, series: Iterable[tuple[Runs, dict[str, Any]]], *, x: str = "epoch", scale: float = 1, ticks: int = 10
+    axes: Axes, series: Iterable[tuple[Points, dict[str, Any]]], *, x: str = "epoch", scale: float = 1, ticks: int = 10
 ) -> list[np.ndarray]:
     """Draw a curve for each of `series`: `scale` times the mean of its runs, and ±sd as a band; returns the means.
 
     Args:
-        series: (values, style of the line). Curves of few points get dots.
+        series: (points, style of the line). Curves of few points get dots.
         x: what is counted along the axis, in whole numbers with at most `ticks` labels.
     """
     from matplotlib.ticker import MaxNLocator
 
     means = []
-    for runs, style in series:
-        at, mean, sd = per_epoch(runs)
-        mean, sd = scale * mean, scale * sd
+    for points, style in series:
+        at, mean, sd = per_epoch(points) * [[1], [scale], [scale]]
         dots: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(at) <= MARKED_EPOCHS else {}
         axes.plot(at, mean, **(dots | style))
         if any(sd):
@@ -83,13 +82,6 @@ def panel(
     axes.set_xlabel(x)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True, min_n_ticks=1))
     return means
-
-
-def band_key(color: str) -> Line2D:
-    """The legend entry of the bands of `panel`."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=color, alpha=0.25, linewidth=6, label="± standard deviation over seeds")
 
 
 def plot_history(history: History, path: AnyPath, *, data: str = "") -> None:
@@ -107,15 +99,15 @@ def plot_history(history: History, path: AnyPath, *, data: str = "") -> None:
     Example:
         >>> plot_history(history, "curves.png", data="mnist")  # doctest: +SKIP
     """
-    groups = [Group("", (RunResults("", {}, history),))]
-    _draw_panels(path, [name for name in PANELS if _has(name, groups)], groups, data)
+    group = Group("", (RunResults("", {}, history),))
+    _draw_panels(path, [name for name in PANELS if _has(name, group)], [group], data)
 
 
 def write_curves(groups: Sequence[Group], folder: Path) -> list[Picture]:
     """error.png, loss.png and time.png, and mean-iou.png for masks."""
     pictures: list[Picture] = []
     for name in PANELS:
-        if drawn := [group for group in groups if _has(name, [group])]:
+        if drawn := [group for group in groups if _has(name, group)]:
             path, heading = folder / f"{name.lower().replace(' ', '-')}.png", name[0].upper() + name[1:]
             _draw_panels(path, [name], drawn, data_name(drawn))
             caption = f"{heading} per epoch" + (", validation included." if name == "time" else ".")
@@ -128,9 +120,9 @@ def _rows(groups: Iterable[Group]) -> list[EpochLog]:
     return [row for group in groups for run in group.runs for row in run.history]
 
 
-def _has(name: str, groups: Sequence[Group]) -> bool:
-    """Whether there is a panel for these runs; only the mean IoU may be missing."""
-    return name != "mean IoU" or any(row.validation_mean_iou is not None for row in _rows(groups))
+def _has(name: str, group: Group) -> bool:
+    """Whether a panel shows these runs; only the mean IoU may be missing."""
+    return name != "mean IoU" or any(row.validation_mean_iou is not None for row in _rows([group]))
 
 
 def _named(group: Group) -> str:
@@ -142,10 +134,12 @@ def _named(group: Group) -> str:
 
 
 def _draw_panels(path: AnyPath, names: Sequence[str], groups: Sequence[Group], data: str) -> None:
-    with picture(path, width=max(8, 3.7 * len(names)), height=4 if len(names) == 1 else 3.2) as figure:
-        about = [" and ".join(names)] if len(names) == 1 else []
-        about += [_named(groups[0])] if len(groups) == 1 else []
-        add_title(figure, ": ".join(filter(None, (data, ", ".join(about)))))
+    """The panels of these names side by side, with one title and one legend."""
+    about = [*names] if len(names) == 1 else []
+    about += [_named(groups[0])] if len(groups) == 1 else []
+    title = ": ".join(filter(None, (data, ", ".join(about))))
+    height = 4 if len(names) == 1 else 3.2
+    with picture(path, width=max(8, 3.7 * len(names)), height=height, title=title) as figure:
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             draw_panel(axes, groups, name)
         add_legend(figure, groups, splits=any("training" in PANELS[name][1] for name in names))
@@ -161,8 +155,8 @@ def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
     series = []
     for index, group in enumerate(groups):
         for split, field in fields.items():
-            runs = [[(row.epoch, getattr(row, field)) for row in run.history] for run in group.runs]
-            series.append((runs, {"color": curve_color(index, len(groups)), **STYLES[split]}))
+            points = [(row.epoch, getattr(row, field)) for row in _rows([group])]
+            series.append((points, {"color": curve_color(index, len(groups)), **STYLES[split]}))
     means = panel(axes, series, scale=scale)
     if (best := _best(groups)) and (value := getattr(best, fields["validation"])) is not None:
         axes.plot(best.epoch, scale * value, color=curve_color(0, 1), **BEST)
@@ -193,18 +187,19 @@ def add_legend(figure: Figure, groups: Sequence[Group], *, splits: bool = True) 
     single = len(groups) == 1
     neutral = curve_color(0, 1) if single else GREY
     named = [] if single else groups
-    keys = [Line2D([], [], color=curve_color(i, len(groups)), label=_named(group)) for i, group in enumerate(named)]
+    keys = [{"label": _named(group), "color": curve_color(i, len(groups))} for i, group in enumerate(named)]
     if splits:
-        keys.append(Line2D([], [], color=neutral, **STYLES["training"], label="training (mean over the epoch)"))
+        keys.append({"label": "training (mean over the epoch)", **STYLES["training"]})
     if splits and any(row.validation_loss is not None for row in _rows(groups)):
-        keys.append(Line2D([], [], color=neutral, label="validation"))
+        keys.append({"label": "validation"})
     if best := _best(groups):
-        keys.append(Line2D([], [], color=neutral, **BEST, label=f"best validation: epoch {best.epoch}"))
+        keys.append({"label": f"best validation: epoch {best.epoch}", **BEST})
     if any(len(group.runs) > 1 for group in groups):
-        keys.append(band_key(neutral))
+        keys.append(BAND)
     columns = 3 if single else 1
     if keys:
-        figure.legend(handles=keys, loc="outside lower left", ncols=columns)
+        lines = [Line2D([], [], **{"color": neutral, **style}) for style in keys]
+        figure.legend(handles=lines, loc="outside lower left", ncols=columns)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.2 * math.ceil(len(keys) / columns))
 
@@ -227,14 +222,12 @@ def plot_health(history: History, path: AnyPath, *, name: str = "") -> None:
     }
     layers = {measure: names for measure, names in layers.items() if names}
     rows, most = -(-len(layers) // 2), max(map(len, layers.values()))
-    with picture(path, width=8, height=(1.1 + 0.16 * max(most, 4)) * rows) as figure:
+    title = f"{name}: training health".removeprefix(": ")
+    with picture(path, width=8, height=(1.1 + 0.16 * max(most, 4)) * rows, title=title) as figure:
         from matplotlib.colors import LogNorm
 
-        add_title(figure, f"{name}: training health".removeprefix(": "))
-        panels = figure.subplots(rows, min(len(layers), 2), squeeze=False).flat
-        for axes in panels[len(layers) :]:
-            axes.set_axis_off()
-        for axes, (measure, names) in zip(panels, layers.items(), strict=False):
+        for place, (measure, names) in enumerate(layers.items(), start=1):
+            axes = figure.add_subplot(rows, min(len(layers), 2), place)
             shares = [[row.layers.get(layer, {}).get(measure, np.nan) for row in history] for layer in names]
             extent = (history.rows[0].epoch - 0.5, history.rows[-1].epoch + 0.5, len(names) - 0.5, -0.5)
             style: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "extent": extent}

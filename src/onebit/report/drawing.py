@@ -37,8 +37,11 @@ STYLE: Any = {
 
 
 @contextmanager
-def picture(path: AnyPath, *, width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of this size in inches, written to `path` as PNG (DPI dots per inch) at the end of the context.
+def picture(path: AnyPath, *, width: float, height: float, title: str | None = None) -> Iterator[Figure]:
+    """A figure of this size in inches, written to `path` as PNG (DPI dots per inch) at the end of the context.
+
+    Args:
+        title: above all panels, aligned to the left, in lines that fit the width.
 
     Raises:
         UsageError: `path` does not end in .png.
@@ -55,6 +58,9 @@ def picture(path: AnyPath, *, width: float, height: float) -> Iterator[Figure]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # shown as a box instead
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
+        if title is not None:
+            lines = [part for line in title.splitlines() for part in wrap(printable(line), int(11 * width))]
+            figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
         yield figure
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None, "Comment": OWN.decode()})
@@ -67,13 +73,6 @@ def curve_color(index: int, count: int) -> Any:
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.9 * index / (count - 1))
-
-
-def add_title(figure: Figure, text: str) -> None:
-    """A title above all panels, aligned to the left, in lines that fit the width of the figure."""
-    letters = int(11 * figure.get_figwidth())
-    lines = [part for line in text.splitlines() for part in wrap(printable(line), letters)]
-    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
 
 
 def log_ticks(axis: Any, *, subs: tuple[float, ...] = (1, 2, 5)) -> None:

@@ -13,7 +13,7 @@ from onebit.common.files import AnyPath
 from onebit.common.safetensors_file import open_safetensors
 from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import DataError, FormatError
-from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
+from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, picture
 from onebit.report.run_folders import RunResults
 from onebit.report.wording import printable
 
@@ -71,15 +71,15 @@ def plot_run_weights(run: RunResults, path: Path) -> None:
         file, facts = open_safetensors(run.weights)
         latents = set(facts.get("latents", []))
         positions = {name: position for position, name in enumerate(facts.get("order", []))}
-        names = sorted(file.keys(), key=lambda name: positions.get(name, len(positions)))
-        arrays = {name: file.get_tensor(name) for name in names}
         value = run.settings.get("model.value", 1.0)
         value = None if value == "glorot" else float(value)
-        layers = [
-            Layer(name, array, np.where(array < 0, -1, 1), value) if name in latents else Layer(name, array)
-            for name, array in arrays.items()
-            if name in latents or _is_weight(name, array)
-        ]
+        layers = []
+        for name in sorted(file.keys(), key=lambda name: positions.get(name, len(positions))):
+            array = file.get_tensor(name)
+            if name in latents:
+                layers.append(Layer(name, array, np.where(array < 0, -1, 1), value))
+            elif _is_weight(name, array):
+                layers.append(Layer(name, array))
     except (safetensors.SafetensorError, AttributeError, TypeError, ValueError, RecursionError, OSError) as error:
         raise FormatError(f"{run.weights}: damaged, or not a safetensors file ({error})") from None
     draw_weights(layers, path, title=f"{run.name}: {'latent weights' if latents else 'weights'}, {run.weights.name}")
@@ -90,15 +90,14 @@ def _model_layers(model: Any) -> Iterator[Layer]:
 
     binary = latent_keys(model)
     for name, parameter in model.named_parameters():
-        if name not in binary:
-            if _is_weight(name, parameter):
-                yield Layer(name, _array(parameter))
-            continue
-        name, _, layer = binary[name]
-        signs, scale, center = layer.binary_weight()
-        one_value = center is None and (scale is None or bool((scale == scale.flatten()[0]).all()))
-        value = (1.0 if scale is None else float(scale.flatten()[0])) if one_value else None
-        yield Layer(name, _array(parameter), _array(signs), value)
+        if name in binary:
+            name, _, layer = binary[name]
+            signs, scale, center = layer.binary_weight()
+            one_value = center is None and (scale is None or bool((scale == scale.flatten()[0]).all()))
+            value = (1.0 if scale is None else float(scale.flatten()[0])) if one_value else None
+            yield Layer(name, _array(parameter), _array(signs), value)
+        elif _is_weight(name, parameter):
+            yield Layer(name, _array(parameter))
 
 
 def _array(tensor: Any) -> np.ndarray:
@@ -117,13 +116,9 @@ def draw_weights(layers: Sequence[Layer], path: AnyPath, *, title: str) -> None:
         raise DataError(f"{title}: no weights with two or more axes")
     columns = min(math.ceil(math.sqrt(len(layers))), 6)
     rows = math.ceil(len(layers) / columns)
-    with picture(path, width=max(PANEL * columns, 5.5), height=2.5 * rows + 0.6) as figure:
-        add_title(figure, title)
-        panels = figure.subplots(rows, columns, squeeze=False)
-        for axes in panels.flat[len(layers) :]:
-            axes.remove()
-        for axes, layer in zip(panels.flat, layers, strict=False):
-            draw_layer(axes, layer)
+    with picture(path, width=max(PANEL * columns, 5.5), height=2.5 * rows + 0.6, title=title) as figure:
+        for place, layer in enumerate(layers, start=1):
+            draw_layer(figure.add_subplot(rows, columns, place), layer)
 
 
 def draw_layer(axes: Axes, layer: Layer) -> None:
@@ -148,8 +143,7 @@ def draw_layer(axes: Axes, layer: Layer) -> None:
     for bound in () if value is None else (-value, value):
         axes.axvline(bound, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.set_xlim(-1.06 * limit, 1.06 * limit)
     name = printable(layer.name, limit=40)
     axes.set_title(f"{name}  ({'×'.join(map(str, weight.shape))})\n{caption}", fontsize=7.5)
-    axes.set_xlabel("weight" if signs is None else "latent weight")
-    axes.set_ylabel("share per bin (%)")
+    xlabel = "weight" if signs is None else "latent weight"
+    axes.set(xlim=(-1.06 * limit, 1.06 * limit), xlabel=xlabel, ylabel="share per bin (%)")

@@ -9,7 +9,7 @@ import numpy as np
 
 from onebit.common.files import AnyPath
 from onebit.errors import UsageError
-from onebit.report.drawing import GREY, INK, WRONG, add_title, picture
+from onebit.report.drawing import GREY, INK, WRONG, picture
 from onebit.report.wording import printable
 
 COLUMNS = 10
@@ -101,10 +101,9 @@ def _draw(
     rows, names = max(cells) // columns + 1, [printable(name, limit=12) for name in classes]
     between, lines = ("\n", 3) if max(map(len, names)) > 2 else (", ", 2)
     height = (1.02 + 0.15 * lines) * rows + 0.25 + 0.2 * len(title.splitlines())
-    with picture(path, width=max(1.0 * columns, 5.5), height=height) as figure:
+    with picture(path, width=max(1.0 * columns, 5.5), height=height, title=title) as figure:
         from matplotlib.patches import Rectangle
 
-        add_title(figure, title)
         panels = figure.subplots(rows, columns, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from onebit.common.files import AnyPath
-from onebit.report.curves import band_key, panel
-from onebit.report.drawing import GREY, INK, add_title, curve_color, picture
+from onebit.report.curves import BAND, panel
+from onebit.report.drawing import GREY, INK, curve_color, picture
 from onebit.report.run_folders import Group
 from onebit.report.wording import printable
 from onebit.runs.result import Cell
@@ -43,14 +44,12 @@ def task_rows(tables: Sequence[Sequence[Cell]]) -> list[Row]:
     Args:
         tables: the cells of each run; an unfinished run is missing in the rows of later tasks.
     """
-    cells_by_row: dict[tuple[tuple[str, str, str], int], list[list[float]]] = {}
-    for cells in tables:
-        for key in dict.fromkeys((cell.block, cell.task) for cell in cells):
-            accuracies = [cell.accuracy for cell in cells if (cell.block, cell.task) == key]
-            cells_by_row.setdefault(key, []).append(accuracies)
-    blocks = list(dict.fromkeys(block for block, _ in cells_by_row))
-    order = sorted(cells_by_row, key=lambda key: (blocks.index(key[0]), key[1]))
-    return [Row(*block, task, tuple(zip(*cells_by_row[block, task], strict=True))) for block, task in order]
+    blocks: dict[tuple[str, str, str], dict[int, dict[int, list[float]]]] = {}
+    for cell in chain.from_iterable(tables):
+        tasks = blocks.setdefault(cell.block, {})
+        tasks.setdefault(cell.task, {}).setdefault(cell.seen, []).append(cell.accuracy)
+    order = [(block, task) for block, tasks in blocks.items() for task in sorted(tasks)]
+    return [Row(*block, task, tuple(map(tuple, blocks[block][task].values()))) for block, task in order]
 
 
 def group_rows(group: Group) -> list[Row]:
@@ -75,22 +74,21 @@ def plot_tasks(rows: Sequence[Row], path: AnyPath, *, tasks: int, title: str = "
             drawn.append(row)
     every = -(-tasks // LEGEND_TASKS)
     height = 3.7 + 0.04 * min(tasks, LEGEND_TASKS)
-    with picture(path, width=max(3.4 * len(methods) + 0.6, 7.4), height=height) as figure:
-        add_title(figure, title)
+    with picture(path, width=max(3.4 * len(methods) + 0.6, 7.4), height=height, title=title) as figure:
         panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
         for axes, (method, block) in zip(panels, methods.items(), strict=True):
             series: list[Any] = []
             for task in range(1, tasks + 1):
-                seen = [[(row.task, value) for value in row.accuracies[task - 1]] for row in block if row.task >= task]
+                points = [(row.task, value) for row in block if row.task >= task for value in row.accuracies[task - 1]]
                 label = f"task {task}" if (task - 1) % every == 0 else "_"  # matplotlib hides these in a legend
                 style = {"marker": "o", "markersize": 4, "label": label, "color": curve_color(task - 1, tasks)}
-                series.append((seen, style))
-            means = [[(row.task, value) for value in row.means] for row in block]
+                series.append((points, style))
+            means = [(row.task, value) for row in block for value in row.means]
             style = {"marker": "", "color": INK, "linestyle": "--", "label": "mean of the tasks seen"}
             panel(axes, [*series, (means, style)], x="tasks learned", scale=100)
-            axes.set_title(printable(f"{method} ({block[0].weights} weights)" if block else method, limit=60))
-            axes.set_xlim(0.8, tasks + 0.2)
+            heading = printable(f"{method} ({block[0].weights} weights)" if block else method, limit=60)
+            axes.set(title=heading, xlim=(0.8, tasks + 0.2))
         panels[0].set_ylabel("test accuracy (%)")
-        lines = panels[0].get_legend_handles_labels()[0]
-        several = any(len(row.means) > 1 for row in rows)
-        figure.legend(handles=[*lines, *([band_key(GREY)] if several else [])], loc="outside lower left", ncols=5)
+        if any(len(row.means) > 1 for row in rows):
+            panels[0].plot([], [], color=GREY, **BAND)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=5)
