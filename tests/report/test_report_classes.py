@@ -35,17 +35,17 @@ def test_the_page_has_the_scores_and_the_confusions_of_each_class(tmp_path: Path
 
 def test_over_seeds_scores_are_means_and_confusions_are_sums(tmp_path: Path) -> None:
     runs = [classes_run(tmp_path / "0"), classes_run(tmp_path / "1", seed=1, class_accuracy=[0.25, 1.0, None])]
-    (made,) = class_tables(read_groups(runs)[0])
+    (made,) = class_tables(read_groups(runs))
     assert made.rows[0] == ["cat", "0.5000 ± 0.3536", "0.8000 ± 0.0000", "6", "2", "0"]
     assert made.rows[2][:3] == ["none", "–", "–"]
 
 
 def test_what_does_not_fit_is_left_out_or_refused(tmp_path: Path) -> None:
-    assert class_tables(read_groups([make_run(tmp_path / "old")])[0]) == []
-    (short,) = class_tables(read_groups([classes_run(tmp_path / "a", names=["x"], confusion=[[1, 2]])])[0])
+    assert class_tables(read_groups([make_run(tmp_path / "old")])) == []
+    (short,) = class_tables(read_groups([classes_run(tmp_path / "a", names=["x"], confusion=[[1, 2]])]))
     assert [row[0] for row in short.rows] == ["0", "1", "2"]
     assert short.head == ["class", "accuracy", "F1"]
-    assert class_tables(read_groups([classes_run(tmp_path / "b", class_f1=[0.5])])[0]) == []
+    assert class_tables(read_groups([classes_run(tmp_path / "b", class_f1=[0.5])])) == []
     with pytest.raises(FormatError):
         read_groups([classes_run(tmp_path / "c", class_f1=["much"])])
 

@@ -11,7 +11,7 @@ import pytest
 
 from onebit.report import compare_runs, plot_history, read_groups, write_report
 from onebit.report.curves import draw_panel
-from onebit.report.tables import run_tables
+from onebit.report.tables import report_tables
 from onebit.train.history import History
 from support.report_runs import RECIPE, check_picture, history_group, make_run, page_text, row
 
@@ -43,7 +43,7 @@ def test_over_seeds_it_is_mean_and_standard_deviation(tmp_path: Path) -> None:
     for seed, mean_iou in enumerate((0.7, 0.8, 0.9)):
         masks_run(tmp_path / "all" / f"seed-{seed}", seed=seed, mean_iou=mean_iou)
     other = make_run(tmp_path / "other", recipe=replace(RECIPE, name="classes"))
-    compared, table = run_tables(read_groups([tmp_path / "all", other])[0])
+    compared, table = report_tables(read_groups([tmp_path / "all", other]))
     assert len(compared.rows) == 2
     assert table.rows == [
         ["masks", "validation", "binary", "0.7500 ± 0.0000", "–"],

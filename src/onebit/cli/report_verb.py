@@ -18,14 +18,10 @@ def parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse(argv)
-    from onebit.report import read_groups, report_tables, write_groups
-    from onebit.report.tables import run_numbers, task_numbers
+    from onebit.report import read_groups, report_numbers, report_tables, write_groups
 
-    groups, several = read_groups([Path(run) for run in args.runs])
-    files = write_groups(groups, several, Path(args.output))
-    tasks = [task_numbers(group) for group in several]
-    values = {"files": [str(file) for file in files], "rows": [run_numbers(group) for group in groups]}
-    tables = [f"{table}\n" for table in report_tables(groups, several)]
-    text = "\n".join([*tables, *map(str, files)])
-    answer_either(values | ({"tasks": tasks} if tasks else {}), text, as_json=args.json)
+    groups = read_groups([Path(run) for run in args.runs])
+    files = [str(file) for file in write_groups(groups, Path(args.output))]
+    text = "\n".join([*(f"{table}\n" for table in report_tables(groups)), *files])
+    answer_either({"files": files, **report_numbers(groups)}, text, as_json=args.json)
     return 0

@@ -15,31 +15,14 @@ from typing import Any
 from onebit.common import __version__
 from onebit.common.files import OWN, atomic_files, refuse_foreign
 from onebit.recipe import flag_text
-from onebit.report.curves import plot_health, plot_history, write_curves
+from onebit.report.curves import plot_health, plot_history as plot_history, write_curves
 from onebit.report.drawing import Picture
-from onebit.report.histograms import plot_run_weights, plot_weights
-from onebit.report.predictions import plot_answers, plot_predictions
-from onebit.report.run_folders import Group, data_name, differing_settings, find_folders, group_runs, read_runs
-from onebit.report.tables import Table, class_tables, run_numbers, run_tables, task_numbers, task_tables
+from onebit.report.histograms import plot_run_weights, plot_weights as plot_weights
+from onebit.report.predictions import plot_answers as plot_answers, plot_predictions as plot_predictions
+from onebit.report.run_folders import Group, data_name, differing_settings, read_groups
+from onebit.report.tables import Table, class_tables, report_numbers, report_tables
 from onebit.report.tasks import group_rows, plot_tasks
 from onebit.report.wording import MISSING, printable
-
-__all__ = [
-    "compare_runs",
-    "compare_tasks",
-    "plot_answers",
-    "plot_health",
-    "plot_history",
-    "plot_predictions",
-    "plot_weights",
-    "write_report",
-]
-
-
-def read_groups(folders: Sequence[Path]) -> tuple[list[Group], list[Group]]:
-    """The groups of a report: runs on one task, and runs on several; for errors see `write_report`."""
-    single, several = find_folders(folders)
-    return group_runs(read_runs(single)), group_runs(read_runs(several))
 
 
 def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -51,7 +34,7 @@ def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
         For each group: label, folders, seeds, number of tasks, mean seconds, and `table`, with a row for each method,
         test mode, BatchNorm statistics and task: the accuracy on each task so far and their mean, over the seeds.
     """
-    return [task_numbers(group) for group in read_groups(runs)[1]]
+    return report_numbers(read_groups(runs)).get("tasks", [])
 
 
 def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -67,14 +50,7 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
         unknown).
         Segmentation runs also have a list `masks`: split, test mode, mean IoU and Dice.
     """
-    return [run_numbers(group) for group in read_groups(runs)[0]]
-
-
-def report_tables(groups: list[Group], several: list[Group]) -> list[Table]:
-    """The tables of a report, as text."""
-    return run_tables(groups) + [
-        table for group in several for table in task_tables(group_rows(group), about=f"{group.label}: ")
-    ]
+    return report_numbers(read_groups(runs))["rows"]
 
 
 def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
@@ -101,39 +77,43 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     Example:
         >>> write_report([Path("runs/mnist-fast"), Path("runs/mnist-real")], Path("report"))  # doctest: +SKIP
     """
-    return write_groups(*read_groups(runs), Path(folder))
+    return write_groups(read_groups(runs), Path(folder))
 
 
-def write_groups(groups: list[Group], several: list[Group], folder: Path) -> list[Path]:
+def write_groups(groups: Sequence[Group], folder: Path) -> list[Path]:
     """`write_report` of what `read_groups` read."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_files(folder) as staging:
-        pictures, healths = write_curves(groups, staging), list[Picture]()
-        names = _file_names([*(group.runs[0].name for group in groups), *(group.label for group in several)])
-        for group, name in zip(groups, names, strict=False):
-            run = group.runs[0]
-            about = run.name + (f", the first of {len(group.runs)} seeds" if len(group.runs) > 1 else "")
-            if any(row.layers for row in run.history):
-                path = staging / f"health-{name}.png"
-                plot_health(run.history, path, name=run.name)
-                scale = "Shares per layer and epoch, on a logarithmic scale that begins at 0.01 %."
-                healths.append(("Training health", path, f"Health of each layer of {about}. {scale}"))
-            if run.weights is not None:
-                path = staging / f"weights-{name}.png"
-                plot_run_weights(run, path)
-                pictures.append(("Weights", path, f"Weights of {about}, a panel per layer."))
-        pictures += healths
-        for group, name in zip(several, names[len(groups) :], strict=True):
-            path, title = staging / f"tasks-{name}.png", f"{group.label} on {data_name([group])}"
-            plot_tasks(group_rows(group), path, tasks=max(run.table.tasks for run in group.runs), title=title)
-            caption = f"Test accuracy of {title}, on each task after each task; BatchNorm of the latest task."
-            pictures.append(("Tasks", path, caption))
-        page = staging / "index.html"
-        tables = [*report_tables(groups, several), *class_tables(groups)]
-        page.write_bytes(_page([*groups, *several], tables, pictures))
-        written = [path.relative_to(staging) for path in [*(path for _, path, _ in pictures), page]]
+        pictures, page = _draw(groups, staging), staging / "index.html"
+        page.write_bytes(_page(groups, pictures))
+        written = [Path(path.name) for path in [*(path for _, path, _ in pictures), page]]
         refuse_foreign(folder, written)
     return [folder / name for name in written]
+
+
+def _draw(groups: Sequence[Group], folder: Path) -> list[Picture]:
+    """Draw all pictures of a report: curves, then weights, health and tasks of each group, from its first run."""
+    weights, healths, tasks = list[Picture](), list[Picture](), list[Picture]()
+    names = _file_names(group.label if group.tasks else group.runs[0].name for group in groups)
+    for group, name in zip(groups, names, strict=True):
+        run = group.runs[0]
+        about = run.name + (f", the first of {len(group.runs)} seeds" if len(group.runs) > 1 else "")
+        if run.weights is not None:
+            path = folder / f"weights-{name}.png"
+            plot_run_weights(run, path)
+            weights.append(("Weights", path, f"Weights of {about}, a panel per layer."))
+        if any(row.layers for row in run.history):
+            path = folder / f"health-{name}.png"
+            plot_health(run.history, path, name=run.name)
+            scale = "Shares per layer and epoch, on a logarithmic scale that begins at 0.01 %."
+            healths.append(("Training health", path, f"Health of each layer of {about}. {scale}"))
+        if group.tasks:
+            path, title = folder / f"tasks-{name}.png", f"{group.label} on {data_name([group])}"
+            plot_tasks(group_rows(group), path, tasks=group.tasks, title=title)
+            caption = f"Test accuracy of {title}, on each task after each task; BatchNorm of the latest task."
+            tasks.append(("Tasks", path, caption))
+    curves = write_curves([group for group in groups if not group.tasks], folder)
+    return [*curves, *weights, *healths, *tasks]
 
 
 def _file_names(names: Iterable[str]) -> list[str]:
@@ -148,7 +128,7 @@ def _file_names(names: Iterable[str]) -> list[str]:
     return list(unique.values())
 
 
-def _page(groups: Sequence[Group], tables: Sequence[Table], pictures: Sequence[Picture]) -> bytes:
+def _page(groups: Sequence[Group], pictures: Sequence[Picture]) -> bytes:
     """One self-contained HTML file with the tables, the pictures and the settings, as UTF-8; every text is escaped."""
     from jinja2 import Environment
     from markupsafe import Markup
@@ -164,23 +144,22 @@ def _page(groups: Sequence[Group], tables: Sequence[Table], pictures: Sequence[P
         return rows
 
     runs = sum(len(group.runs) for group in groups)
-    differing = settings(differing_settings(groups), *groups)
-    head = ["setting", *(group.label for group in groups)]
-    details = []
-    for group in groups:
-        if group.settings:
-            names = ["runs", ", ".join(run.name for run in group.runs)]
-            details.append(Table(group.label, [], [names, *settings(group.settings, group)]))
+    tables = [*report_tables(groups), *class_tables(groups)]
+    if differing := settings(differing_settings(groups), *groups):
+        tables.append(Table("Settings that differ", ["setting", *(group.label for group in groups)], differing))
+    details = [
+        Table(group.label, [], [["runs", ", ".join(run.name for run in group.runs)], *settings(group.settings, group)])
+        for group in groups
+        if group.settings
+    ]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=shown)
     page = environment.from_string(files("onebit.report").joinpath("page.html").read_text("utf-8")).render(
         own=OWN.decode(),
         title=groups[0].label if len(groups) == 1 else f"Comparison of {len(groups)} recipes",
         subtitle=f"{runs} run{'s' if runs > 1 else ''} on {data_name(groups)}",
-        tables=[*tables, *([Table("Settings that differ", head, differing)] if differing else [])],
-        pictures=[
-            {"heading": heading, "caption": caption, "data": Markup(base64.b64encode(path.read_bytes()).decode())}
-            for heading, path, caption in pictures
-        ],
+        tables=tables,
+        pictures=pictures,
+        embedded=lambda path: Markup(base64.b64encode(path.read_bytes()).decode()),
         settings=details,
         version=__version__,
     )

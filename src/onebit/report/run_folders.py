@@ -56,7 +56,7 @@ class RunResults:
 class Group:
     """Finished runs of one recipe on the same data with different seeds, or a single run.
 
-    `label` is unique in a report.
+    `label` is unique in a report among the groups of one task, and among those of several.
     """
 
     label: str
@@ -65,6 +65,11 @@ class Group:
     @property
     def settings(self) -> dict[str, Any]:
         return self.runs[0].settings
+
+    @property
+    def tasks(self) -> int:
+        """The number of tasks, learned or not; 0 for runs on a single one."""
+        return max(run.table.tasks for run in self.runs)
 
 
 def tests_by_mode(results: Sequence[RunResult], key: str) -> dict[str, list[Any]]:
@@ -75,6 +80,11 @@ def tests_by_mode(results: Sequence[RunResult], key: str) -> dict[str, list[Any]
             if score.get(key) is not None:
                 modes.setdefault(mode, []).append(score[key])
     return modes
+
+
+def read_groups(folders: Sequence[Path]) -> list[Group]:
+    """The groups of runs on one task, then those on several; for errors see `onebit.report.write_report`."""
+    return [group for found in find_folders(folders) for group in group_runs(read_runs(found))]
 
 
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -179,14 +189,14 @@ def _read_run(folder: Path, name: str) -> RunResults:
     if not history.rows:
         raise DataError(f"{folder}: no finished epoch yet")
     found = RunResult.read(folder)
-    values = {} if found is None else found.values
-    tests = {mode: score for mode, score in values.get("test", {}).items() if "accuracy" in score}
-    weights, are_others = reported_weights(folder, values.get("sha256"))
+    result = found or RunResult()
+    tests = {mode: score for mode, score in result.test.items() if "accuracy" in score}
+    weights, are_others = reported_weights(folder, result.sha256)
     if weights is not None and are_others:
         # as while a finished run is trained further
         warnings.warn(f"{folder / RESULT_FILE} belongs to other weights than {weights.name}: left out", stacklevel=2)
         tests = {}
-    result = RunResult({**values, "test": tests})
+    result = RunResult({**result.values, "test": tests})
     finished = found is not None or history.rows[-1].epoch >= history.rows[-1].epochs
-    data = data or values.get("note") or ""
+    data = data or result.values.get("note") or ""
     return RunResults(name, settings, history, result, weights, data=data, finished=finished)

@@ -34,6 +34,12 @@ class Table(NamedTuple):
         return f"{self.heading}:\n{text}" if self.heading else text
 
 
+def report_numbers(groups: Sequence[Group]) -> dict[str, list[dict[str, Any]]]:
+    """A report for JSON: `rows` of `onebit.report.compare_runs`, and `tasks` of `compare_tasks` if there are some."""
+    tasks = [task_numbers(group) for group in groups if group.tasks]
+    return {"rows": [run_numbers(group) for group in groups if not group.tasks], **({"tasks": tasks} if tasks else {})}
+
+
 def run_numbers(group: Group) -> dict[str, Any]:
     """The row of a group for JSON, see `onebit.report.compare_runs`."""
     runs, results = group.runs, [run.result for run in group.runs]
@@ -70,7 +76,7 @@ def task_numbers(group: Group) -> dict[str, Any]:
         "label": group.label,
         "runs": [run.name for run in group.runs],
         "seeds": [run.settings.get("seed") for run in group.runs],
-        "tasks": max(run.table.tasks for run in group.runs),
+        "tasks": group.tasks,
         "seconds": mean_sd([run.table.seconds for run in group.runs])[0],
         "table": [
             {
@@ -83,11 +89,9 @@ def task_numbers(group: Group) -> dict[str, Any]:
     }
 
 
-def run_tables(groups: Sequence[Group]) -> list[Table]:
-    """The comparison, a row for each group and a column for each test mode; and the masks, if there are some."""
-    if not groups:
-        return []
-    rows = [run_numbers(group) for group in groups]
+def report_tables(groups: Sequence[Group]) -> list[Table]:
+    """The comparison, a row for each group and a column for each test mode; the masks; and all tables of tasks."""
+    rows = report_numbers(groups)["rows"]
     modes = list(dict.fromkeys(mode for row in rows for mode in row["test"]))
     head = ["recipe", "binary weights", "packed size", *(f"test accuracy, {mode}" for mode in modes)]
     head += ["validation accuracy", "runs", "epochs", "time"]
@@ -110,7 +114,7 @@ def run_tables(groups: Sequence[Group]) -> list[Table]:
     norms = tests_by_mode([run.result for group in groups for run in group.runs], "bn")
     if again := [mode for mode, kinds in norms.items() if "reestimate" in kinds]:
         note += f" BatchNorm was re-estimated for {', '.join(again)} weights."
-    compared = Table("Comparison", head, cells, range(1, len(head)), note)
+    tables = [Table("Comparison", head, cells, range(1, len(head)), note)] if rows else []
     masks = [
         [row["label"], mask["split"], mask["weights"]]
         + [share(mask[key]["values"]) if key in mask else MISSING for key in ("mean_iou", "dice")]
@@ -119,7 +123,9 @@ def run_tables(groups: Sequence[Group]) -> list[Table]:
     ]
     note = "Means over the classes, over all pixels. The tested epoch is the one with the highest validation mean IoU."
     head = ["recipe", "images", "weights", "mean IoU", "Dice"]
-    return [compared, *([Table("Masks", head, masks, (3, 4), note)] if masks else [])]
+    tables += [Table("Masks", head, masks, (3, 4), note)] if masks else []
+    several = [group for group in groups if group.tasks]
+    return tables + [table for group in several for table in task_tables(group_rows(group), about=f"{group.label}: ")]
 
 
 def class_table(heading: str, scores: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table | None:
