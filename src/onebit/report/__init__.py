@@ -136,22 +136,19 @@ def _page(groups: Sequence[Group], pictures: Sequence[Picture]) -> bytes:
     def shown(value: Any) -> Any:
         return value if isinstance(value, Markup) else printable(value, limit=1000)
 
-    def settings(keys: Iterable[str], *groups: Group) -> list[list[str]]:
-        rows = []
-        for key in keys:
-            values = [[flag_text(run.settings[key]) for run in group.runs if key in run.settings] for group in groups]
-            rows.append([key, *(", ".join(dict.fromkeys(known)) or MISSING for known in values)])
-        return rows
+    def setting(key: str, group: Group) -> str:
+        values = (flag_text(run.settings[key]) for run in group.runs if key in run.settings)
+        return ", ".join(dict.fromkeys(values)) or MISSING
 
     runs = sum(len(group.runs) for group in groups)
     tables = [*report_tables(groups), *class_tables(groups)]
-    if differing := settings(differing_settings(groups), *groups):
+    if differing := [[key, *(setting(key, group) for group in groups)] for key in differing_settings(groups)]:
         tables.append(Table("Settings that differ", ["setting", *(group.label for group in groups)], differing))
-    details = [
-        Table(group.label, [], [["runs", ", ".join(run.name for run in group.runs)], *settings(group.settings, group)])
-        for group in groups
-        if group.settings
-    ]
+    details = []
+    for group in groups:
+        if group.settings:
+            names = ["runs", ", ".join(run.name for run in group.runs)]
+            details.append(Table(group.label, [], [names, *([key, setting(key, group)] for key in group.settings)]))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=shown)
     page = environment.from_string(files("onebit.report").joinpath("page.html").read_text("utf-8")).render(
         own=OWN.decode(),

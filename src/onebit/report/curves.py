@@ -100,7 +100,8 @@ def plot_history(history: History, path: AnyPath, *, data: str = "") -> None:
         >>> plot_history(history, "curves.png", data="mnist")  # doctest: +SKIP
     """
     group = Group("", (RunResults("", {}, history),))
-    _draw_panels(path, [name for name in PANELS if _has(name, group)], [group], data)
+    title = ": ".join(filter(None, (data, _named(group))))
+    _draw_panels(path, [name for name in PANELS if _has(name, group)], [group], title)
 
 
 def write_curves(groups: Sequence[Group], folder: Path) -> list[Picture]:
@@ -109,7 +110,8 @@ def write_curves(groups: Sequence[Group], folder: Path) -> list[Picture]:
     for name in PANELS:
         if drawn := [group for group in groups if _has(name, group)]:
             path, heading = folder / f"{name.lower().replace(' ', '-')}.png", name[0].upper() + name[1:]
-            _draw_panels(path, [name], drawn, data_name(drawn))
+            alone = f", {_named(drawn[0])}" if len(drawn) == 1 else ""
+            _draw_panels(path, [name], drawn, f"{data_name(drawn)}: {name}{alone}")
             caption = f"{heading} per epoch" + (", validation included." if name == "time" else ".")
             pictures.append((heading, path, caption))
     return pictures
@@ -133,11 +135,8 @@ def _named(group: Group) -> str:
     return ", ".join(filter(None, (printable(group.label), seeds, weights)))
 
 
-def _draw_panels(path: AnyPath, names: Sequence[str], groups: Sequence[Group], data: str) -> None:
-    """The panels of these names side by side, with one title and one legend."""
-    about = [*names] if len(names) == 1 else []
-    about += [_named(groups[0])] if len(groups) == 1 else []
-    title = ": ".join(filter(None, (data, ", ".join(about))))
+def _draw_panels(path: AnyPath, names: Sequence[str], groups: Sequence[Group], title: str) -> None:
+    """Draw the panels of these names side by side, with one title and one legend."""
     height = 4 if len(names) == 1 else 3.2
     with picture(path, width=max(8, 3.7 * len(names)), height=height, title=title) as figure:
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):

@@ -124,8 +124,7 @@ def report_tables(groups: Sequence[Group]) -> list[Table]:
     note = "Means over the classes, over all pixels. The tested epoch is the one with the highest validation mean IoU."
     head = ["recipe", "images", "weights", "mean IoU", "Dice"]
     tables += [Table("Masks", head, masks, (3, 4), note)] if masks else []
-    several = [group for group in groups if group.tasks]
-    return tables + [table for group in several for table in task_tables(group_rows(group), about=f"{group.label}: ")]
+    return tables + [table for group in groups for table in task_tables(group_rows(group), about=f"{group.label}: ")]
 
 
 def class_table(heading: str, scores: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table | None:

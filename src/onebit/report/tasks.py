@@ -69,14 +69,14 @@ def plot_tasks(rows: Sequence[Row], path: AnyPath, *, tasks: int, title: str = "
     """
     methods: dict[str, list[Row]] = {}
     for row in rows:
-        drawn = methods.setdefault(row.method, [])
-        if row.bn == "trained" and (not drawn or drawn[0].weights == row.weights):
-            drawn.append(row)
+        if row.bn == "trained":
+            methods.setdefault(row.method, []).append(row)
     every = -(-tasks // LEGEND_TASKS)
     height = 3.7 + 0.04 * min(tasks, LEGEND_TASKS)
     with picture(path, width=max(3.4 * len(methods) + 0.6, 7.4), height=height, title=title) as figure:
         panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
-        for axes, (method, block) in zip(panels, methods.items(), strict=True):
+        for axes, (method, trained) in zip(panels, methods.items(), strict=True):
+            block = [row for row in trained if row.weights == trained[0].weights]
             series: list[Any] = []
             for task in range(1, tasks + 1):
                 points = [(row.task, value) for row in block if row.task >= task for value in row.accuracies[task - 1]]
@@ -86,8 +86,7 @@ def plot_tasks(rows: Sequence[Row], path: AnyPath, *, tasks: int, title: str = "
             means = [(row.task, value) for row in block for value in row.means]
             style = {"marker": "", "color": INK, "linestyle": "--", "label": "mean of the tasks seen"}
             panel(axes, [*series, (means, style)], x="tasks learned", scale=100)
-            heading = printable(f"{method} ({block[0].weights} weights)" if block else method, limit=60)
-            axes.set(title=heading, xlim=(0.8, tasks + 0.2))
+            axes.set(title=printable(f"{method} ({block[0].weights} weights)", limit=60), xlim=(0.8, tasks + 0.2))
         panels[0].set_ylabel("test accuracy (%)")
         if any(len(row.means) > 1 for row in rows):
             panels[0].plot([], [], color=GREY, **BAND)
