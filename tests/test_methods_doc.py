@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import onebit
 from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 from onebit.runs.result import read_table
-from tools import method_results, results
+from tools import results
 
 ROOT = Path(__file__).parents[1]
-RECORD = json.loads((ROOT / results.METHODS).read_text(encoding="utf-8"))
-RESULT_FILES = (ROOT / "docs" / "results").glob("*/result.json")
+RECORD = results.load(results.METHODS)
 
 
 def test_every_method_is_described_and_trained() -> None:
@@ -58,31 +56,20 @@ def test_documented_differences_from_the_authors_are_in_the_code() -> None:
         assert (recipe.optimizer.decay_latents, recipe.optimizer.decay_norm) == (True, False)
 
 
-def finished_run(folder: Path, seed: int, correct: int) -> None:
-    run = folder / f"seed-{seed}"
-    run.mkdir(parents=True)
-    rows = [{"flip_ratio": ratio} for ratio in (0.25, 0.01)]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    test = {mode: {"correct": count, "count": 100} for mode, count in {"binary": correct, "latent": 50}.items()}
-    (run / "result.json").write_text(json.dumps({"seed": seed, "test": test}))
-
-
 def test_rows_are_of_the_seeds_that_were_measured(tmp_path: Path) -> None:
-    entries: dict[str, Any] = {
-        name: {"command": RECORD["mlp"][name]["command"], "seeds": {}} for name in ("bop", "ste")
-    }
+    entries: dict[str, Any] = {name: {"command": RECORD["mlp"][name]["command"]} for name in ("bop", "ste")}
     assert results.methods_table(entries).count("not yet trained") == 2
     for seed, correct in {0: 96, 1: 98, 2: 97}.items():
-        finished_run(tmp_path, seed, correct)
-    entries["bop"] |= {"seeds": method_results.measured_seeds(tmp_path), "step": 1.0625}
+        (folder := tmp_path / f"seed-{seed}").mkdir()
+        test = {"binary": {"bn": "trained", "correct": correct, "count": 100}}
+        (folder / "result.json").write_text(json.dumps({"seed": seed, "chosen_epoch": 1, "test": test}))
+    entries["bop"] |= {**results.scores(sorted(tmp_path.iterdir())), "step": 1.0625}
     assert results.methods_table(entries).splitlines()[2] == "| `bop` | 1/32 | 97.00 ± 1.00 | 1.06 |"
 
 
 def test_steps_are_timed_against_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEBIT_NATIVE", "1")
-    ratios = method_results.time_steps({"bop": RECORD["mlp"]["bop"]}, rounds=1, seconds=0.0)
-    assert list(ratios) == ["bop"]
-    assert ratios["bop"] > 0
+    assert results.time_step(RECORD["mlp"]["bop"], rounds=1, seconds=0.0) > 0
 
 
 def test_a_finished_run_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,10 +104,9 @@ def test_rows_name_the_data_and_the_first_weights() -> None:
 def test_published_figures_are_compared_in_their_test_mode_and_lines_share_notes() -> None:
     correct = {"binary": [97, 99], "latent": [96, 96]}
     test = {mode: {"count": 100, "correct": counts} for mode, counts in correct.items()}
-    result = {"recipe": "mnist-fast", "dataset": "mnist", "test": test}
     notes: list[str] = []
     shown = [
-        results._published(result | {"dataset": dataset}, {"figure": 97.5, "mode": mode, "note": note}, notes)
+        results.compared({"dataset": dataset, "test": test}, {"figure": 97.5, "mode": mode, "note": note}, notes)
         for dataset, mode, note in [("mnist", "binary", "A"), ("cifar10", "binary", "B"), ("mnist", "latent", "A")]
     ]
     assert shown == [
@@ -128,7 +114,6 @@ def test_published_figures_are_compared_in_their_test_mode_and_lines_share_notes
         "97.50 (+0.50) <sup>2</sup>",
         "2.50 latent (+1.50) <sup>1</sup>",
     ]
-    assert results._published(result, {}, notes) == ""
     assert notes == ["A", "B"]
 
 
@@ -147,14 +132,14 @@ def test_recipes_say_what_was_measured_with_them() -> None:
 
 
 def test_seeds_of_several_tasks_have_the_settings_of_their_recipe_as_it_is_today() -> None:
-    folder = ROOT / results.RESULTS / results.TASKS
-    assert results.changes(results.settings_of(folder / "recipe.yaml"), results.shipped(results.TASKS)) == {}
+    folder = results.RESULTS / results.TASKS
+    assert results.changed(folder / "recipe.yaml") == set()
     assert len([read_table(file) for file in folder.glob("seed-*.json")]) == 3
 
 
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULT_FILES))
+@pytest.mark.parametrize("name", results.results())
 def test_a_result_belongs_to_its_log_and_to_its_recipe_as_it_is_today(name: str) -> None:
-    folder, result = ROOT / "docs" / "results" / name, results.results()[name]
+    folder, result = results.RESULTS / name, results.results()[name]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows[-1]["epoch"] == rows[-1]["epochs"] == result["epochs"] == len(rows)
     best = {
@@ -163,6 +148,4 @@ def test_a_result_belongs_to_its_log_and_to_its_recipe_as_it_is_today(name: str)
         "validation mean IoU": lambda row: row.get("validation_mean_iou", 0),
     }[result["chosen_by"]]
     assert best(rows[result["chosen_epochs"][0] - 1]) == max(map(best, rows))
-    flags = dict(zip(*[iter(shlex.split(result["flags"]))] * 2, strict=True))
-    today = results.shipped(name, {flag.removeprefix("--"): value for flag, value in flags.items()})
-    assert results.changes(results.settings_of(folder / "recipe.yaml"), today) == {}
+    assert results.changed(folder / "recipe.yaml") == set()

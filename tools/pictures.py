@@ -6,23 +6,27 @@ nets, kernels  the ratios in the tables of docs/performance.md
 methods        the accuracies of methods in docs/results/methods.json
 seconds        the seconds to an accuracy of docs/results.md
 size-accuracy  the accuracies in docs/results, over the bytes of the packed file, or of the real weights in float32
+filters        the signs of the first layer of mnist-mlp, a tile for each hidden unit
+house          the rooms of the package with their lines, and an arc for each import
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 import onebit
-from tools.method_results import METHODS, accuracy_of
+from tools import results
+from tools.sizes import PACKAGE, arrows
 
 drawing = onebit.report.drawing
 quantizers = onebit.quantizers
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DOCS = Path(__file__).parents[1] / "docs"
+IMAGES = DOCS / "images"
 POINTS = 400  # an even number: no point at 0, where a jump would be drawn as a slope
 COLUMNS = 4
 OPTIONS: dict[str, dict[str, Any]] = {"concrete_sign": {"temperature": 0.5}}
@@ -45,15 +50,12 @@ def make(table: str, name: str) -> quantizers.Quantizer:
     quantizer = kind(**OPTIONS.get(name, {}))
     if table == "weights":
         quantizer.bind(torch.zeros(1, POINTS))
+    else:
+        getattr(quantizer, "bind_inputs", lambda channels: None)(1)
+    if table == "weights" or quantizer.integer_input() is not None:  # a range that the picture shows whole
         with torch.no_grad():
             for parameter in quantizer.parameters():
                 parameter.fill_(1)
-    else:
-        getattr(quantizer, "bind_inputs", lambda channels: None)(1)
-        if quantizer.integer_input() is not None:  # a range that the picture shows whole
-            with torch.no_grad():
-                for parameter in quantizer.parameters():
-                    parameter.fill_(1)
     return quantizer.train()
 
 
@@ -73,14 +75,12 @@ def curves(table: str, quantizer: quantizers.Quantizer) -> tuple[Tensor, Tensor,
     return x, made.detach()[0], gradient.diagonal()
 
 
-def draw(axes: Axes, table: str, name: str) -> None:
+def draw_quantizer(axes: Axes, table: str, name: str) -> None:
     """One quantizer: forward in blue, gradient in orange, at three stages if a schedule changes it."""
     quantizer = make(table, name)
-    follows = bool(quantizers.scheduled(quantizer))
-    noisy = quantizer.random
-    top = 0.0
-    steps = list(zip(PROGRESS, SHADES, strict=True)) if follows else [(0.0, 1.0)]
-    for progress, shade in steps:
+    noisy, top = quantizer.random, 0.0
+    stages = zip(PROGRESS, SHADES, strict=True) if quantizers.scheduled(quantizer) else [(0.0, 1.0)]
+    for progress, shade in stages:
         quantizer.set_progress(progress)
         x, forward, gradient = curves(table, quantizer)
         if shade == 1:
@@ -108,7 +108,7 @@ def draw_quantizers(out: Path) -> None:
             part.suptitle(f"Quantizers of {table}", x=0.01, ha="left", weight="bold")
             grid = part.subplots(heights[table], COLUMNS, squeeze=False)
             for axes, name in zip(grid.flat, names, strict=False):
-                draw(axes, table, name)
+                draw_quantizer(axes, table, name)
             for axes in list(grid.flat)[len(names) :]:
                 axes.set_axis_off()
         key = list(grid.flat)[-1]
@@ -125,6 +125,11 @@ def table_of(page: str, column: str) -> list[dict[str, str]]:
     lines = text[text.index(f"| {column} |") :].partition("\n\n")[0].replace("**", "").splitlines()
     head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
     return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def label(axes: Axes, text: str, point: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """A text at an offset in points from a point."""
+    axes.annotate(text, point, xytext=offset, textcoords="offset points", **style)
 
 
 RIVALS = {"× torch": "torch, float32", "× best float32": "the fastest in float32", "× int8": "onnxruntime, 8 bits"}
@@ -144,10 +149,8 @@ def draw_bars(out: Path, groups: Mapping[str, Sequence[tuple[str, Mapping[str, s
                         continue
                     ratio, height = float(cells[column]), row + 0.28 * (index - 1)
                     axes.barh(height, ratio - 1, 0.28, left=1, color=drawing.COLORS[index])
-                    side = 1 if ratio >= 1 else -1
-                    where: Any = {"xytext": (2 * side, 0), "ha": "left" if side > 0 else "right", "va": "center"}
-                    where |= {"textcoords": "offset points", "fontsize": 6, "color": drawing.INK}
-                    axes.annotate(cells[column], (ratio, height), **where)
+                    offset, side = (2, "left") if ratio >= 1 else (-2, "right")
+                    label(axes, cells[column], (ratio, height), (offset, 0), ha=side, va="center", fontsize=6)
             axes.set_yticks(range(len(group)), [label for label, _ in group])
             axes.set_ylim(len(group) - 0.4, -0.6)
             axes.grid(axis="y", visible=False)
@@ -191,19 +194,17 @@ PROTOCOLS = {
 
 def draw_methods(out: Path) -> None:
     """A point for each method, the best first, with its standard deviation over the seeds."""
-    record = json.loads((DOCS.parent / METHODS).read_text(encoding="utf-8"))
+    record = results.load(results.METHODS)
     with drawing.picture(out, width=9, height=6.2) as figure:
         grid = figure.subplots(2, 2, height_ratios=[14, 8])
-        panels = [grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1]]
-        for axes, (protocol, title) in zip(panels, PROTOCOLS.items(), strict=True):
-            figures = {name: accuracy_of(entry).split(" ± ") for name, entry in record[protocol].items()}
+        for axes, (protocol, title) in zip(grid.flat, PROTOCOLS.items(), strict=True):
+            figures = {name: results.accuracy_of(entry).split(" ± ") for name, entry in record[protocol].items()}
             names = sorted(figures, key=lambda name: -float(figures[name][0]))
             for row, name in enumerate(names):
                 mean, deviation = map(float, figures[name])
                 color = drawing.REAL if name == "real" else drawing.COLORS[0]
                 axes.errorbar(mean, row, xerr=deviation, fmt="o", color=color, capsize=2)
-                where: Any = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": 6.5}
-                axes.annotate(figures[name][0], (mean, row), color=drawing.INK, **where)
+                label(axes, figures[name][0], (mean, row), (0, 5), ha="center", fontsize=6.5)
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.5, -0.8)
             axes.set_title(title)
@@ -218,8 +219,7 @@ def draw_seconds(out: Path) -> None:
         axes = figure.subplots()
         axes.plot(seconds, accuracies, "o-", color=drawing.COLORS[0])
         for second, accuracy in zip(seconds, accuracies, strict=True):
-            label: Any = {"xytext": (7, -8), "textcoords": "offset points", "fontsize": 8}
-            axes.annotate(f"{accuracy:.2f} % in {second:.2f} s", (second, accuracy), **label)
+            label(axes, f"{accuracy:.2f} % in {second:.2f} s", (second, accuracy), (7, -8), fontsize=8)
         axes.set_xscale("log")
         drawing.log_ticks(axes.xaxis)
         axes.set_xlim(min(seconds) * 0.8, max(seconds) * 2.5)
@@ -253,30 +253,25 @@ NAMED = {
 """Points with a label: its text, its side at the point, and how much higher it is."""
 
 
-def sizes() -> dict[str, list[tuple[str, str, int, float]]]:
-    """Data set -> (recipe, kind, bytes, test accuracy in %) of each result."""
-    found: dict[str, list[tuple[str, str, int, float]]] = {name: [] for name in DATA}
-    packed: dict[str, int] = {}
-    for file in sorted((DOCS / "results").glob("*/result.json")):
-        result = json.loads(file.read_text(encoding="utf-8"))
-        if result["dataset"] not in DATA:
+def nets_of(dataset: str) -> list[tuple[str, str, float, float]]:
+    """(recipe, kind, kilobytes, test accuracy in %) of each result on a data set."""
+    found = []
+    for name, result in results.results().items():
+        if result["dataset"] != dataset:
             continue
-        recipe = onebit.recipe.build_recipe(onebit.recipe.read_settings(file.parent / "recipe.yaml"), {})
-        data = onebit.data.DATASETS[recipe.dataset]
+        settings = onebit.recipe.read_settings(results.RESULTS / name / "recipe.yaml")
+        recipe, data = onebit.recipe.build_recipe(settings), onebit.data.DATASETS[dataset]
         assert data.input_shape
         assert data.classes
-        key = repr(recipe.model)
-        if key not in packed:
-            model = onebit.runs.model.build_model(recipe.model, input_shape=data.input_shape, classes=len(data.classes))
-            if recipe.model.weight_quantizer is None:
-                packed[key] = sum(4 * tensor.numel() for tensor in model.parameters())
-            else:
-                packed[key] = len(onebit.packed.dumps(onebit.pack(model.eval())))
+        model = onebit.runs.model.build_model(recipe.model, input_shape=data.input_shape, classes=len(data.classes))
+        weights, inputs = results.bits_of(recipe).split("/")
+        if weights == "32":
+            kind, size = "real weights", sum(4 * tensor.numel() for tensor in model.parameters())
+        else:
+            kind = "1-bit weights and activations" if inputs == "1" else "1-bit weights"
+            size = len(onebit.packed.dumps(onebit.pack(model.eval())))
         score = result["test"].get("binary") or result["test"]["real"]
-        accuracy = 100 * sum(score["correct"]) / len(score["correct"]) / score["count"]
-        bits = recipe.model.input_quantizer and onebit.quantizers.INPUT_QUANTIZERS.entry(recipe.model.input_quantizer)
-        kind = list(KINDS)[0 if recipe.model.weight_quantizer is None else 2 if bits and bits.bits == 1 else 1]
-        found[result["dataset"]].append((file.parent.name, kind, packed[key], accuracy))
+        found.append((name, kind, size / 1000, 100 * np.mean(score["correct"]) / score["count"]))
     return found
 
 
@@ -284,22 +279,64 @@ def draw_sizes(out: Path) -> None:
     """A point for each result."""
     with drawing.picture(out, width=9, height=3.8) as figure:
         panels = figure.subplots(1, 2)
-        for axes, (dataset, results) in zip(panels, sizes().items(), strict=True):
+        for axes, (dataset, title) in zip(panels, DATA.items(), strict=True):
+            nets = nets_of(dataset)
             for kind, color in KINDS.items():
-                points = [(size / 1000, accuracy) for _, of, size, accuracy in results if of == kind]
+                points = [(size, accuracy) for _, of, size, accuracy in nets if of == kind]
                 axes.plot(*zip(*points, strict=True), "o", color=color, alpha=0.75, label=kind)
-            for name, _, size, accuracy in results:
+            for name, _, size, accuracy in nets:
                 if name in NAMED:
                     text, side, up = NAMED[name]
-                    where: Any = {"xytext": (7 if side == "left" else -7, up), "textcoords": "offset points"}
-                    axes.annotate(text, (size / 1000, accuracy), ha=side, fontsize=8, **where)
+                    label(axes, text, (size, accuracy), (7 if side == "left" else -7, up), ha=side, fontsize=8)
             axes.set_xscale("log")
             drawing.log_ticks(axes.xaxis, subs=(1, 3))
             axes.margins(x=0.1, y=0.08)
-            axes.set_title(DATA[dataset])
+            axes.set_title(title)
             axes.set_xlabel("size of the net in kB")
         panels[0].set_ylabel("test accuracy in %")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+
+
+def draw_filters(out: Path) -> None:
+    """Sixteen by four tiles of 28 by 28 signs."""
+    dense = next(node for node in onebit.load("mnist-mlp").nodes if isinstance(node, onebit.packed.Dense))
+    signs = onebit.packed.bits.unpack_signs(dense.signs, 784).reshape(-1, 28, 28)[:64]
+    framed = np.pad(np.where(signs > 0, 235, 45), ((0, 0), (1, 1), (1, 1)), constant_values=140)
+    sheet = framed.reshape(4, 16, 30, 30).transpose(0, 2, 1, 3).reshape(120, 480)
+    Image.fromarray(sheet.astype(np.uint8)).resize((1440, 360), Image.Resampling.NEAREST).save(out)
+
+
+def floors(pairs: set[tuple[str, str]]) -> list[str]:
+    """All rooms, each after those that it imports; those that could change places are sorted by name."""
+    sorter = TopologicalSorter[str]()
+    for above, under in pairs:
+        sorter.add(above, under)
+    sorter.prepare()
+    rooms: list[str] = []
+    while sorter:
+        rooms += (ready := sorted(sorter.get_ready()))
+        sorter.done(*ready)
+    return rooms
+
+
+def draw_house(out: Path) -> None:
+    """Each room with its lines, and an arc for each room that it imports."""
+    pairs = {(above, under) for above, under in arrows() if not above.startswith("__")}
+    rooms = floors(pairs)
+    files = [[*PACKAGE.glob(f"{room}.py"), *(PACKAGE / room).rglob("*.py")] for room in rooms]
+    lines = [sum(len(path.read_text(encoding="utf-8").splitlines()) for path in of) for of in files]
+    with drawing.picture(out, width=8, height=6.5) as figure:
+        axes, arcs = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
+        axes.barh(range(len(rooms)), lines, color=drawing.COLORS[0])
+        axes.set_yticks(range(len(rooms)), rooms)
+        axes.set_xlabel("lines of Python")
+        turn = np.linspace(0, np.pi, 40)
+        for above, under in pairs:
+            top, bottom = rooms.index(above), rooms.index(under)
+            x, y = (top - bottom) / 2 * np.sin(turn), (top + bottom) / 2 + (top - bottom) / 2 * np.cos(turn)
+            arcs.plot(x, y, color=drawing.COLORS[1], alpha=0.35, linewidth=0.8)
+        arcs.set_axis_off()
+        arcs.set_title("imports, all downwards", loc="left")
 
 
 PICTURES = {
@@ -309,20 +346,19 @@ PICTURES = {
     "methods": draw_methods,
     "seconds": draw_seconds,
     "size-accuracy": draw_sizes,
+    "filters": draw_filters,
+    "house": draw_house,
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(PICTURES)} (all)")
-    parser.add_argument("--out", type=Path, default=DOCS / "images", help="folder (docs/images)")
-    arguments = parser.parse_args(argv)
-    for name in arguments.names or PICTURES:
-        out = arguments.out / f"{name}.png"
-        PICTURES[name](out)
-        # few colors: a third of the bytes
-        Image.open(out).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)
+def draw(name: str, folder: Path = IMAGES) -> Path:
+    """The file of a picture, in few colors: a third of the bytes."""
+    out = folder / f"{name}.png"
+    PICTURES[name](out)
+    Image.open(out).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:] or PICTURES:
+        draw(name)

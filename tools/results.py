@@ -20,241 +20,40 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 import onebit
-from tools.method_results import METHODS, UNTRAINED, bits_of, methods_table, train_methods
-from tools.task_results import TASKS, tasks_measured, tasks_table
+from benchmarks import training_step
+from onebit.cli.train_command import read_command, train_request
+from onebit.recipe import Recipe, build_recipe, read_settings, recipe_names, recipe_path
+from onebit.report.tasks import NORMS, Row, task_rows
+from onebit.report.wording import percent, plus_minus, share
+from onebit.runs.result import read_table
 
-recipe, wording = onebit.recipe, onebit.report.wording
-
-DOCUMENT = Path("docs/results.md")
-RESULTS = Path("docs/results")
-PUBLISHED = RESULTS / "published.yaml"
-LAST = "last"
-"""The epoch of a net that no validation images chose."""
+DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
+RESULTS = DOCUMENT.with_suffix("")
+METHODS = RESULTS / "methods.json"
+TASKS = "mnist-permuted-short"
+"""The recipe of several tasks."""
+LEARNERS = {"bayesbinn": "BayesBiNN", "ste": "STE"}
+UNTRAINED = "not yet trained"
+"""`measured` of a recipe that is not trained yet."""
 MODES = {
     "real": "real weights",
     "binary": "binary weights",
     "latent": "latent weights",
     "mean": "mean weights",
     "sample": "one draw",
+    "ensemble:10": "an ensemble of 10 draws",
 }
-"""Test mode -> in words; `ensemble:10` is made of its number."""
-NO_CHANGE = ("name", "summary", "reference", "measured", "seed", "threads", "workers", "device", "precision")
-"""Settings that do not change training, or are stated elsewhere."""
-SHOWN_MASKS = {"mean_iou": "mean IoU", "dice": "Dice"}
-
-
-def take(run: Path) -> None:
-    """Copy a finished run to docs/results, with curve and log of the first seed."""
-    folders = sorted(run.glob("seed-*"), key=lambda folder: int(folder.name[5:])) or [run]
-    found = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in folders]
-    first = found[0]
-    assert all((one["device"], one["threads"], one["processes"]) == ("cpu", 1, 1) for one in found), run
-    assert all(one["precision"] == first["precision"] for one in found), run
-    folder = RESULTS / first["recipe"]
-    before = json.loads((folder / "result.json").read_text(encoding="utf-8")) if folder.exists() else {}
-    changed = changes(settings_of(folders[0] / "recipe.yaml"), shipped(first["recipe"]))
-    result = {key: first[key] for key in ("recipe", "dataset", "note", "epochs", "chosen_by", "precision")}
-    result["flags"] = " ".join(f"--{key} {shlex.quote(recipe.flag_text(value))}" for key, value in changed.items())
-    result |= {"seeds": [one["seed"] for one in found], "chosen_epochs": [one["chosen_epoch"] for one in found]}
-    result["test"] = {
-        mode: {key: score[key] for key in ("bn", "count")}
-        | {key: [one["test"][mode][key] for one in found] for key in ("correct", *SHOWN_MASKS) if key in score}
-        for mode, score in first["test"].items()
-    }
-    result["remark"] = before.get("remark", "")
-    folder.mkdir(exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.copy(folders[0] / "metrics.jsonl", folder)
-    keep_settings(folders[0] / "recipe.yaml", folder / "recipe.yaml")
-    copy_picture(run, "error.png", folder / "error.png")
-
-
-def take_tasks(run: Path) -> None:
-    """Copy the results of a finished run on several tasks."""
-    target = RESULTS / TASKS
-    for folder in sorted(run.glob("seed-*")):
-        values = json.loads((folder / "continual.json").read_text(encoding="utf-8"))
-        results = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*/task-*/result.json")]
-        [values["precision"]] = {result["precision"] for result in results}
-        del values["folder"]
-        (target / f"{folder.name}.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        keep_settings(folder / "recipe.yaml", target / "recipe.yaml")
-    copy_picture(run, "tasks*.png", target / "tasks.png")
-
-
-def copy_picture(run: Path, name: str, target: Path) -> None:
-    """A picture of `onebit report`."""
-    with tempfile.TemporaryDirectory() as made:
-        subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
-        [picture] = Path(made).glob(name)
-        shutil.copy(picture, target)
-
-
-def keep_settings(file: Path, copy: Path) -> None:
-    """Copy the recipe of a run without its `measured`, which describes an earlier run."""
-    lines = re.sub(r"^measured:.*\n(?: +.*\n)*", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    copy.write_text(lines, encoding="utf-8")
-
-
-def settings_of(path: Path, flags: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """All settings of a recipe, flat."""
-    return flat(recipe.build_recipe(recipe.read_settings(path), flags or {}))
-
-
-def flat(built: onebit.recipe.Recipe) -> dict[str, Any]:
-    """All settings of a recipe, as its runs state them."""
-    if built.validation is None:  # a run states the number
-        built = replace(built, validation=onebit.data.DATASETS[built.dataset].validation)
-    return built.values()
-
-
-def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that change training; arguments of a quantizer may be in one of them only."""
-    keys = {*settings, *others}.difference(NO_CHANGE)
-    return {key: settings.get(key) for key in sorted(keys) if settings.get(key) != others.get(key)}
-
-
-def shipped(name: str, flags: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """All settings of a recipe of onebit with these flags, flat."""
-    return settings_of(recipe.recipe_path(name), flags)
-
-
-def results() -> dict[str, dict[str, Any]]:
-    """Recipe -> its result.json."""
-    files = sorted(RESULTS.glob("*/result.json"))
-    return {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
-
-
-def percents(score: Mapping[str, Any], *, error: bool = False) -> str:
-    """ "98.62 ± 0.05 %", over the seeds."""
-    shares = [correct / score["count"] for correct in score["correct"]]
-    return str(wording.percent([1 - share if error else share for share in shares]))
-
-
-def command(result: Mapping[str, Any]) -> str:
-    """The command that trains it again."""
-    seeds = result["seeds"]
-    listed = [f"--seeds {seeds[0]}-{seeds[-1]}"] if len(seeds) > 1 else [f"--seed {seeds[0]}"] if seeds[0] else []
-    return " ".join(filter(None, ["onebit train", result["recipe"], result["flags"], *listed]))
-
-
-def trained(result: Mapping[str, Any]) -> str:
-    """Seeds and epochs in words."""
-    chosen = _chosen(result)
-    seed = f"seed{'s' if len(result['seeds']) > 1 else ''} {_seeds(result)}"
-    epochs = f"{result['epochs']:g}"
-    if chosen == LAST:
-        return f"{seed}; the last of {epochs} epochs"
-    return f"{seed}; epoch {chosen} of {epochs}, by {result['chosen_by']}"
-
-
-def _seeds(result: Mapping[str, Any]) -> str:
-    """The first and the last seed, or the only one."""
-    seeds = result["seeds"]
-    return f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-
-
-def _chosen(result: Mapping[str, Any]) -> str:
-    """The epoch whose weights were tested; for several seeds, from the first to the last."""
-    if result["chosen_by"] == "last epoch":
-        return LAST
-    chosen = result["chosen_epochs"]
-    return "–".join(map(str, sorted({min(chosen), max(chosen)})))
-
-
-def measured(result: Mapping[str, Any]) -> str:
-    """The results in one sentence, for the recipe."""
-    parts = []
-    for mode, score in result["test"].items():
-        masks = "".join(f", {word} {wording.share(score[key])}" for key, word in SHOWN_MASKS.items() if key in score)
-        words = MODES.get(mode) or f"an ensemble of {mode.partition(':')[2]} draws"
-        norm = "" if score["bn"] == "trained" else " and re-estimated BatchNorm"
-        counts = ", ".join(f"{correct:,}" for correct in score["correct"])
-        parts.append(f"{percents(score)}{masks} with {words}{norm} ({counts} of {score['count']:,})")
-    what = "pixel accuracy" if any("mean_iou" in score for score in result["test"].values()) else "accuracy"
-    note = result["note"].partition(";")[0]
-    data = f" on {result['dataset']} ({note})" if note else ""
-    remark = f". {result['remark']}" if result["remark"] else ""
-    return (
-        f"Test {what} {'; '.join(parts)}; {trained(result)}; {result['precision']}{data}; {command(result)} "
-        f"--threads 1{remark}"
-    )
-
-
-def write_measured(name: str, text: str) -> None:
-    """Write `measured` into the file of the recipe."""
-    path = recipe.recipe_path(name)
-    block = "\n".join(textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
-    before = path.read_text(encoding="utf-8")
-    after, count = re.subn(r"^measured:.*\n(?:  .*\n)*", lambda _: f"measured: >-\n{block}\n", before, flags=re.M)
-    assert count == 1, path
-    path.write_text(after, encoding="utf-8")
-
-
-def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> list[str]:
-    """A row of the table of a data set; long remarks are appended to the notes below the table."""
-    name, folder = result["recipe"], f"results/{result['recipe']}"
-    settings = recipe.read_settings(RESULTS / name / "recipe.yaml")
-    model, start, teacher = settings["model"], settings.get("init_from"), settings.get("teacher")
-    begun = f"Begun with the weights of `{Path(start).name}`" if start else ""
-    taught = f"{', taught' if begun else 'Taught'} by `{Path(teacher).name}`" if teacher else ""
-    options = model.get("input_options") or {}
-    bits = bits_of(model["weight_quantizer"], model["input_quantizer"], options.get("bits"))
-    ends = [end for end in ("first", "last") if model.get(f"real_{end}") and model["weight_quantizer"]]
-    real = "" if not ends else ", real ends" if len(ends) == 2 else f", real {ends[0]} layer"
-    shown = {mode: _figure(score, result["dataset"]) for mode, score in result["test"].items()}
-    ships = f"**{shown.pop('binary' if 'binary' in shown else 'real')}**"
-    epochs, curve = f"{result['epochs']:g}", "error.png"
-    return [
-        f"[`{' '.join(filter(None, [name, result['flags']]))}`]({folder}/recipe.yaml)"
-        f"{_reference(begun + taught, notes)}",
-        f"{bits}{real}",
-        ships,
-        ", ".join(f"{figure} {mode}" for mode, figure in shown.items() if mode != "latent"),
-        _seeds(result),
-        f"[{epochs}]({folder}/{curve})" if (RESULTS / name / curve).exists() else epochs,
-        _published(result, published, notes),
-    ]
-
-
-def _figure(score: Mapping[str, Any], dataset: str) -> str:
-    """The figure of a test mode."""
-    if "mean_iou" in score:
-        return wording.share(score["mean_iou"])
-    return percents(score, error=dataset.startswith("mnist")).removesuffix(" %")
-
-
-def _reference(note: str, notes: list[str]) -> str:
-    """The number of a note; rows with the same note share it."""
-    if not note:
-        return ""
-    if note not in notes:
-        notes.append(note)
-    return f" <sup>{notes.index(note) + 1}</sup>"
-
-
-def _published(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> str:
-    """The published figure and our difference from it; the note has the source and other differences."""
-    if not published:
-        return ""
-    note = _reference(published["note"], notes)
-    score = result["test"][published["mode"]]
-    ours = statistics.mean(score["correct"]) / score["count"]
-    error = result["dataset"].startswith("mnist")
-    figure = f"{100 - published['figure'] if error else published['figure']:.2f}"
-    apart = (100 * ours - published["figure"]) * (-1 if error else 1)
-    mode = "" if published["mode"] in ("binary", "real") else f" {published['mode']}"
-    return f"{figure}{mode} ({'+' if apart > 0 else '−'}{abs(apart):.2f}){note}"
-
-
+"""Test mode -> in words."""
+MASKS = {"mean_iou": "mean IoU", "dice": "Dice"}
 GROUPS = {
     "mnist": "test error in %",
     "fashion-mnist": "test accuracy in %",
@@ -264,48 +63,301 @@ GROUPS = {
 """Data set -> the figure in its table."""
 
 
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def save(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """Recipe -> its result.json."""
+    return {file.parent.name: load(file) for file in sorted(RESULTS.glob("*/result.json"))}
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+def take(run: Path) -> None:
+    """Copy the results of a finished run to docs/results, with the picture of all seeds and the log of the first."""
+    folders = sorted(run.glob("seed-*"), key=lambda folder: int(folder.name[5:])) or [run]
+    target = RESULTS / read_settings(folders[0] / "recipe.yaml")["name"]
+    target.mkdir(exist_ok=True)
+    settings = (folders[0] / "recipe.yaml").read_text(encoding="utf-8")
+    # `measured` describes an earlier run
+    settings = re.sub(r"^measured:.*\n(?: +.*\n)*", "", settings, flags=re.MULTILINE)
+    (target / "recipe.yaml").write_text(settings, encoding="utf-8")
+    if target.name == TASKS:
+        for folder in folders:
+            precision = load(next(folder.glob("*/task-*/result.json")))["precision"]
+            values = load(folder / "continual.json") | {"precision": precision}
+            del values["folder"]
+            save(target / f"{folder.name}.json", values)
+        copy_picture(run, "tasks*.png", target / "tasks.png")
+        return
+    first = load(folders[0] / "result.json")
+    assert (first["device"], first["threads"], first["processes"]) == ("cpu", 1, 1), run
+    result = {key: first[key] for key in ("recipe", "dataset", "note", "epochs", "chosen_by", "precision")}
+    result |= scores(folders) | {"remark": results().get(target.name, {}).get("remark", "")}
+    save(target / "result.json", result)
+    shutil.copy(folders[0] / "metrics.jsonl", target)
+    copy_picture(run, "error.png", target / "error.png")
+
+
+def scores(folders: Sequence[Path]) -> dict[str, Any]:
+    """Seeds, chosen epochs and test results of finished runs, each a list over the runs."""
+    runs = [load(folder / "result.json") for folder in folders]
+    test = {
+        mode: {"bn": score["bn"], "count": score["count"]}
+        | {key: [one["test"][mode][key] for one in runs] for key in ("correct", *MASKS) if key in score}
+        for mode, score in runs[0]["test"].items()
+    }
+    return {
+        "seeds": [one["seed"] for one in runs],
+        "chosen_epochs": [one["chosen_epoch"] for one in runs],
+        "test": test,
+    }
+
+
+def copy_picture(run: Path, name: str, target: Path) -> None:
+    """A picture of the report of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        onebit.report.write_report([run], Path(folder))
+        [picture] = Path(folder).glob(name)
+        shutil.copy(picture, target)
+
+
+def changed(file: Path) -> set[str]:
+    """The settings that change training and differ between a stored recipe and the one that ships."""
+    stored = build_recipe(read_settings(file))
+    ships = build_recipe(read_settings(recipe_path(stored.name)))
+    if ships.validation is None:  # a run states the number
+        ships = replace(ships, validation=onebit.data.DATASETS[ships.dataset].validation)
+    return {name for name, _, _ in stored.changed_from(ships)} - {"seed", "precision"}
+
+
+def recipe_of(entry: Mapping[str, Any]) -> Recipe:
+    """The recipe of the command of a method."""
+    return train_request(read_command(shlex.split(entry["command"])[1:]))
+
+
+def train_methods() -> None:
+    """Train all methods with three seeds, and time a step of each."""
+    record = load(METHODS)
+    for protocol, entries in record.items():
+        for method, entry in entries.items():
+            folder = Path("runs/methods") / protocol / method
+            words = [*shlex.split(entry["command"]), "--seeds", "0-2", "--out", str(folder), "--resume"]
+            subprocess.run([sys.executable, "-m", "onebit", *words], check=True)
+            step = round(time_step(entry), 4)
+            entries[method] = {"command": entry["command"], **scores(sorted(folder.glob("seed-*"))), "step": step}
+            save(METHODS, record)
+
+
+def time_step(entry: Mapping[str, Any], *, rounds: int = 11, seconds: float = 0.2) -> float:
+    """The ratio of a training step to that of plain torch, in bf16 where the machine multiplies it."""
+    recipe, device = recipe_of(entry), torch.device("cpu")
+    net, mode = training_step.NETS[recipe.model.name], training_step.MODES["eager"]
+    where: dict[str, Any] = {"device": device, "precision": "fp32"}
+    if onebit.train.precision.multiplies_bf16(device):
+        where["precision"] = "bf16"
+    return training_step.compare(recipe, net, mode=mode, rounds=rounds, seconds=seconds, **where)["ratio"]
+
+
+# ------------------------------------------------------------------------------------------------ `measured` of recipes
+def accuracy(score: Mapping[str, Any], *, error: bool = False) -> str:
+    """ "98.62 ± 0.05 %", over the seeds."""
+    shares = [correct / score["count"] for correct in score["correct"]]
+    return percent([1 - one if error else one for one in shares])
+
+
+def seeds_of(result: Mapping[str, Any], dash: str = "–") -> str:
+    """The first and the last seed, or the only one."""
+    return dash.join(map(str, sorted({result["seeds"][0], result["seeds"][-1]})))
+
+
+def measured(result: Mapping[str, Any]) -> str:
+    """The results in one sentence, for the recipe."""
+    parts = []
+    for mode, score in result["test"].items():
+        masks = "".join(f", {word} {share(score[key])}" for key, word in MASKS.items() if key in score)
+        norm = "" if score["bn"] == "trained" else " and re-estimated BatchNorm"
+        counts = ", ".join(f"{correct:,}" for correct in score["correct"])
+        parts.append(f"{accuracy(score)}{masks} with {MODES[mode]}{norm} ({counts} of {score['count']:,})")
+    what = "pixel accuracy" if result["dataset"] == "membrane" else "accuracy"
+    several = len(result["seeds"]) > 1
+    chosen = "–".join(map(str, sorted({min(result["chosen_epochs"]), max(result["chosen_epochs"])})))
+    epochs = f"epoch {chosen} of {result['epochs']:g}, by {result['chosen_by']}"
+    if result["chosen_by"] == "last epoch":
+        epochs = f"the last of {result['epochs']:g} epochs"
+    note = result["note"].partition(";")[0]
+    data = f" on {result['dataset']} ({note})" if note else ""
+    flag = f" --seeds {seeds_of(result, '-')}" if several else f" --seed {seeds_of(result)}"
+    command = f"onebit train {result['recipe']}{'' if flag == ' --seed 0' else flag} --threads 1"
+    return (
+        f"Test {what} {'; '.join(parts)}; seed{'s' if several else ''} {seeds_of(result)}; {epochs}; "
+        f"{result['precision']}{data}; {command}{'. ' if result['remark'] else ''}{result['remark']}"
+    )
+
+
+def write_measured(name: str, text: str) -> None:
+    """Write `measured` into the file of the recipe."""
+    path = recipe_path(name)
+    block = "\n".join(textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+    before = path.read_text(encoding="utf-8")
+    after = re.sub(r"^measured:.*\n(?:  .*\n)*", lambda _: f"measured: >-\n{block}\n", before, flags=re.MULTILINE)
+    path.write_text(after, encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+def bits_of(recipe: Recipe) -> str:
+    """Bits of weights and inputs: "1/32"."""
+    inputs, options = recipe.model.input_quantizer, recipe.model.input_options or {}
+    bits = options.get("bits") or (inputs and onebit.quantizers.INPUT_QUANTIZERS.entry(inputs).bits)
+    return f"{32 if recipe.model.weight_quantizer is None else 1}/{bits or 32}"
+
+
+def table(head: list[str], rows: list[list[str]], right: int = 0) -> str:
+    """A table as Markdown, without columns that are empty; the last ones may be aligned right."""
+    columns = [column for column in zip(head, *rows, strict=True) if any(column[1:])]
+    lines = [f"| {' | '.join(row)} |" for row in zip(*columns, strict=True)]
+    lines.insert(1, "|" + "---|" * (len(columns) - right) + "---:|" * right)
+    return "\n".join(lines)
+
+
+def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> list[str]:
+    """A row of the table of a data set; long remarks are appended to the notes below the table."""
+    name, folder = result["recipe"], f"results/{result['recipe']}"
+    recipe = build_recipe(read_settings(RESULTS / name / "recipe.yaml"))
+    begun = f"Begun with the weights of `{Path(recipe.init_from).name}`" if recipe.init_from else ""
+    taught = f"{', taught' if begun else 'Taught'} by `{Path(recipe.teacher).name}`" if recipe.teacher else ""
+    real = ""
+    if recipe.model.weight_quantizer is not None:
+        ends = {"first": recipe.model.real_first, "last": recipe.model.real_last}
+        kept = [end for end, is_real in ends.items() if is_real]
+        real = ["", f", real {''.join(kept)} layer", ",\u00a0real\u00a0ends"][len(kept)]
+    shown = {mode: figure(score, result["dataset"]) for mode, score in result["test"].items() if mode != "latent"}
+    ships = shown.pop("binary" if "binary" in shown else "real")
+    epochs, curve = f"{result['epochs']:g}", "error.png"
+    return [
+        f"[`{name}`]({folder}/recipe.yaml){reference(begun + taught, notes)}",
+        bits_of(recipe) + real,
+        f"**{ships}**",
+        ", ".join(f"{text} {mode}" for mode, text in shown.items()),
+        seeds_of(result),
+        f"[{epochs}]({folder}/{curve})" if (RESULTS / name / curve).exists() else epochs,
+        compared(result, published, notes) if published else "",
+    ]
+
+
+def figure(score: Mapping[str, Any], dataset: str) -> str:
+    """The figure of a test mode."""
+    if "mean_iou" in score:
+        return share(score["mean_iou"])
+    return accuracy(score, error=dataset.startswith("mnist")).removesuffix(" %")
+
+
+def reference(note: str, notes: list[str]) -> str:
+    """The number of a note; rows with the same note share it."""
+    if not note:
+        return ""
+    if note not in notes:
+        notes.append(note)
+    return f" <sup>{notes.index(note) + 1}</sup>"
+
+
+def compared(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> str:
+    """The published figure and our difference from it; the note has the source and other differences."""
+    score, theirs = result["test"][published["mode"]], published["figure"]
+    ours = 100 * statistics.mean(score["correct"]) / score["count"]
+    if result["dataset"].startswith("mnist"):
+        ours, theirs = 100 - ours, 100 - theirs
+    mode = "" if published["mode"] in ("binary", "real") else f" {published['mode']}"
+    sign = "+" if ours > theirs else "−"
+    return f"{theirs:.2f}{mode} ({sign}{abs(ours - theirs):.2f}){reference(published['note'], notes)}"
+
+
+def accuracy_of(entry: Mapping[str, Any]) -> str:
+    """Test accuracy in % over the seeds, "97.94 ± 0.06", of what ships; "" if untrained.
+
+    `before` has the text of runs whose single figures were not kept.
+    """
+    tests = entry.get("before") or entry.get("test", {})
+    score = tests.get("binary") or tests.get("real")
+    return "" if score is None else (score if isinstance(score, str) else accuracy(score)).removesuffix(" %")
+
+
+def methods_table(entries: Mapping[str, Any]) -> str:
+    """A row for each method of a protocol; untrained methods are marked."""
+    rows = [
+        [f"`{method}`", bits_of(recipe_of(entry)), accuracy_of(entry) or UNTRAINED, f"{entry.get('step', 0):.2f}"]
+        for method, entry in entries.items()
+    ]
+    return table(["method", "bits", "test accuracy in %", "step"], rows, right=2)
+
+
+def last_tasks() -> tuple[list[Row], list[int], str]:
+    """The accuracies on all tasks after the last one, the seeds, and the precision."""
+    files = {int(file.stem[5:]): file for file in sorted((RESULTS / TASKS).glob("seed-*.json"))}
+    tables = [read_table(file) for file in files.values()]
+    rows = [row for row in task_rows([one.cells for one in tables]) if row.task == tables[0].tasks]
+    [precision] = {load(file)["precision"] for file in files.values()}
+    return rows, list(files), precision
+
+
+def tasks_measured() -> str:
+    """The results of several tasks in one sentence, for the recipe."""
+    rows, seeds, precision = last_tasks()
+    parts = [f"{LEARNERS[row.method]}, {row.weights} {percent(row.means)} ({NORMS[row.bn]})" for row in rows]
+    return (
+        f"Mean test accuracy over the five tasks after the last one, each with its permutation: {'; '.join(parts)}; "
+        f"seeds {seeds[0]}–{seeds[-1]}; 10 epochs a task; {precision}; onebit train {TASKS} --seeds "
+        f"{seeds[0]}-{seeds[-1]}"
+    )
+
+
+def tasks_table() -> str:
+    """A row for each method, test mode and BatchNorm statistics, with the accuracy in % on each task."""
+    rows = [
+        [
+            f"{LEARNERS[row.method]}, {row.weights}",
+            NORMS[row.bn].removeprefix("BatchNorm "),
+            *(plus_minus(accuracies, ".1f", scale=100) for accuracies in row.accuracies),
+            f"**{percent(row.means)}**",
+        ]
+        for row in last_tasks()[0]
+    ]
+    tasks = ["task 1", *map(str, range(2, len(rows[0]) - 2))]
+    return table(["method, weights", "BatchNorm", *tasks, "mean"], rows)
+
+
 def tables() -> dict[str, str]:
-    """Data set -> its table as Markdown, with its notes."""
-    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-    made = {}
+    """Name in the document -> its table as Markdown, with its notes."""
+    published = yaml.safe_load((RESULTS / "published.yaml").read_text(encoding="utf-8"))
+    found = {}
     for dataset, what in GROUPS.items():
-        head = ["`onebit train`", "bits", what, "other modes", "seeds", "epochs", "published"]
         notes: list[str] = []
         rows = [
             cells(result, published.get(name, {}), notes)
             for name, result in results().items()
             if result["dataset"].removesuffix("-sample") == dataset
         ]
-        shown = [column for column in zip(head, *rows, strict=True) if any(column[1:])]
-        head, *rows = map(list, zip(*shown, strict=True))
-        lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+        head = ["`onebit train`", "bits", what, "other modes", "seeds", "epochs", "published"]
         numbered = [f"{number}. {note}." for number, note in enumerate(notes, 1)]
-        made[dataset] = "\n".join([*lines, *([""] if notes else []), *numbered])
-    made["permuted"] = tasks_table()
-    made["untrained"] = _untrained()
-    record = json.loads(METHODS.read_text(encoding="utf-8"))
-    return made | {name: methods_table(entries) for name, entries in record.items()}
-
-
-def _untrained() -> str:
-    names = (
-        name
-        for name in recipe.recipe_names()
-        if recipe.read_settings(recipe.recipe_path(name))["measured"] == UNTRAINED
-    )
-    return ", ".join(f"`{name}`" for name in names) + "."
+        found[dataset] = "\n".join([table(head, rows), *([""] if notes else []), *numbered])
+    untrained = [name for name in recipe_names() if read_settings(recipe_path(name))["measured"] == UNTRAINED]
+    found |= {"permuted": tasks_table(), "untrained": ", ".join(f"`{name}`" for name in untrained) + "."}
+    return found | {name: methods_table(entries) for name, entries in load(METHODS).items()}
 
 
 def written(text: str) -> str:
     """The document with new tables."""
-    for name, table in tables().items():
+    for name, shown in tables().items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition("<!-- end -->")
-        if not (start and end):
-            sys.exit(f"{DOCUMENT}: expected <!-- {name} --> and <!-- end -->, each on a line")
-        for part in (" ± ", ", real ends"):  # stay on one line
-            table = table.replace(part, part.replace(" ", "\u00a0"))
-        text = f"{before}{start}{table}\n{end}{after}"
+        assert start, name
+        assert end, name
+        shown = shown.replace(" ± ", "\u00a0±\u00a0")  # stays on one line
+        text = f"{before}{start}{shown}\n{end}{after}"
     return text
 
 
@@ -315,9 +367,9 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="first train what methods.json lacks")
     args = parser.parse_args()
     for run in args.take:
-        (take_tasks if any(run.glob("seed-*/continual.json")) else take)(run)
+        take(run)
     if args.train:
-        train_methods(json.loads(METHODS.read_text(encoding="utf-8")))
+        train_methods()
     for name, result in results().items():
         write_measured(name, measured(result))
     write_measured(TASKS, tasks_measured())
