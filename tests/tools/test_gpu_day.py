@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tools.gpu_day import JOBS, Job, main
+from tools.gpu_day import TRAININGS, train
 
 pytestmark = pytest.mark.nightly
 
 ROOT = Path(__file__).parents[2]
-TOY = ("--dataset", "toy", "--model.widths", "[64,16,4]", "--device", "cpu")
+TOY = "--dataset toy --model.widths [64,16,4] --device cpu"
 ALONE = """
 import importlib.abc, socket, sys
 class Missing(importlib.abc.MetaPathFinder):
@@ -32,32 +31,24 @@ socket.socket.connect = refuse
 """
 
 
-def day(folder: Path, jobs: tuple[Job, ...], minutes: float) -> int:
-    return main(["--minutes", str(minutes), "--runs", str(folder / "runs"), "--home", str(folder / "home")], jobs)
+def test_a_training_goes_on_another_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = f"mnist-fast {TOY} --epochs 100000"
+    epochs = []
+    for _ in range(2):
+        assert train(training, tmp_path, time.monotonic() + 30)
+        assert "goes on" in capsys.readouterr().out
+        [metrics] = tmp_path.glob("*/metrics.jsonl")
+        epochs.append(metrics.read_text().count("\n"))
+    assert 0 < epochs[0] < epochs[1]
 
 
-def test_a_long_training_goes_on_another_day_and_a_whole_one_fits(
+def test_a_finished_net_is_packed_and_a_failed_training_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    long = Job("mnist-fast", flags=(*TOY, "--epochs", "100000"))
-    assert day(tmp_path, (long,), 0.5) == 0
-    assert (first := re.search(r"goes on after epoch (\d+) of 100000", capsys.readouterr().out))
-    shutil.rmtree(tmp_path / "runs")  # the machine is gone
-    assert day(tmp_path, (long,), 0.5) == 0
-    assert (second := re.search(r"goes on after epoch (\d+) of 100000", capsys.readouterr().out))
-    assert int(second[1]) > int(first[1])
-
-    whole = Job("mnist-fast", 1, whole=True, flags=(*TOY, "--epochs", "40"))
-    assert day(tmp_path, (whole,), 1) == 0
-    assert re.search(r"seed-1: [\d.]+ % binary.*; 40 epochs", capsys.readouterr().out)
-    with tarfile.open(tmp_path / "home" / "results.tar.gz") as tar:
-        names = tar.getnames()
-    assert {f"mnist-fast/seed-1/{name}" for name in ("result.json", "metrics.jsonl", "net.1bit")} <= set(names)
-    assert not [name for name in names if name.endswith(".ckpt")]
-
-
-def test_a_failed_training_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert day(tmp_path, (Job("mnist-fast", flags=(*TOY, "--loss", "none")),), 0.5) == 1
+    assert train(f"mnist-fast --seed 1 {TOY} --epochs 4", tmp_path, time.monotonic() + 60)
+    assert "finished" in capsys.readouterr().out
+    assert {"result.json", "metrics.jsonl", "net.1bit"} <= {file.name for file in tmp_path.glob("*/*")}
+    assert not train(f"mnist-fast {TOY} --loss none", tmp_path, time.monotonic() + 60)
     assert "failed" in capsys.readouterr().out
 
 
@@ -80,14 +71,14 @@ def test_a_minute_in_a_folder_of_what_is_carried(tmp_path: Path) -> None:
     found = subprocess.run(find, cwd=there, env=env, capture_output=True, text=True)
     assert found.stdout.startswith(str(there)), found
     ended = subprocess.run(
-        [sys.executable, "-m", "tools.gpu_day", "--minutes", "1", "--device", "cpu"],
+        [sys.executable, "-m", "tools.gpu_day", "--minutes", "1", "--home", "carried"],
         cwd=there,
         env=env,
         capture_output=True,
         text=True,
     )
-    logs = "".join(file.read_text() for file in there.glob("runs/gpu/**/*.log"))
+    logs = "".join(file.read_text() for file in there.glob("carried/*/output.log"))
     assert ended.returncode == 0, ended.stdout + ended.stderr + logs
-    assert [line.partition(":")[0] for line in ended.stdout.splitlines()][-len(JOBS) :] == [job.name for job in JOBS]
+    assert TRAININGS[0] in ended.stdout
     assert "of 20 layers binary" in logs
     assert "Traceback" not in logs
