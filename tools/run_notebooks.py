@@ -1,36 +1,31 @@
-"""Run the notebooks from top to bottom and store their outputs: python tools/run_notebooks.py [NOTEBOOK ...]"""
+"""Run the notebooks from top to bottom and store their outputs: python tools/run_notebooks.py"""
 
 from __future__ import annotations
 
 import base64
 import io
-import sys
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
-
 
 def run(path: Path) -> None:
-    """Execute one notebook in its own folder. Execution times and versions, which always change, are not stored."""
+    """Execute a notebook in its own folder. Execution times and versions, which always change, are not stored."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(notebook, timeout=600, record_timing=False, coalesce_streams=True, resources=resources)
-    client.execute()
+    NotebookClient(notebook, timeout=600, record_timing=False, coalesce_streams=True, resources=resources).execute()
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = fewer_colors(output.data["image/png"])
     nbformat.write(notebook, path)
-    print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
+    print(path)
 
 
-def fewer_colors(picture: Any) -> str:
+def fewer_colors(picture: str) -> str:
     """A PNG in base64 with 64 colors: a third of the bytes."""
     small = io.BytesIO()
     image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
@@ -39,5 +34,5 @@ def fewer_colors(picture: Any) -> str:
 
 
 if __name__ == "__main__":
-    for path in [Path(name) for name in sys.argv[1:]] or sorted(FOLDER.glob("*.ipynb")):
+    for path in sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb")):
         run(path)
