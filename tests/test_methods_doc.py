@@ -76,7 +76,6 @@ def test_a_finished_run_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     name, kept = "mnist-w1a4", ROOT / "docs" / "results"
     before = results.results()[name]
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(results, "copy_picture", lambda *_: None)
     (tmp_path / "results").mkdir()
     for at, seed in enumerate(before["seeds"]):
         run = tmp_path / "run" / f"seed-{seed}"
@@ -89,6 +88,7 @@ def test_a_finished_run_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     results.take(tmp_path / "run")
     assert results.results()[name] | {"remark": before["remark"]} == before
     assert "measured" not in (tmp_path / "results" / name / "recipe.yaml").read_text()
+    assert (tmp_path / "results" / name / "error.png").exists()
 
 
 def test_rows_name_the_data_and_the_first_weights() -> None:

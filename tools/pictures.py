@@ -13,6 +13,7 @@ house          the rooms of the package with their lines, and an arc for each im
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
@@ -53,26 +54,20 @@ def make(table: str, name: str) -> quantizers.Quantizer:
     else:
         getattr(quantizer, "bind_inputs", lambda channels: None)(1)
     if table == "weights" or quantizer.integer_input() is not None:  # a range that the picture shows whole
-        with torch.no_grad():
-            for parameter in quantizer.parameters():
-                parameter.fill_(1)
+        for parameter in quantizer.parameters():
+            torch.nn.init.ones_(parameter)
     return quantizer.train()
 
 
 def curves(table: str, quantizer: quantizers.Quantizer) -> tuple[Tensor, Tensor, Tensor]:
     """(x, forward, gradient), each (POINTS,); the gradient of each output with respect to its own input only."""
     x = torch.linspace(-2, 2, POINTS)
-    if table == "inputs":  # (N, C)
-        given = x[:, None].clone().requires_grad_()
-        made = quantizer(given)
-        made.sum().backward()
-        assert given.grad is not None
-        return x, made.detach()[:, 0], given.grad[:, 0]
-    # the same channel once for each latent, so that statistics of the channel stay out of the others' way
-    channels = x.repeat(POINTS, 1).requires_grad_()
-    made = quantizer(channels)
-    (gradient,) = torch.autograd.grad(made, channels, torch.eye(POINTS))
-    return x, made.detach()[0], gradient.diagonal()
+    # weights: the same channel once for each latent, so that statistics of the channel stay out of the others' way
+    given = (x[:, None].clone() if table == "inputs" else x.repeat(POINTS, 1)).requires_grad_()
+    made = quantizer(given)
+    own = torch.ones(POINTS, 1) if table == "inputs" else torch.eye(POINTS)
+    (gradient,) = torch.autograd.grad(made, given, own)
+    return x, made.detach().flatten()[:POINTS], gradient[own > 0]
 
 
 def draw_quantizer(axes: Axes, table: str, name: str) -> None:
@@ -176,11 +171,8 @@ def draw_kernels(out: Path) -> None:
     """Layers by what is multiplied."""
     groups: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
     for row in table_of("performance.md", "product | batch"):
-        product, _, layer = row["product"].rpartition(", dense")
-        if not product:
-            product, _, layer = row["product"].rpartition(", 3×3")
-        kind = "dense" if ", dense" in row["product"] else "3×3"
-        groups.setdefault(product, []).append((f"{kind}{layer}, batch {row['batch']}", row))
+        product, layer = re.split(", (?=dense|3×3)", row["product"])
+        groups.setdefault(product, []).append((f"{layer}, batch {row['batch']}", row))
     draw_bars(out, groups)
 
 
@@ -307,16 +299,9 @@ def draw_filters(out: Path) -> None:
 
 
 def floors(pairs: set[tuple[str, str]]) -> list[str]:
-    """All rooms, each after those that it imports; those that could change places are sorted by name."""
-    sorter = TopologicalSorter[str]()
-    for above, under in pairs:
-        sorter.add(above, under)
-    sorter.prepare()
-    rooms: list[str] = []
-    while sorter:
-        rooms += (ready := sorted(sorter.get_ready()))
-        sorter.done(*ready)
-    return rooms
+    """All rooms, each after those that it imports."""
+    below = {above: sorted(under for room, under in pairs if room == above) for above, _ in sorted(pairs)}
+    return [*TopologicalSorter(below).static_order()]
 
 
 def draw_house(out: Path) -> None:

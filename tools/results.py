@@ -42,17 +42,11 @@ METHODS = RESULTS / "methods.json"
 TASKS = "mnist-permuted-short"
 """The recipe of several tasks."""
 LEARNERS = {"bayesbinn": "BayesBiNN", "ste": "STE"}
+MEASURED = re.compile(r"^measured:.*\n(?: +.*\n)*", re.MULTILINE)
 UNTRAINED = "not yet trained"
 """`measured` of a recipe that is not trained yet."""
-MODES = {
-    "real": "real weights",
-    "binary": "binary weights",
-    "latent": "latent weights",
-    "mean": "mean weights",
-    "sample": "one draw",
-    "ensemble:10": "an ensemble of 10 draws",
-}
-"""Test mode -> in words."""
+DRAWS = {"sample": "one draw", "ensemble:10": "an ensemble of 10 draws"}
+"""Test mode -> in words; the others are weights."""
 MASKS = {"mean_iou": "mean IoU", "dice": "Dice"}
 GROUPS = {
     "mnist": "test error in %",
@@ -83,16 +77,17 @@ def take(run: Path) -> None:
     target = RESULTS / read_settings(folders[0] / "recipe.yaml")["name"]
     target.mkdir(exist_ok=True)
     settings = (folders[0] / "recipe.yaml").read_text(encoding="utf-8")
-    # `measured` describes an earlier run
-    settings = re.sub(r"^measured:.*\n(?: +.*\n)*", "", settings, flags=re.MULTILINE)
-    (target / "recipe.yaml").write_text(settings, encoding="utf-8")
+    (target / "recipe.yaml").write_text(MEASURED.sub("", settings), encoding="utf-8")  # that of an earlier run
+    with tempfile.TemporaryDirectory() as report:
+        onebit.report.write_report([run], Path(report))
+        for picture in (*Path(report).glob("error.png"), *Path(report).glob("tasks*.png")):
+            shutil.copy(picture, target / f"{picture.stem.partition('-')[0]}.png")
     if target.name == TASKS:
         for folder in folders:
-            precision = load(next(folder.glob("*/task-*/result.json")))["precision"]
-            values = load(folder / "continual.json") | {"precision": precision}
+            one = load(next(folder.glob("*/task-*/result.json")))
+            values = load(folder / "continual.json") | {"precision": one["precision"]}
             del values["folder"]
             save(target / f"{folder.name}.json", values)
-        copy_picture(run, "tasks*.png", target / "tasks.png")
         return
     first = load(folders[0] / "result.json")
     assert (first["device"], first["threads"], first["processes"]) == ("cpu", 1, 1), run
@@ -100,7 +95,6 @@ def take(run: Path) -> None:
     result |= scores(folders) | {"remark": results().get(target.name, {}).get("remark", "")}
     save(target / "result.json", result)
     shutil.copy(folders[0] / "metrics.jsonl", target)
-    copy_picture(run, "error.png", target / "error.png")
 
 
 def scores(folders: Sequence[Path]) -> dict[str, Any]:
@@ -111,19 +105,8 @@ def scores(folders: Sequence[Path]) -> dict[str, Any]:
         | {key: [one["test"][mode][key] for one in runs] for key in ("correct", *MASKS) if key in score}
         for mode, score in runs[0]["test"].items()
     }
-    return {
-        "seeds": [one["seed"] for one in runs],
-        "chosen_epochs": [one["chosen_epoch"] for one in runs],
-        "test": test,
-    }
-
-
-def copy_picture(run: Path, name: str, target: Path) -> None:
-    """A picture of the report of a run."""
-    with tempfile.TemporaryDirectory() as folder:
-        onebit.report.write_report([run], Path(folder))
-        [picture] = Path(folder).glob(name)
-        shutil.copy(picture, target)
+    seeds, chosen = ([one[key] for one in runs] for key in ("seed", "chosen_epoch"))
+    return {"seeds": seeds, "chosen_epochs": chosen, "test": test}
 
 
 def changed(file: Path) -> set[str]:
@@ -182,7 +165,8 @@ def measured(result: Mapping[str, Any]) -> str:
         masks = "".join(f", {word} {share(score[key])}" for key, word in MASKS.items() if key in score)
         norm = "" if score["bn"] == "trained" else " and re-estimated BatchNorm"
         counts = ", ".join(f"{correct:,}" for correct in score["correct"])
-        parts.append(f"{accuracy(score)}{masks} with {MODES[mode]}{norm} ({counts} of {score['count']:,})")
+        words = DRAWS.get(mode, f"{mode} weights")
+        parts.append(f"{accuracy(score)}{masks} with {words}{norm} ({counts} of {score['count']:,})")
     what = "pixel accuracy" if result["dataset"] == "membrane" else "accuracy"
     several = len(result["seeds"]) > 1
     chosen = "–".join(map(str, sorted({min(result["chosen_epochs"]), max(result["chosen_epochs"])})))
@@ -204,8 +188,7 @@ def write_measured(name: str, text: str) -> None:
     path = recipe_path(name)
     block = "\n".join(textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
     before = path.read_text(encoding="utf-8")
-    after = re.sub(r"^measured:.*\n(?:  .*\n)*", lambda _: f"measured: >-\n{block}\n", before, flags=re.MULTILINE)
-    path.write_text(after, encoding="utf-8")
+    path.write_text(MEASURED.sub(lambda _: f"measured: >-\n{block}\n", before), encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

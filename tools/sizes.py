@@ -32,22 +32,16 @@ def count(folder: Path) -> tuple[int, int]:
 
 def arrows() -> set[tuple[str, str]]:
     """Pairs of rooms (a folder or file directly in the package) where the first imports from the second."""
-    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     found = set()
     for path in PACKAGE.rglob("*.py"):
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names: list[str] = []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            for name in names:
-                package, _, rest = name.partition(".")
-                other = rest.partition(".")[0]
-                if package == "onebit" and other in rooms - {room}:
-                    found.add((room, other))
-    return found
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                parent = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names = [".".join([*parent, alias.name]) for alias in node.names]
+                found |= {(room, name.split(".")[1]) for name in names if name.startswith("onebit.")}
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    return {(above, under) for above, under in found if under in rooms - {above}}
 
 
 def circles(pairs: set[tuple[str, str]]) -> int:
