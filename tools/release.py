@@ -19,8 +19,8 @@ import onebit
 ROOT = Path(__file__).parents[1]
 OUT, DIST = ROOT / "build" / "release", ROOT / "dist"
 NAME = f"onebit-{onebit.__version__}"
-INFO = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
-INFO += ("licenses/src/onebit/data/MNIST_SAMPLE_LICENSE.md",)
+LICENSES = ("LICENSE", "src/onebit/data/MNIST_SAMPLE_LICENSE.md")
+INFO = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", *(f"licenses/{name}" for name in LICENSES))
 DIGITS = """
 import sys, onebit
 data = onebit.load_dataset("mnist-sample").test

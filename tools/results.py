@@ -21,7 +21,6 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +106,6 @@ def scores(folders: Sequence[Path]) -> dict[str, Any]:
     }
     seeds, chosen = ([one[key] for one in runs] for key in ("seed", "chosen_epoch"))
     return {"seeds": seeds, "chosen_epochs": chosen, "test": test}
-
-
-def changed(file: Path) -> set[str]:
-    """The settings that change training and differ between a stored recipe and the one that ships."""
-    stored = build_recipe(read_settings(file))
-    ships = build_recipe(read_settings(recipe_path(stored.name)))
-    if ships.validation is None:  # a run states the number
-        ships = replace(ships, validation=onebit.data.DATASETS[ships.dataset].validation)
-    return {name for name, _, _ in stored.changed_from(ships)} - {"seed", "precision"}
 
 
 def recipe_of(entry: Mapping[str, Any]) -> Recipe:
@@ -271,10 +261,10 @@ def accuracy_of(entry: Mapping[str, Any]) -> str:
 
 def methods_table(entries: Mapping[str, Any]) -> str:
     """A row for each method of a protocol; untrained methods are marked."""
-    rows = [
-        [f"`{method}`", bits_of(recipe_of(entry)), accuracy_of(entry) or UNTRAINED, f"{entry.get('step', 0):.2f}"]
-        for method, entry in entries.items()
-    ]
+    rows = []
+    for method, entry in entries.items():
+        step = f"{entry['step']:.2f}" if "step" in entry else ""
+        rows.append([f"`{method}`", bits_of(recipe_of(entry)), accuracy_of(entry) or UNTRAINED, step])
     return table(["method", "bits", "test accuracy in %", "step"], rows, right=2)
 
 
