@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, get_type_hints
 
 from benchmarks import BENCHMARKS
-from benchmarks.shared import machine, table
+from benchmarks.shared import Clock, machine, set_up_process
+from onebit.common import text
+from onebit.common.fields import read
+
+
+def add_flags(parser: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
+    """A flag for each argument of a function, which has its help in "Args" of the docstring; lists are "a,b".
+
+    One without a default is a list of words without a flag. A clock has the flags of its fields.
+    """
+    helps = dict(re.findall(r"^ +(\w+): (.+)$", function.__doc__ or "", re.MULTILINE))
+    hints = get_type_hints(function)
+    for name, argument in inspect.signature(function).parameters.items():
+        if name == "clock":
+            add_flags(parser, Clock)
+            parser.set_defaults(**vars(argument.default))
+        elif argument.default is argument.empty:
+            parser.add_argument(name, nargs="+", help=helps[name])
+        elif argument.default is False:
+            parser.add_argument(f"--{name}", action="store_true", help=helps[name])
+        else:
+            kind: Any = partial(read, hint=hints[name], name=name)
+            parser.add_argument(f"--{name}", type=kind, default=argument.default, help=f"{helps[name]} (%(default)s)")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,20 +50,31 @@ def main(argv: Sequence[str]) -> int:
         description=benchmark.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    benchmark.add_options(parser)
+    add_flags(parser, benchmark.measure)
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
-    options = vars(parser.parse_args(words))
-    as_json = options.pop("json")
+    settings = vars(parser.parse_args(words))
+    as_json, options = settings.pop("json"), dict(settings)
+    set_up_process(settings.get("threads", 1))
+    if "clock" in inspect.signature(benchmark.measure).parameters:
+        options["clock"] = Clock(**{field: options.pop(field) for field in vars(Clock())})
     measured = benchmark.measure(**options)
-    result = {"benchmark": name, "machine": machine(), "settings": options, **measured}
+    facts = machine()
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps({"benchmark": name, "machine": facts, "settings": settings, **measured}))
         return 0
-    print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
-    print(table(result.pop("rows"), benchmark.COLUMNS))
-    for key in measured.keys() - {"rows"}:
-        print(f"{key}: {json.dumps(measured[key], indent=1, ensure_ascii=False)}")
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(table(measured.pop("rows"), benchmark.COLUMNS))
+    for key, value in measured.items():
+        print(f"{key}: {json.dumps(value, indent=1, ensure_ascii=False)}")
     return 0
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Rows as text; `columns`: key of a row -> format of its values. Columns without a value are left out."""
+    shown = {key: form for key, form in columns.items() if any(row.get(key) is not None for row in rows)}
+    cells = [["" if row.get(key) is None else format(row[key], form) for key, form in shown.items()] for row in rows]
+    numbers = [i for i, form in enumerate(shown.values()) if form]
+    return text.table([[key.replace("_", " ") for key in shown], *cells], right=numbers, width=200)
 
 
 if __name__ == "__main__":

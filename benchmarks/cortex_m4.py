@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from onebit.errors import OnebitError
 from onebit.export.c import target as c
 from onebit.export.c.size import COMPILER, CORTEX_M4, FLAGS, linked
+from onebit.export.tools import output_of
 from onebit.packed import costs, load
 from onebit.runtime import run
 from onebit.runtime.timing import noise
@@ -31,17 +32,12 @@ class OnBoard(NamedTuple):
     stack: int
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The keyword arguments of `measure` as flags."""
-    parser.add_argument("nets", nargs="+", metavar="NET", help="packed nets: files, or names of those that ship")
-    parser.add_argument("--optimize", default="O2", metavar="LEVEL", help="of the compiler, such as Os (default: O2)")
+def measure(nets: Sequence[str], *, optimize: str = "O2") -> dict[str, Any]:
+    """Export each net, run it on one random input, and compare every bit; OnebitError if one differs.
 
-
-def measure(*, nets: list[str], optimize: str) -> dict[str, Any]:
-    """Export each net, run it on one random input, and compare every bit.
-
-    Raises:
-        OnebitError: the compiler or the emulator fails, or the bits differ.
+    Args:
+        nets: packed nets: files, or names of those that ship
+        optimize: level of the compiler, such as Os
     """
     rows = []
     for name in nets:
@@ -72,10 +68,10 @@ def on_cortex_m4(folder: Path, inputs: np.ndarray, build: Path, optimize: str) -
     )
     net, program = str(build / "net.o"), str(build / "program.elf")
     compiler = [COMPILER, *CORTEX_M4, *FLAGS[3:], optimize]
-    _compile([*compiler, *STRICT, "-c", str(folder / "net.c"), "-o", net])
+    output_of([*compiler, *STRICT, "-c", str(folder / "net.c"), "-o", net])
     link = ["-Wl,--gc-sections", "-nostartfiles", "--specs=nano.specs", "-T", str(PROGRAM / "memory.ld")]
     sources = [str(PROGRAM / "start.c"), str(PROGRAM / "main.c"), net]
-    _compile([*compiler, *link, f"-I{build}", f"-I{folder}", *sources, "-o", program])
+    output_of([*compiler, *link, f"-I{build}", f"-I{folder}", *sources, "-o", program])
     board = [EMULATOR, "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0", "-kernel", program]
     done = subprocess.run(board, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     numbers, _, rest = (done.stdout + done.stderr).partition("instructions")
@@ -86,9 +82,3 @@ def on_cortex_m4(folder: Path, inputs: np.ndarray, build: Path, optimize: str) -
     floats = "NET_OUTPUT_IS_FLOAT 1" in (folder / "net.h").read_text()
     outputs = bits.view(np.float32 if floats else np.int32).astype(np.float32)
     return OnBoard(outputs.reshape(len(inputs), -1), int(instructions, 16), int(stack, 16))
-
-
-def _compile(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise OnebitError(f"{COMPILER}: {(done.stderr or done.stdout).strip().partition(chr(10))[0]}")

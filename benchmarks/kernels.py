@@ -5,9 +5,9 @@ A case is a layer with ±1 inputs ("xnor"), real inputs ("weights"), real inputs
 real inputs it includes rounding them to a grid; with ±1 inputs it does not include taking their signs, which the
 previous layer does. Sums are written as float products write theirs.
 
-"torch" is F.linear or F.conv2d with the ±1 weights in float32. The best of float32 is the fastest of that,
+"torch" is nn.Linear or nn.Conv2d with the ±1 weights in float32. The best of float32 is the fastest of that,
 channels_last, weights prepacked for oneDNN, and onnxruntime. int8 is the fastest of onnxruntime's MatMulInteger, or
-ConvInteger and QLinearConv, on quantized inputs. All take turns in one process, and a ratio is that of one round.
+ConvInteger and QLinearConv, on quantized inputs.
 
 Before anything is timed, the logits of the whole plan are compared bit for bit with those of the reference executor,
 and the result of each call with plain torch's.
@@ -15,138 +15,173 @@ and the result of each call with plain torch's.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import onebit
-from benchmarks.layers import CASES, KINDS, Case, Layer
-from benchmarks.sessions import onnxruntime_version
-from benchmarks.shared import add_timing, set_up_process, speedups, words
+from benchmarks.rivals import FLOOR, float_products, int8_products
+from benchmarks.shared import CLOCK, Call, Clock, compare, rows
 
-abi, timing = onebit.native.abi, onebit.runtime.timing
+abi, packed = onebit.native.abi, onebit.packed
 
-RIVALS = ("torch", "best", "int8")
-COLUMNS = {"product": "", "batch": "d", "instructions": "", "us": ",.1f", "fastest_us": ",.1f", "torch_us": ",.1f"}
+KINDS = {
+    "xnor": "±1 × ±1",
+    "weights": "±1 × real",
+    "relu": "±1 × real, not negative",
+    "first": "±1 × pixels",
+    "integer": "±1 × uint8",
+}
+"""Kind of the product: weights × inputs.
+
+Real values have both signs, or none is negative, as after a ReLU. Pixels are coded as 2x − 255; uint8 are the
+activations of integer nets.
+"""
+REAL = ("weights", "relu")
+Sizes = tuple[int, ...]
+FEW, MANY = (1, 32), (1, 8, 64, 256)
+IMAGES: dict[Sizes, Sizes] = {(16, 16, 32, 32): FEW, (32, 32, 16, 16): FEW, (64, 64, 8, 8): FEW}
+LAYERS: dict[str, dict[Sizes, Sizes]] = {
+    "xnor": {(4096, 4096): (1, 64, 256), (128, 128, 32, 32): FEW, (256, 256, 14, 14): FEW},
+    "weights": {(4096, 4096): MANY, (2048, 2048): MANY, **IMAGES},
+    "relu": {(4096, 4096): (64, 256), (2048, 2048): (64, 256), **IMAGES, (128, 128, 16, 16): FEW},
+    "first": {(784, 2048): (1, 256), (3072, 1024): (64,), (3, 64, 32, 32): FEW},
+    "integer": {(4096, 4096): MANY, (2048, 2048): MANY, **IMAGES, (128, 128, 16, 16): FEW},
+}
+"""Kind -> (inputs, outputs) of dense layers, with (height, width) of 3×3 convolutions -> the batches that are timed."""
+COLUMNS = {"product": "", "batch": "d", "variant": "", "us": ",.1f", "fastest_us": ",.1f", "torch_us": ",.1f"}
 COLUMNS |= {"torch_speedup": ".2f", "best_speedup": ".2f", "best": "", "int8_speedup": ".2f"}
+UNIT = np.float32(1 / 148)  # about the standard deviation of a coded pixel, and not a power of two
+ROUNDING = 1e-4  # of the largest sum: the difference that another order of additions makes in float32
 
 
-def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> Callable[[], np.ndarray]:
-    """A function that runs only some kernel calls of a plan, to time them.
+class Layer:
+    """A product with random signs and a batch of images; convolutions are padded with zeros.
 
-    The calls before them run once, now, to leave their inputs in memory. None of `calls` may overwrite the input of an
-    earlier one: the memory of a value is used again after the last call that reads it.
+    Attributes:
+        packed: the net: the nodes that make the inputs of the product, and the product. images: (N, C, H, W) uint8.
+        layer, x: the same product in float32. int8, zero: 8-bit inputs, see `int8_products`.
+        sums: (N, units) in NHWC order, the result of plain torch; tolerance: of other sums, 0 if all are integers.
+    """
 
-    Args:
-        images: as for `NativePlan.run`. More images than the plan's batch are computed batch by batch, but every batch
-            uses the values of the first images.
+    def __init__(self, kind: str, inputs: int, outputs: int, *image: int, batch: int) -> None:
+        sizes = f"{inputs} → {outputs}"
+        self.name = f"{KINDS[kind]}, " + (f"3×3, {sizes}, {image[0]}×{image[1]}" if image else f"dense {sizes}")
+        rng, self.tolerance = np.random.default_rng(0), ROUNDING * (kind in REAL)
+        signs = rng.choice(np.array([-1, 1], np.int8), (outputs, inputs * (9 if image else 1)))
+        self.images = rng.integers(0, 256, (batch, inputs, *(image or (1, 1))), dtype=np.uint8)
+        weight = torch.from_numpy(signs.astype(np.float32))
+        self.layer: nn.Linear | nn.Conv2d = nn.Linear(inputs, outputs, bias=False)
+        if image:
+            self.layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+            weight = weight.reshape(outputs, 3, 3, inputs).permute(0, 3, 1, 2).contiguous()
+        self.layer.weight = nn.Parameter(weight, requires_grad=False)
+        x = self.images.astype(np.float32).reshape(batch, inputs, *image)
+        int8, self.zero = x, 0
+        if kind != "integer":
+            x = x * 2 - 255
+        nodes: list[packed.Node] = []
+
+        def add(node: type[packed.Node], *values: str, **fields: Any) -> str:
+            last = nodes[-1].output if nodes else "input"
+            nodes.append(node(inputs=values or (last,), output=f"value{len(nodes)}", **fields))
+            return nodes[-1].output
+
+        if not image:
+            add(packed.Flatten)
+        if kind == "xnor":
+            add(packed.Threshold, threshold=np.zeros(inputs, np.int32), direction=np.ones(inputs, np.int8))
+            x = int8 = np.sign(x)  # coded pixels are odd
+            self.zero = 1
+        elif kind in REAL:
+            add(packed.Affine, scale=np.full(inputs, UNIT))
+            x = x * np.float64(UNIT)
+            int8, self.zero = np.round(x / (np.abs(x).max() / 127)), 128
+            if kind == "relu":
+                add(packed.Relu)
+                x = np.maximum(x, 0)
+                int8, self.zero = np.round(x / (x.max() / 255)), 0
+        product: type[packed.OneBitWeights] = packed.Conv if image else packed.Dense
+        bits: dict[str, Any] = {"signs": packed.bits.pack_signs(signs), "in_features": signs.shape[1]}
+        sums = add(product, **bits, **({"kernel": (3, 3), "padding": (1, 1, 1, 1)} if image else {}))
+        if kind in REAL:  # reads the inputs after the product, so that they stay in memory and it can run again
+            add(packed.Concat, sums, nodes[-2].output)
+        spec = packed.InputSpec(shape=self.images.shape[1:], coding="values" if kind == "integer" else "integer")
+        self.packed = packed.PackedNet(inputs={"input": spec}, nodes=tuple(nodes), output=nodes[-1].output)
+        self.x, self.int8 = (torch.from_numpy(values.astype(np.float32)) for values in (x, int8))
+        self.sums = np.moveaxis(self.layer(self.x).numpy(), 1, -1).reshape(batch, -1)
+
+
+def product_alone(plan: onebit.native.NativePlan, images: np.ndarray) -> Call:
+    """A function that runs only the call of a plan that multiplies by weights, with the rounding of its real inputs.
+
+    The calls before it run once, now, to leave its inputs in memory, which the product may not overwrite. Of more
+    images than the plan's batch, the first batch is computed again and again.
 
     Returns:
-        The function. It returns the output of the last call, (images of a batch, units) int32 in NHWC order (the bits
-        of float32 for real values): a view that the next call overwrites.
+        The function. It returns sums, (images of a batch, units) int32 in NHWC order (the bits of float32 for real
+        values): a view that the next call overwrites.
     """
+    (product,) = (index for index, call in enumerate(plan.kept[0]) if call.weights)
+    first = product - (product > 0 and plan.kernels[product - 1] == "grid")
     arena, memory = onebit.native.arena.aligned(plan.plan.arena_units)
-    count, last = min(len(images), plan.plan.batch), plan.kept[0][calls[-1]]
+    count, last = min(len(images), plan.plan.batch), plan.kept[0][product]
     before, part = (abi.PlanStruct.from_buffer_copy(plan.plan) for _ in range(2))
-    before.call_count, part.call_count = calls.start, len(calls)
-    part.calls += calls.start * ctypes.sizeof(abi.CallStruct)
+    before.call_count, part.call_count = first, product + 1 - first
+    part.calls += first * ctypes.sizeof(abi.CallStruct)
     before.output_count = part.output_count = 0  # no output is copied,
     part.input_count = 0  # and no image is coded, so their addresses do not matter
     plan.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
     arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
-    made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
+    sums = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
 
-    def run_calls() -> np.ndarray:
+    def run_product() -> np.ndarray:
         plan.isa.run(*arguments)
-        return made
+        return sums
 
-    return run_calls
-
-
-def product_alone(plan: onebit.native.NativePlan, images: np.ndarray) -> Callable[[], np.ndarray]:
-    """The call of a plan that multiplies by weights, with the rounding of its real inputs."""
-    (product,) = (index for index, call in enumerate(plan.kept[0]) if call.weights)
-    grid = product > 0 and plan.kernels[product - 1] == "grid"
-    return alone(plan, images, range(product - grid, product + 1))
+    return run_product
 
 
-def _agree(who: str, found: np.ndarray, expected: np.ndarray, slack: float) -> None:
-    wrong = int(np.count_nonzero(~(np.abs(found - expected) <= slack)))  # NaN is wrong, too
-    if wrong:
-        raise onebit.errors.OnebitError(f"{who}: {wrong:,} of {found.size:,} sums differ from plain torch")
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--cases", type=words, default=list(CASES), help=f"some of {','.join(CASES)} (all)")
-    parser.add_argument("--isa", type=words, help="instruction sets, as avx2,avx512 (all of this machine)")
-    add_timing(parser, rounds=11, seconds=0.02)
-
-
-def measure(*, cases: Sequence[str | Case], isa: Sequence[str] | None, threads: int, **turns: Any) -> dict[str, Any]:
+def measure(*, kinds: Sequence[str] = tuple(LAYERS), isa: Sequence[str] = (), clock: Clock = CLOCK) -> dict[str, Any]:
     """Check all products, then time their variants in turn.
 
-    Returns:
-        rows of product, batch, instruction set, kernel, µs per call (median and fastest); the µs of plain torch, of the
-        best of float32 with its name, and of int8 (None without onnxruntime); and the speed-up over each.
+    Args:
+        kinds: of products
+        isa: instruction sets, as avx2,avx512; by default all of this machine
+    """
+    known = onebit.native.instruction_sets()
+    isas = {name: known[name] for name in isa or known}
+    found: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for kind in kinds:
+            for sizes, batches in LAYERS[kind].items():
+                for batch in batches:
+                    found += time_layer(Layer(kind, *sizes, batch=batch), isas, clock)
+    return {"rows": found}
+
+
+def time_layer(layer: Layer, isas: Mapping[str, onebit.native.InstructionSet], clock: Clock) -> list[dict[str, Any]]:
+    """Rows of a layer with µs and speed-up over plain torch, the best of float32, and int8, for each instruction set.
 
     Raises:
         OnebitError: a wrong sum: an integer that differs in any way, another number by more than rounding explains.
     """
-    set_up_process(threads)
-    known = onebit.native.instruction_sets()
-    isas = {name: known[name] for name in isa or known}
-    rows: list[dict[str, Any]] = []
-    with torch.inference_mode():
-        for name in cases:
-            case = CASES[name] if isinstance(name, str) else name
-            for batch in case.batches:
-                rows += time_layer(Layer(case, batch), isas, **turns)
-    return {"onnxruntime": onnxruntime_version(), "rows": rows}
-
-
-def time_layer(
-    layer: Layer, isas: Mapping[str, onebit.native.InstructionSet], *, rounds: int, seconds: float
-) -> list[dict[str, Any]]:
-    """The rows of `measure` for a layer and a batch."""
-    case, batch = layer.case, len(layer.images)
-    plans = {name: onebit.native.make_plan(layer.packed, isa) for name, isa in isas.items()}
-    check = timing.against_reference(layer.packed, layer.images)
-    native = []
-    for isa, plan in plans.items():
-        check(f"{case.name}, batch {batch}, {isa}", plan.run(layer.images)[0])
-        native.append(timing.Timed(isa, product_alone(plan, layer.images)))
+    calls, facts = dict[str, Call](), {"product": layer.name, "batch": len(layer.images)}
+    check = onebit.runtime.timing.against_reference(layer.packed, layer.images)
+    for name, isa in isas.items():
+        plan = onebit.native.make_plan(layer.packed, isa)
+        check(f"{facts}, {name}", plan.run(layer.images)[0])
+        calls[name] = product_alone(plan, layer.images)
         for _ in range(2):  # a call must not overwrite its inputs
-            sums = layer.native_sums(native[-1].call())
-            _agree(f"{case.name}, batch {batch}, {isa}", sums, layer.sums[: len(sums)], layer.slack)
-    floats: list[timing.Timed] = []
-    int8: list[timing.Timed] = []
-    for rival in layer.rivals():
-        expected = layer.sums if not rival.int8 else rival.product.compute().numpy().astype(np.float64)
-        _agree(f"{case.name}, batch {batch}, {rival.name}", rival.sums(rival.call()), expected, rival.slack)
-        (int8 if rival.int8 else floats).append(timing.Timed(rival.name, rival.call))
-    timing.take_turns([*native, *floats, *int8], rounds=rounds, seconds=seconds)
-    rivals = (floats[0], _fastest(floats), _fastest(int8))
-    rows = []
-    for one in native:
-        row: dict[str, Any] = {"kind": case.kind, "layer": case.text, "product": f"{KINDS[case.kind]}, {case.text}"}
-        row |= {
-            "batch": batch,
-            "instructions": one.variant,
-            "us": 1e6 * one.median,
-            "fastest_us": 1e6 * min(one.seconds),
-        }
-        for name, rival_timed in zip(RIVALS, rivals, strict=True):
-            if rival_timed:
-                row |= {name: rival_timed.variant, f"{name}_us": 1e6 * rival_timed.median}
-                row |= speedups(one, rival_timed, name)
-        rows.append(row)
-    return rows
-
-
-def _fastest(timed: Sequence[timing.Timed]) -> timing.Timed | None:
-    return min(timed, key=lambda one: one.median, default=None)
+            sums = calls[name]().view(np.float32 if layer.tolerance else np.int32)
+            compare(f"{facts}, {name}", sums, layer.sums[: len(sums)], layer.tolerance)
+    floats = float_products(layer.layer, layer.x, layer.tolerance)
+    int8 = int8_products(layer.layer, layer.int8, layer.zero)
+    for name, (call, expected, tolerance) in (floats | int8).items():
+        compare(f"{facts}, {name}", call(), expected, tolerance)
+        calls[name] = call
+    return [{**facts, **row} for row in rows(clock.time(calls), isas, torch=[FLOOR], best=floats, int8=int8)]

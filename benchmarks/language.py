@@ -11,10 +11,8 @@ which `npm install node-llama-cpp` puts into a folder for `--node`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,204 +20,167 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import onebit
-from benchmarks.random_gguf import SHAPES, write_random
-from benchmarks.shared import ROOT, set_up_process
+from benchmarks.random_gguf import ALPHABET, SHAPES, write_random
+from benchmarks.shared import ROOT, Clock, OwnClock, compare, rows
 from onebit.language.timing import run_once
 
 FOLDER = Path(os.environ.get("ONEBIT_LANGUAGE", ROOT / "build" / "language"))
 """Where `make build/language` installs transformers and xllamacpp."""
+LLAMA = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 4}
 GROUP, HEAD, TOKENS = 128, 64, 1024
 TOLERANCE, DIVERGENCE = 1e-4, 1e-3
 """Largest difference of an output from torch, as a share of the largest; largest KL divergence of llama.cpp."""
 COLUMNS = {"net": "", "prompt_per_s": ",.0f", "prompt_speedup": ".2f", "generated_per_s": ",.0f"}
 COLUMNS |= {"generated_speedup": ".2f", "megabytes": ",.1f"}
-Timed = Callable[[], tuple[float, float]]
-"""Reads a prompt and generates tokens; returns tokens per second of both."""
 
 
-def make_llama(width: int, inner: int, layers: int, **options: Any) -> Any:
+Generate = Callable[[], tuple[float, float]]
+"""Reads the prompt and generates tokens; returns tokens per second of both."""
+
+
+def make_llama(**options: Any) -> Any:
     """A Llama with random binary weights of `magnitude_aware`; its head is its embedding and stays real."""
     import transformers
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers, "vocab_size": TOKENS}
-    heads = {"num_attention_heads": width // HEAD, "num_key_value_heads": max(1, width // HEAD // 4), "head_dim": HEAD}
-    config = transformers.LlamaConfig(**sizes, **heads, bos_token_id=0, eos_token_id=0, tie_word_embeddings=True)
-    model = transformers.LlamaForCausalLM(config).eval()
+    heads = LLAMA["hidden_size"] // HEAD
+    sizes = {"num_attention_heads": heads, "num_key_value_heads": max(1, heads // 4), "head_dim": HEAD}
+    ends = {"vocab_size": TOKENS, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA, **sizes, **ends)).eval()
     quantizer = onebit.quantizers.WEIGHT_QUANTIZERS["magnitude_aware"]
     onebit.binarize_(model, weight_quantizer=lambda: quantizer(**options))
     return model
-
-
-def pack_layers(model: Any, prompt: Tensor) -> tuple[float, Tensor]:
-    """Pack the model in place; megabytes of its binary weights, and log-probabilities of the token after the prompt.
-
-    Raises:
-        OnebitError: the packed layers give other outputs than the binary ones.
-    """
-    with torch.inference_mode():
-        expected = model(prompt).logits
-        report = onebit.packed_layers_(model)
-        found = model(prompt).logits
-    difference = float((found - expected).abs().max() / expected.abs().max())
-    if not difference <= TOLERANCE:
-        raise onebit.errors.OnebitError(f"outputs of the packed layers differ by {difference:.1e} of the largest")
-    return sum(row.packed_bytes for row in report.packed) / 1e6, found[0, -1].log_softmax(0)
-
-
-def in_transformers(model: Any, prompt: Tensor, tokens: int) -> Timed:
-    """`generate()` of transformers, without the time of its preparations."""
-    import transformers
-
-    class Clock(transformers.StoppingCriteria):
-        def __call__(self, ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-            times.append(time.perf_counter())
-            return torch.zeros(len(ids), dtype=torch.bool)
-
-    times: list[float] = []
-    options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
-
-    def generate() -> tuple[float, float]:
-        times.clear()
-        started = time.perf_counter()
-        with torch.inference_mode():
-            model.generate(prompt, attention_mask=torch.ones_like(prompt), stopping_criteria=[Clock()], **options)
-        return prompt.numel() / (times[0] - started), (tokens - 1) / (times[-1] - times[0])
-
-    return generate
 
 
 def write_tokenizer(folder: Path) -> None:
     """A tokenizer, which llama.cpp does not load a net without."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    texts = [*sorted(bytes_.alphabet()), "ab"]
-    tokenizer = Tokenizer(models.BPE(vocab={text: n for n, text in enumerate(texts)}, merges=[("a", "b")]))
-    tokenizer.pre_tokenizer = bytes_
+    vocabulary = {text: n for n, text in enumerate([*ALPHABET, "ab"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def in_llama_cpp(file: Path, prompt: Tensor, tokens: int, threads: int, vocabulary: int) -> tuple[Timed, Tensor]:
-    """llama.cpp, and its log-probabilities of the token after the prompt."""
+def in_transformers(model: Any, prompt: Tensor, tokens: int) -> tuple[Generate, Tensor, float]:
+    """`generate()` of transformers with packed layers; log-probabilities after the prompt, megabytes of weights."""
+    with torch.inference_mode():
+        expected = model(prompt).logits
+        report = onebit.packed_layers_(model)
+        found = model(prompt).logits
+    compare("packed layers in transformers", found, expected, TOLERANCE)
+    times: list[float] = []
+    options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+
+    def read_clock(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        times.append(time.perf_counter())
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    def generate() -> tuple[float, float]:
+        times[:] = [time.perf_counter()]
+        with torch.inference_mode():
+            model.generate(prompt, attention_mask=torch.ones_like(prompt), stopping_criteria=[read_clock], **options)
+        return prompt.numel() / (times[1] - times[0]), (tokens - 1) / (times[-1] - times[1])
+
+    return generate, found[0, -1].log_softmax(0), sum(one.packed_bytes for one in report.packed) / 1e6
+
+
+def in_llama_cpp(file: Path, ids: list[int], tokens: int, threads: int) -> tuple[Generate, dict[int, float]]:
+    """llama.cpp, and its log-probabilities of the most probable tokens after the prompt."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
-    parameters.model.path, parameters.n_ctx, parameters.n_parallel = str(file), prompt.numel() + tokens + 32, 1
+    parameters.model.path, parameters.n_ctx, parameters.n_parallel = str(file), len(ids) + tokens + 32, 1
     parameters.cpuparams.n_threads, parameters.warmup, parameters.verbosity = threads, False, -1
     server = xllamacpp.Server(parameters)
-    request = {"prompt": prompt.flatten().tolist(), "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+    request = {"prompt": ids, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
 
     def generate() -> tuple[float, float]:
         times = server.handle_completions(request | {"n_predict": tokens})["timings"]
         return times["prompt_per_second"], times["predicted_per_second"]
 
     (choice,) = server.handle_completions(request | {"n_predict": 1, "n_probs": TOKENS})["choices"]
-    found = torch.full((vocabulary,), -torch.inf)
-    for row in choice["logprobs"]["content"][0]["top_logprobs"]:
-        found[row["id"]] = row["logprob"]
-    return generate, found
+    return generate, {each["id"]: each["logprob"] for each in choice["logprobs"]["content"][0]["top_logprobs"]}
 
 
-def in_node(folder: Path, file: Path, prompt: Tensor, tokens: int, threads: int) -> Timed:
+def in_node(folder: str, file: Path, ids: list[int], tokens: int, threads: int) -> Generate:
     """node-llama-cpp in a process of its own, which ends with this one."""
-    script, numbers = Path(__file__).with_name("node_llama_cpp.mjs"), (prompt.numel() + tokens + 32, threads, tokens)
-    command = ["node", str(script), str(folder.resolve()), str(file), *map(str, numbers)]
+    script, numbers = Path(__file__).with_name("node_llama_cpp.mjs"), (len(ids) + tokens + 32, threads, tokens)
+    command = ["node", str(script), str(Path(folder).resolve()), str(file), *map(str, numbers)]
     node = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def generate() -> tuple[float, float]:
-        print(json.dumps(prompt.flatten().tolist()), file=node.stdin, flush=True)
+        print(json.dumps(ids), file=node.stdin, flush=True)
         read, generated = json.loads(node.stdout.readline() if node.stdout else "")
         return read, generated
 
     return generate
 
 
-def in_onebit(file: Path, prompt: Tensor, tokens: int, threads: int, **options: Any) -> tuple[Timed, Tensor]:
-    """`onebit.load_language_model`, and its log-probabilities of the token after the prompt."""
-    ids = prompt.flatten().numpy()
-    model = onebit.load_language_model(file, threads=threads, context=len(ids) + tokens, **options)
-    return partial(run_once, model, ids, tokens), torch.from_numpy(model.log_probabilities(ids.tolist())[-1])
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--width", type=int, default=2048, help="of the net, a multiple of 128 (%(default)s)")
-    parser.add_argument("--inner", type=int, default=5632, help="width inside a perceptron (%(default)s)")
-    parser.add_argument("--layers", type=int, default=4, help="of the net (%(default)s)")
-    parser.add_argument("--shape", choices=SHAPES, help="of a published net, in place of the three")
-    parser.add_argument("--node", type=Path, metavar="FOLDER", help="with node-llama-cpp, to time it too")
-    parser.add_argument("--prompt", type=int, default=128, help="tokens of the prompt (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens to generate (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of every variant (%(default)s)")
-
-
 def measure(
     *,
-    width: int,
-    inner: int,
-    layers: int,
-    shape: str | None,
-    node: Path | None,
-    prompt: int,
-    tokens: int,
-    rounds: int,
-    threads: int,
+    shape: Literal["0.6B", "1.7B", "4B", "8B"] | None = None,
+    node: str | None = None,
+    prompt: int = 128,
+    tokens: int = 32,
+    rounds: int = 11,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """Rows of net, tokens per second and speed-up over llama.cpp for prompt and generation, megabytes of weights."""
+    """Rows of net, tokens per second and speed-up over llama.cpp for prompt and generation, megabytes of weights.
+
+    Args:
+        shape: of a published net, in place of the Llama
+        node: folder with node-llama-cpp, to time it too
+        prompt: tokens of the prompt
+        tokens: tokens to generate
+        rounds: timed rounds
+        threads: threads of every variant
+    """
     sys.path.append(str(FOLDER))
-    set_up_process(threads)
-    ids = torch.randint(1, TOKENS, (1, prompt), generator=torch.Generator().manual_seed(0))
-    timed: dict[str, Timed] = {}
+    batch = torch.randint(1, TOKENS, (1, prompt), generator=torch.Generator().manual_seed(0))
+    ids, calls, ours = batch[0].tolist(), dict[str, Generate](), dict[str, Tensor]()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "net.gguf"
         if shape is None:
-            model = make_llama(width, inner, layers, group=GROUP)
+            model = make_llama(group=GROUP)
             write_tokenizer(Path(folder))
             exported = onebit.export_gguf(model, file, tokenizer=folder)
             size = exported.tensors["Q1_0"][1] * 18 / 128 / 1e6  # a block of 128 has 18 bytes
         else:
             write_random(file, SHAPES[shape])
             size = file.stat().st_size / 1e6
-        vocabulary = TOKENS if shape is None else SHAPES[shape][-1]
-        timed["llama.cpp"], theirs = in_llama_cpp(file, ids, tokens, threads, vocabulary)
+        calls["llama.cpp"], theirs = in_llama_cpp(file, ids, tokens, threads)
         if node is not None:
-            timed["node-llama-cpp"] = in_node(node, file, ids, tokens, threads)
-        found = {}
-        for name, options in {"onebit": {}, "onebit, keys and values in int8": {"kv": "int8"}}.items():
-            timed[name], found[name] = in_onebit(file, ids, tokens, threads, **options)
-        sizes = dict.fromkeys(timed, size)
+            calls["node-llama-cpp"] = in_node(node, file, ids, tokens, threads)
+        options: dict[str, Any] = {"onebit": {}, "onebit, keys and values in int8": {"kv": "int8"}}
+        for name in options:
+            net = onebit.load_language_model(file, threads=threads, context=prompt + tokens, **options[name])
+            calls[name] = partial(run_once, net, np.array(ids, np.int32), tokens)
+            ours[name] = torch.from_numpy(net.log_probabilities(ids)[-1])
+        sizes = dict.fromkeys(calls, size)
         if shape is None:
-            for name, net in (
-                ("transformers, group 128", model),
-                ("transformers, a scale per output", make_llama(width, inner, layers)),
-            ):
-                sizes[name], found[name] = pack_layers(net, ids)
-                timed[name] = in_transformers(net, ids, tokens)
-            del found[name]  # another net
-        for name, ours in found.items():
-            known = theirs.isfinite()  # llama.cpp tells the most probable ones
-            divergence = float(F.kl_div(theirs[known], ours[known], reduction="sum", log_target=True))
+            name, other = "transformers, group 128", "transformers, a scale per output"
+            calls[name], ours[name], sizes[name] = in_transformers(model, batch, tokens)
+            calls[other], _, sizes[other] = in_transformers(make_llama(), batch, tokens)
+        for name, probabilities in ours.items():
+            known = probabilities[list(theirs)]
+            divergence = float(F.kl_div(torch.tensor([*theirs.values()]), known, reduction="sum", log_target=True))
             if not divergence <= DIVERGENCE:
                 raise onebit.errors.OnebitError(f"{name}: llama.cpp has a divergence of {divergence:.1e}")
-        speeds = {name: [generate()] for name, generate in timed.items()}  # the first call prepares
-        for _ in range(rounds):
-            for name, generate in timed.items():
-                speeds[name].append(generate())
-    rows = []
-    for name, measured in speeds.items():
-        row: dict[str, Any] = {"net": name, "megabytes": sizes[name]}
-        for at, what in enumerate(("prompt", "generated")):
-            row[f"{what}_per_s"] = statistics.median(one[at] for one in measured[1:])
-            pairs = zip(measured[1:], speeds["llama.cpp"][1:], strict=True)
-            row[f"{what}_speedup"] = statistics.median(ours[at] / theirs[at] for ours, theirs in pairs)
-        rows.append(row)
-    return {"rows": rows}
+        for call in calls.values():
+            call()  # the first one prepares
+        times = Clock(rounds).time(calls, OwnClock)
+    found: dict[str, dict[str, Any]] = {name: {"net": name, "megabytes": size} for name, size in sizes.items()}
+    for part, key in enumerate(("prompt", "generated")):
+        seconds = {name: 1 / speeds[:, part] for name, speeds in times.items()}
+        for row in rows(seconds, calls, "seconds", rival=["llama.cpp"]):
+            found[row["variant"]] |= {f"{key}_per_s": 1 / row["seconds"], f"{key}_speedup": row["rival_speedup"]}
+    return {"rows": list(found.values())}

@@ -2,8 +2,7 @@
 
 The float nets have the ±1 weights in ordinary layers, so they do not take signs of weights while they are timed. They
 run as they are ("torch"), with each BatchNorm folded into the layer before it ("folded"), and folded and frozen, with
-weights prepacked for oneDNN ("frozen"), in both memory formats. All take turns in one process, and a ratio is that of
-one round, so that other load on the machine affects all of them alike.
+weights prepacked for oneDNN ("frozen"), in both memory formats.
 
 An integer net also takes turns with the same net quantized by onnxruntime: 8-bit weights and activations, calibrated on
 the same images ("int8"). With --onnx, the files of `onebit export --to onnx` take turns as well.
@@ -15,119 +14,156 @@ files with each other, and the labels with those of plain torch.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import onebit
-from benchmarks.sessions import exported, onnxruntime_version, quantized
-from benchmarks.shared import add_timing, set_up_process, speedups, words
-from benchmarks.twins import NETS, build, calibration_images, float_nets, float_twin, make_images, packed_form
-
-run_planned, timing, native = onebit.runtime.running.run_planned, onebit.runtime.timing, onebit.native
+from benchmarks.rivals import FLOOR, HAS_ONNXRUNTIME, exported, float_nets, quantized
+from benchmarks.shared import CLOCK, Clock, compare, rows
 
 INT8, FLOAT_FILE, FILE, ALONE = "onnxruntime, 8 bits", "ONNX file of floats", "ONNX file", "plan alone"
-TO = ("torch", "best", "int8", "file")
-"""Compared with: plain torch, the best float net, onnxruntime in 8 bits, the ONNX file of floats."""
-COLUMNS = {"net": "", "batch": "d", "variant": "", "us": ",.1f", "fastest_us": ",.1f"}
-COLUMNS |= {**{f"{to}_speedup": ".2f" for to in TO}, "label_mismatches": "d"}
+COLUMNS = {"net": "", "batch": "d", "variant": "", "us": ",.1f", "fastest_us": ",.1f", "torch_speedup": ".2f"}
+COLUMNS |= {"best_speedup": ".2f", "int8_speedup": ".2f", "file_speedup": ".2f", "label_mismatches": "d"}
 
 
-def check(
-    name: str, packed: onebit.packed.PackedNet, images: np.ndarray, timed: Sequence[timing.Timed], *, rounded: bool
-) -> list[int]:
-    """Compare native logits with the reference, and count labels that differ from those of plain torch, `timed[0]`.
+class Net(NamedTuple):
+    """A model with binary weights, its input quantizer, and the bits to which the packed net rounds activations."""
+
+    model: str
+    inputs: str | None = None
+    activations: int | None = None
+
+
+NETS = {
+    "mlp-weights": Net("mlp"),
+    "mlp-8bit": Net("mlp", activations=8),
+    "mlp-signs": Net("mlp", inputs="ste_sign"),
+    "resnet20-weights": Net("resnet20"),
+    "resnet20-8bit": Net("resnet20", activations=8),
+    "vgg-signs": Net("vgg_small", inputs="ste_sign"),
+}
+"""The mlp is 784–3×2048–10, the others take images of 3×32×32 and give 10 classes."""
+BATCHES = {"mlp": (1, 256), "resnet20": (1, 64), "vgg_small": (1, 64)}
+
+
+class Sign(nn.Module):
+    """The sign of an input, without a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return onebit.sign(x)
+
+
+def build(net: Net, *, width: float = 1.0) -> nn.Module:
+    """A net with random weights in eval mode whose BatchNorms are like those of a trained net: signs are balanced.
+
+    Their statistics are those of noise, moved by half a standard deviation or so, their scales and shifts are random.
+    """
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"widths": (784, *[max(1, round(2048 * width))] * 3, 10)}
+    if net.model != "mlp":
+        options = {"input_shape": (3, 32, 32), "classes": 10, "width": width, "last_norm": True}
+    model = onebit.create_model(net.model, weight_quantizer="sign", input_quantizer=net.inputs, **options)
+    onebit.evaluation.modes.reestimate_batch_norm_(model, make_images(model, 64, seed=1))
+    for norm in onebit.layers.batch_norms(model.requires_grad_(False)):
+        norm.running_mean += 0.5 * norm.running_var.sqrt() * torch.randn(norm.num_features)
+        norm.running_var *= nn.init.uniform_(torch.empty(norm.num_features), 0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, std=0.5)
+    return model.eval()
+
+
+def make_images(model: Any, count: int, *, seed: int = 0) -> np.ndarray:
+    """Noise in squares of 4×4 pixels, (count, C, H, W) uint8. With noise of single pixels outputs hardly vary."""
+    channels, height, width = model.input_shape
+    squares = np.random.default_rng(seed).integers(0, 256, (count, channels, height // 4, width // 4), dtype=np.uint8)
+    return squares.repeat(4, 2).repeat(4, 3)
+
+
+def calibration_images(model: nn.Module) -> np.ndarray:
+    """Images for the ranges of activations, like those that are timed."""
+    return make_images(model, 128, seed=2)
+
+
+def packed_form(model: nn.Module, activations: int | None) -> onebit.packed.PackedNet:
+    """The packed net of a model: exact, or with activations of some bits, calibrated on `calibration_images`."""
+    net = onebit.pack(model)
+    return onebit.integer_net(net, calibration_images(model), activations=activations) if activations else net
+
+
+def float_twin(model: nn.Module) -> nn.Module:
+    """The same net with its binary weights in layers of `torch.nn`."""
+    twin = copy.deepcopy(model)
+    for path, layer in list(onebit.layers.binary_layers(twin)):
+        if layer.input_quantizer is not None:
+            layer.input_quantizer = None
+            twin.set_submodule(path, nn.Sequential(Sign(), layer))
+    return onebit.layers.dense_(twin)
+
+
+def count_mismatches(logits: dict[str, np.ndarray], most: int) -> dict[str, int]:
+    """How many labels of each variant differ from those of plain torch; OnebitError if more than `most` do."""
+    labels = {variant: each.argmax(axis=1) for variant, each in logits.items()}
+    wrong = {variant: int(np.count_nonzero(each != labels[FLOOR])) for variant, each in labels.items()}
+    if max(wrong.values()) > most:
+        raise onebit.errors.OnebitError(f"labels that differ from those of torch: {wrong}")
+    return wrong
+
+
+def measure(*, nets: Sequence[str] = tuple(NETS), onnx: bool = False, clock: Clock = CLOCK) -> dict[str, Any]:
+    """Rows of net, batch, variant, µs per call, and speed-ups over torch, the best float net, int8, and the ONNX file.
 
     Args:
-        rounded: activations are rounded to few bits, which changes some labels of a net with random weights.
-
-    Raises:
-        OnebitError: native logits, or outputs of the two ONNX files, that differ in any bit; or labels that differ in
-            more than one image and 5 % of the batch (20 % if `rounded`), which rounding does not explain.
+        nets: names of nets
+        onnx: also the files of `onebit export --to onnx`
     """
-    check_logits = timing.against_reference(packed, images)
-    made = {one.variant: one.call() for one in timed}
-    if FILE in made and made[FILE].tobytes() != made[FLOAT_FILE].tobytes():
-        raise onebit.errors.OnebitError(f"{name}: the two ONNX files give different outputs")
-    floor = made[timed[0].variant].argmax(axis=1)
-    mismatches = []
-    for one in timed:
-        logits = made[one.variant]
-        if one.variant in native.instruction_sets():
-            check_logits(f"{name}, {one.variant}", logits)
-        wrong = int(np.count_nonzero(logits.argmax(axis=1) != floor))
-        if wrong > max(1, len(images) // (5 if rounded else 20)):
-            raise onebit.errors.OnebitError(f"{name}, {one.variant}: {wrong} of {len(images)} labels differ from torch")
-        mismatches.append(wrong)
-    return mismatches
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--nets", type=words, default=list(NETS), help=f"some of {','.join(NETS)} (all)")
-    parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="batch sizes (1; 256 or 64)")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
-    parser.add_argument("--onnx", action="store_true", help="also the files of `onebit export --to onnx`")
-    add_timing(parser, rounds=11, seconds=0.02)
-
-
-def measure(
-    *, nets: Sequence[str], batches: Sequence[int] | None, width: float, onnx: bool, threads: int, **turns: Any
-) -> dict[str, Any]:
-    """Rows of net, batch, variant, µs per call (median and fastest), and speed-ups: medians over rounds."""
-    set_up_process(threads)
-    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for name in nets:
-        net = NETS[name]
-        model = build(net, width=width)
-        sizes, activations = batches or net.batches, net.activations
-        rows += time_net(name, model, sizes, activations=activations, threads=threads, onnx=onnx, **turns)
-    return {"onnxruntime": onnxruntime_version(), "rows": rows}
+        found += time_net(name, build(NETS[name]), BATCHES[NETS[name].model], onnx=onnx, clock=clock)
+    return {"rows": found}
 
 
-def time_net(
-    name: str,
-    model: nn.Module,
-    batches: Sequence[int],
-    *,
-    activations: int | None = None,
-    rounds: int,
-    seconds: float,
-    threads: int = 1,
-    onnx: bool = False,
-) -> list[dict[str, Any]]:
-    """The rows of `measure` for a model in eval mode; torch uses the threads that it is set to."""
+@torch.inference_mode()
+def time_net(name: str, model: nn.Module, batches: Sequence[int], *, onnx: bool, clock: Clock) -> list[dict[str, Any]]:
+    """The rows of a net; OnebitError if native logits, outputs of the two ONNX files, or too many labels differ."""
+    activations, threads = NETS[name].activations, clock.threads
     packed, twin = packed_form(model, activations), float_twin(model)
-    plans = {isa: native.make_plan(packed, found) for isa, found in native.instruction_sets().items()}
-    others: dict[str, Callable[[Any], np.ndarray]] = {}
+    plans = {isa: onebit.native.make_plan(packed, found) for isa, found in onebit.native.instruction_sets().items()}
+    others: dict[str, Any] = {}
     if plans and threads == 1:
         best = list(plans.values())[-1]
         others[ALONE] = lambda images: best.run(images)[0]
-    if activations is not None and onnxruntime_version() is not None:
+    if activations is not None and HAS_ONNXRUNTIME:
         others[INT8] = quantized(onebit.pack(model), calibration_images(model), threads)
     if onnx:
         others |= {FLOAT_FILE: exported(packed, "float", threads), FILE: exported(packed, "standard", threads)}
-    rows = []
+    made = []
     for batch in batches:
         images = make_images(model, batch)
-        timed = [timing.Timed(variant, call) for variant, call in float_nets(twin, images)]
-        floats = timed[:]
+        calls = floats = dict(float_nets(twin, torch.from_numpy(images)))
         for isa, plan in plans.items():
-            timed.append(timing.Timed(isa, partial(run_planned, packed, plan, images, threads=threads)))
-        timed += [timing.Timed(other, partial(call, images)) for other, call in others.items()]
-        mismatches = check(f"{name}, batch {batch}", packed, images, timed, rounded=activations is not None)
-        timing.take_turns(timed, rounds=rounds, seconds=seconds)
-        named = {one.variant: one for one in timed}
-        fastest = min(floats, key=lambda one: one.median)
-        against = dict(zip(TO, (timed[0], fastest, named.get(INT8), named.get(FLOAT_FILE)), strict=True))
-        for one, wrong in zip(timed, mismatches, strict=True):
-            row = {"net": name, "batch": batch, "variant": one.variant, "label_mismatches": wrong}
-            row |= {"us": 1e6 * one.median, "fastest_us": 1e6 * min(one.seconds)}
-            for to, other in against.items():
-                row |= speedups(one, other, to) if other else {}
-            rows.append(row)
-    return rows
+            native = partial(onebit.runtime.running.run_planned, packed, plan, images, threads=threads)
+            calls = calls | {isa: native}
+        calls |= {other: partial(call, images) for other, call in others.items()}
+        logits = {variant: np.asarray(call()) for variant, call in calls.items()}
+        check = onebit.runtime.timing.against_reference(packed, images)
+        for isa in plans:
+            check(f"{name}, batch {batch}, {isa}", logits[isa])
+        if onnx:
+            compare(f"{name}, batch {batch}, ONNX files", logits[FILE], logits[FLOAT_FILE], 0.0)
+        # rounding explains few other labels, and more where activations of a net with random weights have few bits
+        wrong = count_mismatches(logits, max(1, batch // (20 if activations is None else 5)))
+        found = rows(
+            *(clock.time(calls), calls),
+            torch=[FLOOR],
+            best=floats,
+            int8={INT8} & calls.keys(),
+            file=[FLOAT_FILE] * onnx,
+        )
+        made += [{"net": name, "batch": batch, "label_mismatches": wrong[row["variant"]], **row} for row in found]
+    return made

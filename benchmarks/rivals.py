@@ -1,168 +1,173 @@
-"""Products in float32 and in 8 bits that products with one-bit weights are compared with."""
+"""What one-bit nets and products are compared with: float nets in torch, and onnxruntime in float32 and 8 bits."""
 
 from __future__ import annotations
 
-import importlib
+import copy
+import io
+import logging
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.fx.experimental.optimization import fuse
 
-from benchmarks.sessions import onnxruntime_version, session
-from benchmarks.twins import FLOOR, frozen
+import onebit
+from benchmarks.shared import Call
+from onebit.export.onnx import target
 
-Call = Callable[[], Any]
-"""Computes the product, a tensor or an array."""
-
-_OPSET, _IR_VERSION = 13, 8  # of ONNX: old enough for every current onnxruntime
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """x (N, K) · weightᵀ (K, O); or the 3×3 convolution of x (N, C, H, W) with (O, C, 3, 3), padded with zeros."""
-
-    x: Tensor
-    weight: Tensor
-    convolves: bool
-
-    def compute(self) -> Tensor:
-        """In plain torch."""
-        return F.conv2d(self.x, self.weight, padding=1) if self.convolves else F.linear(self.x, self.weight)
-
-    def channels_last(self) -> Product:
-        """The same convolution in the other memory format."""
-        layout = torch.channels_last
-        return Product(self.x.contiguous(memory_format=layout), self.weight.contiguous(memory_format=layout), True)
-
-    def layer(self) -> nn.Module:
-        outputs, inputs = self.weight.shape[:2]
-        layer: nn.Module = nn.Linear(inputs, outputs, False)
-        if self.convolves:
-            layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        layer.weight = nn.Parameter(self.weight, requires_grad=False)
-        return layer.eval()
+FLOOR = "torch"
+HAS_ONNXRUNTIME = all(map(find_spec, ("onnx", "onnxruntime")))
+CALIBRATION_BATCH = 32
 
 
-@dataclass(frozen=True, eq=False)
-class Rival:
-    """A way to compute a product.
+def float_nets(net: nn.Module, x: Tensor) -> Iterator[tuple[str, Call]]:
+    """(name, call): plain torch first, then BatchNorm folded, and frozen, in each memory format.
 
-    int8: whether the inputs have 8 bits. slack: the largest difference of its sums from those of plain torch. scale,
-    zero: a call that returns 8 bits returns sum / scale + zero; others return sums.
+    A net that torch fails to freeze is left out.
     """
+    fused = fuse(net) if onebit.layers.batch_norms(net) else net
+    forms = {FLOOR: net, "folded": fused, "frozen": fused}
+    if fused is net:
+        del forms["folded"]
+    convolves = any(parameter.dim() == 4 for parameter in net.parameters())
+    for layout, suffix in ((torch.contiguous_format, ""), (torch.channels_last, ", channels_last"))[: 1 + convolves]:
+        batch = x.contiguous(memory_format=layout)
+        for name, form in forms.items():
+            made: Any = copy.deepcopy(form).to(memory_format=layout)  # type: ignore[call-overload]
+            made = frozen(made, batch) if name == "frozen" else made
+            if made is not None:
+                yield name + suffix, partial(made, batch)
 
-    name: str
-    call: Call
-    product: Product
-    int8: bool = False
-    slack: float = 0.0
-    scale: float = 1.0
-    zero: int = 0
 
-    def sums(self, made: Any) -> np.ndarray:
-        """The sums of the result of a call, as float64."""
-        return (np.asarray(made, np.float64) - self.zero) * self.scale
+def frozen(net: nn.Module, x: Tensor) -> Any:
+    """The net with its weights prepacked for oneDNN; None if torch fails to freeze it."""
+    with warnings.catch_warnings(), torch.no_grad(), suppress(RuntimeError, AttributeError):
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but only it prepacks weights without a compiler
+        made = torch.jit.optimize_for_inference(torch.jit.trace(net, x))
+        for _ in range(3):  # its first calls are slow
+            made(x)
+        return made
+    return None
 
 
-def float_rivals(product: Product, *, slack: float) -> Iterator[Rival]:
-    """Plain torch first, then other ways in torch and onnxruntime; those that torch fails to prepare are left out."""
+def session(model: str | bytes, threads: int) -> Any:
+    """An InferenceSession on the CPU."""
+    import onnxruntime
 
-    def rival(name: str, call: Call) -> Rival:
-        return Rival(name, call, product, slack=slack)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    settings.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
-    yield rival(FLOOR, product.compute)
-    layouts = {"": product}
-    if product.convolves:
-        layouts[", channels_last"] = product.channels_last()
-        yield rival(f"{FLOOR}, channels_last", layouts[", channels_last"].compute)
-    else:
+
+def exported(net: onebit.packed.PackedNet, flavor: str, threads: int) -> Callable[[Any], np.ndarray]:
+    """A function from images to logits: the ONNX file of a net."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        target.write(net, path, flavor=flavor)
+        made = session(str(path), threads)
+    return lambda images: made.run(None, {"input": images})[0]
+
+
+def quantized(net: onebit.packed.PackedNet, images: np.ndarray, threads: int) -> Callable[[Any], np.ndarray]:
+    """A function from uint8 images to logits: the exact net in float32, quantized by onnxruntime.
+
+    Static quantization with int8 weights, one scale per channel, and uint8 activations whose ranges are those of
+    `images`, in operators that compute with 8 bits (`QOperator`).
+    """
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    batches = iter(np.array_split(images, -(-len(images) // CALIBRATION_BATCH)))
+    reader = SimpleNamespace(get_next=lambda: next(({"input": batch} for batch in batches), None))
+    how: dict[str, Any] = {"quant_format": quantization.QuantFormat.QOperator, "per_channel": True}
+    how |= {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
+    with tempfile.TemporaryDirectory() as folder:
+        plain, prepared, made = (str(Path(folder) / name) for name in ("float.onnx", "prepared.onnx", "int8.onnx"))
+        target.write(net, Path(plain), flavor="float")
+        logging.disable(logging.WARNING)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints whole graphs
+            quant_pre_process(plain, prepared)
+            quantization.quantize_static(prepared, made, reader, **how)
+        logging.disable(logging.NOTSET)
+        int8 = session(made, threads)
+    return lambda images: int8.run(None, {"input": images})[0]
+
+
+Product = tuple[Call, Any, float]
+"""Computes a product; what it must return, and the largest difference from that, as a share of the largest number."""
+
+
+def float_products(layer: nn.Linear | nn.Conv2d, x: Tensor, tolerance: float) -> dict[str, Product]:
+    """Ways in torch and onnxruntime to compute an nn.Linear or 3×3 nn.Conv2d without bias; plain torch first."""
+    calls, weight, expected = dict(float_nets(layer, x)), layer.weight, layer(x)
+    if isinstance(layer, nn.Linear):
         # private operations of torch, which not every build or processor has
         with suppress(RuntimeError, AttributeError, NotImplementedError):
-            yield rival("oneDNN", _prepacked(product))
-    for name, laid_out in layouts.items():
-        net = frozen(laid_out.layer(), laid_out.x)
-        if net is not None:
-            yield rival(f"frozen{name}", partial(net, laid_out.x))
-    if onnxruntime_version() is not None:
-        operation = "Conv" if product.convolves else "MatMul"
-        x, weight = product.x.numpy(), product.weight.numpy()
-        yield rival("onnxruntime", _session(operation, product, x, weight, np.float32))
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
+            call = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
+            call()
+            calls["oneDNN"] = call
+    if HAS_ONNXRUNTIME:
+        node = "MatMul (x, weight)" if isinstance(layer, nn.Linear) else "Conv <pads = [1, 1, 1, 1]> (x, weight)"
+        calls["onnxruntime"] = _operation(node, x.numpy(), expected.numpy(), weight=weight.numpy())
+    return {name: (call, expected, tolerance) for name, call in calls.items()}
 
 
-def int8_rivals(product: Product, zero: int) -> Iterator[Rival]:
-    """Products in onnxruntime with uint8 inputs and int8 weights; none if it is not installed.
+def int8_products(layer: nn.Linear | nn.Conv2d, x: Tensor, zero: int) -> dict[str, Product]:
+    """Ways in onnxruntime with uint8 inputs and int8 weights; none if it is not installed.
 
     The sums are int32. A second, much faster convolution returns 8 bits.
 
     Args:
-        product: of integers: weights from -128 to 127, inputs from -zero to 255 - zero.
+        layer, x: of integers: weights from -128 to 127, inputs from -zero to 255 - zero.
         zero: added to the inputs, and subtracted again by the product.
     """
-    if onnxruntime_version() is None:
-        return
-    x, weight = (product.x.numpy() + np.float32(zero)).astype(np.uint8), product.weight.numpy().astype(np.int8)
-    zeros = {"zero": np.array(zero, np.uint8)}
-    name = "ConvInteger" if product.convolves else "MatMulInteger"
-    yield Rival(name, _session(name, product, x, weight, np.int32, **zeros), product, int8=True)
-    if product.convolves:
-        scale = np.float32(product.compute().abs().max() / 127)
-        one, middle = np.array(1, np.float32), np.array(128, np.uint8)
-        more = {"x_scale": one, **zeros, "w_scale": one, "w_zero": np.array(0, np.int8)}
-        more |= {"scale": scale, "middle": middle}
-        call = _session("QLinearConv", product, x, weight, np.uint8, **more)
-        yield Rival("QLinearConv", call, product, int8=True, slack=0.51 * scale, scale=float(scale), zero=128)
+    if not HAS_ONNXRUNTIME:
+        return {}
+    sums, inputs, pads = layer(x).numpy(), (x.numpy() + np.float32(zero)).astype(np.uint8), "<pads = [1, 1, 1, 1]>"
+    constants = {"weight": layer.weight.numpy().astype(np.int8), "zero": np.uint8(zero)}
+    integers = sums.astype(np.int32)
+    if isinstance(layer, nn.Linear):
+        call = _operation("MatMulInteger (x, weight, zero)", inputs, integers, **constants)
+        return {"MatMulInteger": (call, sums, 0.0)}
+    call = _operation(f"ConvInteger {pads} (x, weight, zero)", inputs, integers, **constants)
+    scale, one = np.float32(np.abs(sums).max() / 127), np.float32(1)
+    constants |= {"one": one, "w_zero": np.int8(0), "scale": scale, "middle": np.uint8(128)}
+    node, bytes_ = f"QLinearConv {pads} (x, one, zero, weight, one, w_zero, scale, middle)", sums / scale + 128
+    fast = _operation(node, inputs, sums.astype(np.uint8), **constants)
+    return {"ConvInteger": (call, sums, 0.0), "QLinearConv": (fast, bytes_, 0.51 / float(bytes_.max()))}
 
 
-_ORDERS = {"QLinearConv": ("x", "x_scale", "zero", "weight", "w_scale", "w_zero", "scale", "middle")}
-"""Input names of ONNX operations whose first inputs are not x and the weights."""
+def _operation(node: str, x: np.ndarray, like: np.ndarray, **constants: Any) -> Call:
+    """A node of ONNX in onnxruntime; its input and its output, whose shape and dtype are those of `like`, are bound."""
+    import onnx.parser
+    import onnxruntime
 
-
-def _session(
-    operation: str,
-    product: Product,
-    x: np.ndarray,
-    weight: np.ndarray,
-    sums: type[np.generic],
-    **constants: Any,
-) -> Call:
-    """A model of one operation with constants as further inputs, its input and output bound to memory."""
-    onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
-    helper, array = onnx.helper, onnx.numpy_helper.from_array
-    constants = {"weight": weight if product.convolves else np.ascontiguousarray(weight.T), **constants}
-    made = np.empty(tuple(product.compute().shape), sums)
-    options = {"pads": [1, 1, 1, 1]} if product.convolves else {}
-    graph = helper.make_graph(
-        [helper.make_node(operation, _ORDERS.get(operation, ("x", *constants)), ["y"], **options)],
-        "product",
-        [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)],
-        [helper.make_tensor_value_info("y", helper.np_dtype_to_tensor_dtype(made.dtype), made.shape)],
-        [array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
-    made_of = session(model.SerializeToString(), 1)
-    binding = made_of.io_binding()
-    binding.bind_ortvalue_input("x", runtime.OrtValue.ortvalue_from_numpy(x))
-    binding.bind_output("y", "cpu", 0, made.dtype, made.shape, made.ctypes.data)
+    y = np.empty_like(like)
+    types = [f"{each.dtype.name.replace('float32', 'float')}{[*each.shape]}" for each in (x, y)]
+    # versions that every current onnxruntime knows
+    text = f'<ir_version: 8, opset_import: ["": 13]> product ({types[0]} x) => ({types[1]} y) {{ y = {node} }}'
+    model = onnx.parser.parse_model(text)
+    for name, value in constants.items():
+        value = np.ascontiguousarray(value.T) if name == "weight" and value.ndim == 2 else np.asarray(value)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    made = session(model.SerializeToString(), 1)
+    binding = made.io_binding()
+    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))
+    binding.bind_output("y", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
 
     def call() -> np.ndarray:
-        made_of.run_with_iobinding(binding)
-        return made
+        made.run_with_iobinding(binding)
+        return y
 
-    return call
-
-
-def _prepacked(product: Product) -> Call:
-    mkldnn, x = torch.ops.mkldnn, product.x
-    weight = mkldnn._reorder_linear_weight(product.weight, len(x))
-
-    def call() -> Tensor:
-        return mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-
-    call()
     return call

@@ -1,44 +1,89 @@
-"""What the benchmarks share: flags, the settings of the process, the machine, and a table."""
+"""What the benchmarks share: one clock, one kind of row, one comparison of outputs, and the settings of the process."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import onebit
 
+timing = onebit.runtime.timing
+
 ROOT = Path(__file__).parents[1]
 """The clone of the repository, from which other processes import the benchmarks."""
+UNITS = {"us": 1e6, "ms": 1e3, "seconds": 1.0}
+Call = Callable[[], Any]
+Times = dict[str, np.ndarray]
+"""Variant -> what a call took in each round."""
 
 
-def words(text: str) -> list[str]:
-    """A flag that is a list: "a,b"."""
-    return text.split(",")
+class OwnClock(timing.Timed):
+    """A call that returns what it took: a number or several."""
+
+    def time(self, least: float) -> None:
+        self.seconds.append(self.call())
 
 
-def speedups(of: onebit.runtime.timing.Timed, to: onebit.runtime.timing.Timed, name: str) -> dict[str, float]:
-    """How many times faster `of` is: the median over rounds, and for the fastest rounds."""
-    return {
-        f"{name}_speedup": statistics.median(b / a for a, b in zip(of.seconds, to.seconds, strict=True)),
-        f"{name}_fastest_speedup": min(to.seconds) / min(of.seconds),
-    }
+@dataclass(frozen=True)
+class Clock:
+    """Lets calls that do the same work take turns, so that other load on the machine affects all of them alike.
+
+    Args:
+        rounds: timed rounds
+        seconds: least time of each variant in a round
+        threads: threads of every variant
+    """
+
+    rounds: int = 11
+    seconds: float = 0.02
+    threads: int = 1
+
+    def time(self, calls: Mapping[str, Call], kind: type[timing.Timed] = timing.Timed) -> Times:
+        """Seconds per call of each variant; or what it returns, if it is an `OwnClock`."""
+        timed = [kind(variant, call) for variant, call in calls.items()]
+        timing.take_turns(timed, rounds=self.rounds, seconds=self.seconds)
+        return {one.variant: np.array(one.seconds) for one in timed}
 
 
-def add_timing(parser: argparse.ArgumentParser, *, rounds: int, seconds: float) -> None:
-    """Flags of benchmarks that take turns in rounds."""
-    parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds (%(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=seconds, help="least time of each variant in a round (%(default)s)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="threads of every variant (%(default)s)")
+CLOCK = Clock()
+
+
+def rows(
+    times: Times, variants: Collection[str], unit: str = "us", **rivals: Collection[str]
+) -> Iterator[dict[str, Any]]:
+    """A row for each variant: its median and least time, and how many times faster it is than its rivals.
+
+    Args:
+        rivals: column -> variants, of which the one with the least median counts; its name and median are columns, too.
+            The speed-up is the median of the ratios in each round.
+    """
+    medians = {variant: UNITS[unit] * np.median(each) for variant, each in times.items()}
+    for variant in variants:
+        row = {"variant": variant, unit: medians[variant], f"fastest_{unit}": UNITS[unit] * times[variant].min()}
+        for column, others in rivals.items():
+            if others:
+                rival = min(others, key=medians.__getitem__)
+                row |= {column: rival, f"{column}_{unit}": medians[rival]}
+                row[f"{column}_speedup"] = np.median(times[rival] / times[variant])
+        yield row
+
+
+def compare(name: str, found: Any, expected: Any, tolerance: float) -> float:
+    """The largest difference of outputs, as a share of the largest; OnebitError if it is above the tolerance."""
+    found, expected = (np.asarray(outputs, np.float64) for outputs in (found, expected))
+    share = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if not share <= tolerance:  # also of NaN
+        raise onebit.errors.OnebitError(f"{name}: outputs differ by {share:.1e} of the largest")
+    return share
 
 
 def set_up_process(threads: int) -> None:
@@ -48,16 +93,12 @@ def set_up_process(threads: int) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the torch that figures are measured with."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    return {"cpu": name, "cores": os.cpu_count(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-
-
-def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """Rows as text; `columns`: key of a row -> format of its values. Columns without a value are left out."""
-    shown = {key: form for key, form in columns.items() if any(row.get(key) is not None for row in rows)}
-    cells = [["" if row.get(key) is None else format(row[key], form) for key, form in shown.items()] for row in rows]
-    numbers = [i for i, form in enumerate(shown.values()) if form]
-    return onebit.common.text.table([[key.replace("_", " ") for key in shown], *cells], right=numbers, width=200)
+    """The machine and the packages that figures are measured with."""
+    facts: dict[str, Any] = {"cpu": platform.processor() or platform.machine()}
+    with suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
+        facts["cpu"] = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    facts |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    for package in ("torch", "onnxruntime"):
+        with suppress(PackageNotFoundError):
+            facts[package] = version(package)
+    return facts

@@ -7,7 +7,6 @@ anything is timed, outputs are compared with those of the binary net in torch. t
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 import sys
@@ -16,15 +15,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import sqrt
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import ROOT, add_timing, set_up_process, speedups, words
-
-timing = onebit.runtime.timing
+from benchmarks.shared import ROOT, Clock, compare, rows
 
 FOLDER = Path(os.environ.get("ONEBIT_TIMM", ROOT / "build" / "timm"))
 """Where `make build/timm` installs timm and torchvision."""
@@ -35,16 +32,11 @@ NETS = (
     *("efficientvit_b0", "levit_128s"),
 )
 CLASSES, BATCHES, BATCH = 10, 2, 8
-COLUMNS = {"net": "", "packs": "", "packed_ms": ".1f", "torch_ms": ".1f", "torch_speedup": ".2f", "kilobytes": ",.0f"}
+CLOCK = Clock(seconds=0.05)
+COLUMNS = {"net": "", "packs": "", "ms": ".1f", "torch_ms": ".1f", "torch_speedup": ".2f", "kilobytes": ",.0f"}
 COLUMNS |= {"difference": ".1e"}
-
-
-class Packed(NamedTuple):
-    """A packed net as a function of images, its bytes, and the refused operation if it is packed layer by layer."""
-
-    call: Callable[[Tensor], Tensor]
-    bytes: int
-    refused: str = ""
+Packed = tuple[Callable[[Tensor], Tensor], int]
+"""A packed net as a function of images, and its bytes."""
 
 
 def load_timm() -> Any:
@@ -85,52 +77,40 @@ def pack_whole(model: nn.Module, images: Tensor) -> Packed:
         warnings.simplefilter("ignore")  # BatchNorm was calibrated, not trained
         packed = onebit.pack(model, images)
     size = len(onebit.packed.dumps(packed))
-    return Packed(lambda images: torch.from_numpy(onebit.run(packed, images.numpy())), size)
+    return lambda images: torch.from_numpy(onebit.run(packed, images.numpy())), size
 
 
-def pack_layers(model: nn.Module, refused: str = "") -> Packed:
+def pack_layers(model: nn.Module) -> Packed:
     """The net packed layer by layer."""
     model = copy.deepcopy(model)
     report = onebit.packed_layers_(model)
-    return Packed(model, sum(row.packed_bytes for row in report.packed) + report.real_bytes, refused)
+    return model, sum(row.packed_bytes for row in report.packed) + report.real_bytes
 
 
-def difference(packed: Packed, model: nn.Module, images: Tensor) -> float:
+@torch.no_grad()
+def difference(name: str, packed: Packed, model: nn.Module, images: Tensor) -> float:
     """The largest difference of an output as a share of the largest; OnebitError if rounding does not explain it."""
-    with torch.no_grad():
-        ours, theirs = packed.call(images), model(images)
-    share = float((ours - theirs).abs().max() / theirs.abs().max())
     layers = sum(isinstance(module, (nn.Linear, nn.Conv2d)) for module in model.modules())
-    if not share <= 1e-5 * sqrt(layers):  # the bound of `onebit.verify`
-        raise onebit.errors.OnebitError(f"outputs differ by {share:.1e} of the largest")
-    return share
+    return compare(name, packed[0](images), model(images), 1e-5 * sqrt(layers))  # the bound of `onebit.verify`
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--nets", type=words, default=list(NETS), help=f"names of timm ({','.join(NETS)})")
-    add_timing(parser, rounds=11, seconds=0.05)
+def measure(*, nets: Sequence[str] = NETS, clock: Clock = CLOCK) -> dict[str, Any]:
+    """Rows of net, what refuses to pack whole, ms of one image, speed-up, kilobytes, and the largest difference.
 
-
-def measure(*, nets: Sequence[str], threads: int, **turns: Any) -> dict[str, Any]:
-    """Rows of net, what refuses to pack whole, ms of one image, speed-up, kilobytes, and the largest difference."""
-    set_up_process(threads)
-    rows = []
+    Args:
+        nets: names of timm
+    """
+    found = []
     for name in nets:
         net, model, images = build(name)
         try:
-            packed = pack_whole(model, images)
+            packs, packed = "whole", pack_whole(model, images)
         except onebit.errors.FoldError as error:
-            packed = pack_layers(model, str(error).removeprefix("cannot pack ").split(" ")[0])
-        share = difference(packed, model, images)
-        timed = [
-            timing.Timed("torch", partial(net, images[:1])),
-            timing.Timed("packed", partial(packed.call, images[:1])),
-        ]
+            packs = f"layers: {str(error).removeprefix('cannot pack ').split(' ')[0]}"
+            packed = pack_layers(model)
+        facts = {"net": name, "packs": packs, "difference": difference(name, packed, model, images)}
         with torch.inference_mode():
-            timing.take_turns(timed, **turns)
-        float_one, one = timed
-        row = {"net": name, "packs": f"layers: {packed.refused}" if packed.refused else "whole", "difference": share}
-        row |= {"packed_ms": 1e3 * one.median, "torch_ms": 1e3 * float_one.median, "kilobytes": packed.bytes / 1e3}
-        rows.append(row | speedups(one, float_one, "torch"))
-    return {"rows": rows}
+            times = clock.time({"torch": partial(net, images[:1]), "packed": partial(packed[0], images[:1])})
+        (row,) = rows(times, ["packed"], "ms", torch=["torch"])
+        found.append({**facts, **row, "kilobytes": packed[1] / 1e3})
+    return {"rows": found}

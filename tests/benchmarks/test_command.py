@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import inspect
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks import BENCHMARKS
-from benchmarks.__main__ import main
-from benchmarks.shared import table
+from benchmarks import BENCHMARKS, mnist_time, packed_layers
+from benchmarks.__main__ import main, table
+from benchmarks.shared import Clock, OwnClock, compare, rows
+from onebit.errors import OnebitError
 
 
 def test_without_a_name_it_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,37 +20,36 @@ def test_without_a_name_it_lists_the_benchmarks(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_flag_is_an_argument_of_the_benchmark(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_argument_of_a_benchmark_is_a_flag_with_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([name, "--help"])
     assert caught.value.code == 0
     assert "--json" in capsys.readouterr().out
-    module, parser = importlib.import_module(f"benchmarks.{name.replace('-', '_')}"), argparse.ArgumentParser()
-    module.add_options(parser)
-    flags = {action.dest for action in parser._actions} - {"help"}
-    parameters = inspect.signature(module.measure).parameters.values()
-    arguments = {each.name for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD}
-    assert arguments <= flags <= arguments | {"rounds", "seconds"}
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["mnist-time", "--targets", "92", "--seeds", "0", "--dataset", "mnist-sample", "--json"],
-        ["packed-layers", "--features", "64", "--batches", "2", "--width", "64", "--tokens", "5", "--rounds", "2",
-         "--seconds", "0.000001", "--json"],
-        pytest.param(["startup", "--rounds", "1", "--json"], marks=pytest.mark.nightly),  # processes that import torch
+        ["mnist-time", "--flags", "--dataset mnist-sample"],
+        ["packed-layers", "--rounds", "2", "--seconds", "0.000001"],
+        pytest.param(["startup", "--rounds", "1"], marks=pytest.mark.nightly),  # processes that import torch
     ],
     ids=lambda words: words[0],
-)  # fmt: skip
-def test_it_prints_json_and_a_table(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 0
+)
+def test_it_prints_json_and_a_table(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(packed_layers, "DENSE", (64, (2,)))
+    monkeypatch.setattr(packed_layers, "BLOCK", (64, (5,)))
+    monkeypatch.setattr(mnist_time, "TARGETS", {92: mnist_time.TARGETS[92]})
+    monkeypatch.setattr(mnist_time, "SEEDS", (0,))
+    assert main([*words, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result.keys() >= {"benchmark", "machine", "settings", "rows"}
     for row in result["rows"]:
-        assert all(value > 0 for key, value in row.items() if key.endswith(("us", "speedup", "ratio", "seconds")))
+        assert all(value > 0 for key, value in row.items() if key.endswith(("us", "speedup", "seconds")))
     if words[0] == "packed-layers":
-        assert main(words[:-1]) == 0
+        assert main(words) == 0
         assert len(capsys.readouterr().out.splitlines()) > 1 + len(result["rows"])
 
 
@@ -59,3 +57,23 @@ def test_a_column_without_a_value_is_left_out() -> None:
     rows = [{"net": "mlp", "ms": 1.25, "int8": None}, {"net": "a longer one", "ms": None}]
     shown = table(rows, {"net": "", "ms": ".2f", "int8": ".1f"})
     assert shown.splitlines() == ["net             ms", "mlp           1.25", "a longer one"]
+
+
+def test_calls_take_turns_and_the_ratios_are_those_of_rounds() -> None:
+    order: list[str] = []
+    took = {"ours": iter([1.0, 4.0, 2.0]), "theirs": iter([3.0, 8.0, 10.0]), "slow": iter([9.0, 9.0, 9.0])}
+    calls = {name: lambda name=name: (order.append(name), next(took[name]))[1] for name in took}
+    times = Clock(rounds=3).time(calls, OwnClock)
+    assert order == [*took] * 3
+    (row,) = rows(times, ["ours"], "ms", best=["slow", "theirs"], int8=[])
+    assert row == {
+        "variant": "ours", "ms": 2e3, "fastest_ms": 1e3, "best": "theirs", "best_ms": 8e3, "best_speedup": 3.0
+    }  # fmt: skip
+    assert Clock(rounds=2, seconds=0).time({"nothing": list})["nothing"].shape == (2,)
+
+
+@pytest.mark.parametrize("found", [[1.0, 2.1], [1.0, np.nan]])
+def test_other_outputs_are_refused(found: list[float]) -> None:
+    assert compare("same", [1.0, 2.1], [1.0, 2.0], 0.06) == pytest.approx(0.05)
+    with pytest.raises(OnebitError, match="differ"):
+        compare("other", found, [1.0, 2.0], 0.04)

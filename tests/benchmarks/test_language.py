@@ -16,8 +16,9 @@ pytestmark = [
 def test_a_small_net_is_measured(shape: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """`measure` raises where outputs differ."""
     monkeypatch.setitem(language.SHAPES, "small", (128, 256, 2, 4, 2, 64, 2000))
-    sizes = {"width": 256, "inner": 384, "layers": 2, "prompt": 8, "tokens": 3}
-    rows = language.measure(**sizes, shape=shape, rounds=1, threads=1)["rows"]
+    sizes = {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2}
+    monkeypatch.setattr(language, "LLAMA", sizes)
+    rows = language.measure(shape=shape, prompt=8, tokens=3, rounds=1)["rows"]  # type: ignore[arg-type]
     names = [row["net"] for row in rows]
     assert names[:3] == ["llama.cpp", "onebit", "onebit, keys and values in int8"]
     assert len(names) == (5 if shape is None else 3)

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import nets, twins
-from benchmarks.twins import FLOOR, NETS, Sign, build, float_nets, float_twin, folded, make_images
+from benchmarks import nets
+from benchmarks.nets import NETS, Sign, build, float_twin, make_images
+from benchmarks.rivals import FLOOR, float_nets, fuse
+from benchmarks.shared import Call, Clock
 from onebit.errors import OnebitError
 from onebit.layers import BinaryLayer
 from onebit.native import NativePlan, instruction_sets
@@ -23,10 +25,9 @@ native = pytest.mark.skipif(not instruction_sets(), reason="the native library i
 
 
 def quick(name: str, *batches: int, onnx: bool = False, threads: int = 1) -> list[dict[str, Any]]:
-    how: dict[str, Any] = {"width": TINY, "rounds": 2, "seconds": 1e-6, "threads": threads, "onnx": onnx}
-    result = nets.measure(nets=[name], batches=batches, **how)
-    assert json.dumps(result)
-    return list(result["rows"])
+    rows = nets.time_net(name, build(NETS[name], width=TINY), batches, onnx=onnx, clock=Clock(2, 1e-6, threads))
+    assert json.dumps(rows)
+    return rows
 
 
 @native
@@ -68,8 +69,8 @@ def test_a_wrong_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @native
 def test_a_float_net_with_other_labels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(twin: nn.Module, images: np.ndarray) -> Iterator[tuple[str, twins.Call]]:
-        for variant, call in float_nets(twin, images):
+    def other(twin: nn.Module, x: torch.Tensor) -> Iterator[tuple[str, Call]]:
+        for variant, call in float_nets(twin, x):
             yield variant, call if variant == FLOOR else lambda call=call: -call()
 
     monkeypatch.setattr(nets, "float_nets", other)
@@ -95,17 +96,17 @@ def test_float_nets_are_plain_and_give_the_same_logits(name: str) -> None:
     assert any(isinstance(layer, Sign) for layer in twin.modules()) == (NETS[name].inputs is not None)
     with torch.inference_mode():
         expected = model(torch.from_numpy(images)).numpy()
-    found = dict(float_nets(twin, images))
+        found = {variant: call().numpy() for variant, call in float_nets(twin, torch.from_numpy(images))}
     assert len(found) == (3 if name.startswith("mlp") else 6)
-    for variant, call in found.items():
-        np.testing.assert_allclose(call(), expected, atol=1e-4 * np.abs(expected).max(), err_msg=variant)
+    for variant, logits in found.items():
+        np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max(), err_msg=variant)
 
 
 @pytest.mark.parametrize(("name", "left"), [("mlp-signs", 0), ("resnet20-weights", 0), ("vgg-signs", 3)])
 def test_batch_norm_is_folded_where_a_layer_stands_before_it(name: str, left: int) -> None:
     twin = float_twin(build(NETS[name], width=TINY))
     before = len(list(twin.modules()))
-    norms = [m for m in folded(twin).modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    norms = [m for m in fuse(twin).modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     assert len(norms) == left  # behind a pool
     assert len(list(twin.modules())) == before
 

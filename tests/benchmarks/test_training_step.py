@@ -1,4 +1,4 @@
-"""The benchmark of the training step: every case has a ratio to its twin, and what does not fit is named."""
+"""The benchmark of the training step: every case has a ratio to its twin."""
 
 from __future__ import annotations
 
@@ -11,36 +11,25 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.training_step import MODES, NETS, build, measure, recipe_of, twin_of
+from benchmarks.shared import Clock
+from benchmarks.training_step import MODES, Steps, measure, recipe_of, twin_of
 from onebit.layers import binary_layers
 from onebit.recipe import methods
 
 CPU = torch.device("cpu")
-FEW: dict[str, Any] = {"rounds": 1, "seconds": 0.0, "threads": 1, "batch": 4, "device": "cpu", "minutes": 1.0}
-TINY = {"mlp": ["--model.widths", "[784,8,10]"], "resnet20": ["--model.width", "0.0625"]}
-
-
-@pytest.fixture(autouse=True)
-def _own_malloc_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other tests of this process keep theirs."""
-    monkeypatch.setattr("onebit.common.memory.keep_freed_memory", lambda: True)
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+EAGER: dict[str, Any] = {"mode": MODES["eager"], "precision": "fp32", "device": CPU}
 
 
 def test_every_case_is_measured_against_its_twin() -> None:
     methods, modes = ["binaryconnect", "react"], ["eager", "without-kernels"]
-    few: dict[str, Any] = {**FEW, "nets": ["resnet20"], "methods": methods, "flags": TINY["resnet20"]}
-    found = measure(**few, modes=modes, precisions=["fp32"], profile=True)
+    few: dict[str, Any] = {"nets": ["resnet20"], "methods": methods, "flags": "--model.width 0.0625", "batch": 4}
+    found = measure(**few, modes=modes, precisions=["fp32"], profile=True, clock=Clock(rounds=1, seconds=0.0))
     assert [(row["mode"], row["method"]) for row in found["rows"]] == [(mode, of) for mode in modes for of in methods]
-    assert all(row["ratio"] == row["ms"] / row["twin_ms"] > 0 < row["first_seconds"] for row in found["rows"])
-    assert found["left"] == []
+    assert all(row["ratio"] == pytest.approx(row["ms"] / row["twin_ms"]) for row in found["rows"])
     longest = list(found["longest"]["eager fp32 resnet20 react"].values())
     assert longest == sorted(longest, reverse=True)
     assert len(longest) == 10
     assert found["images_per_second"]["cpu"] > 0
-    left = measure(**few | {"minutes": 0.0}, modes=["eager"], precisions=None)
-    assert left["rows"] == []
-    assert "eager fp32 resnet20 react" in left["left"]
 
 
 def test_a_twin_is_the_same_net_without_quantizers() -> None:
@@ -49,14 +38,13 @@ def test_a_twin_is_the_same_net_without_quantizers() -> None:
         twin = twin_of(recipe)
         assert twin.model.weight_quantizer is twin.model.input_quantizer is None
         assert (twin.model.activation, twin.model.bireal) == (recipe.model.activation, recipe.model.bireal)
-    steps = build(twin, NETS["resnet20"], precision="fp32", mode=MODES["eager"], device=CPU)
+    steps = Steps(twin, 2, **EAGER)
     assert not list(binary_layers(steps.forward))
 
 
 @pytest.mark.parametrize("mode", ["eager", "without-kernels"])
 def test_plain_torch_steps_without_the_kernels_of_onebit(mode: str) -> None:
-    recipe = recipe_of("mlp", "binaryconnect", TINY["mlp"])
-    steps = build(recipe, NETS["mlp"], precision="fp32", mode=MODES[mode], device=CPU)
+    steps = Steps(recipe_of("mlp", "binaryconnect", "--model.widths 784,8,10"), 2, **EAGER | {"mode": MODES[mode]})
     seen = []
     steps.forward.register_forward_hook(lambda *_: seen.append(os.environ["ONEBIT_NATIVE"]))
     steps.take(1)

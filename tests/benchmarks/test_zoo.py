@@ -30,5 +30,5 @@ def test_a_net_of_timm_answers_as_torch(name: str) -> None:
         with pytest.raises(FoldError, match=REFUSED[name]):
             zoo.pack_whole(model, images)
     else:
-        zoo.difference(zoo.pack_whole(model, images), model, images)
-    zoo.difference(zoo.pack_layers(model), model, images)
+        zoo.difference(name, zoo.pack_whole(model, images), model, images)
+    zoo.difference(name, zoo.pack_layers(model), model, images)

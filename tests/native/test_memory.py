@@ -8,13 +8,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from benchmarks.twins import NETS, Net, build, packed_form
+from benchmarks.nets import NETS, Net, build, packed_form
 from onebit.native import NativePlan, instruction_sets, make_plan
 from onebit.packed import OneBitWeights, PackedNet, infer
 from support.covering import covering
 from support.packed_nets import Builder, inputs_of
 
-MEASURED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
+MEASURED = {**NETS, "resnet20-signs": Net("resnet20", inputs="ste_sign")}
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")

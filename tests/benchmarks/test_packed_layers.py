@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from benchmarks import packed_layers
+from benchmarks.shared import Clock
 from onebit.errors import OnebitError
 from onebit.runtime.torch_layers import PackedLinear
 
-SMALL: dict[str, Any] = {"features": 64, "batches": [1], "width": 64, "tokens": [5]}
-SMALL |= {"threads": 1, "rounds": 1, "seconds": 0.0}
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_layers, "DENSE", (64, (1,)))
+    monkeypatch.setattr(packed_layers, "BLOCK", (64, (5,)))
 
 
 def test_each_case_has_a_row() -> None:
-    dense, block = packed_layers.measure(**SMALL)["rows"]
+    dense, block = packed_layers.measure(clock=Clock(rounds=1, seconds=0.0))["rows"]
     assert (dense["case"].split()[0], block["case"].split()[0]) == ("dense", "ViT")
     assert 1 / 32 < dense["weights_to_float32"] < 1 / 10
 
@@ -24,4 +26,4 @@ def test_wrong_answers_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = PackedLinear.forward
     monkeypatch.setattr(PackedLinear, "forward", lambda self, x: 1.01 * forward(self, x))
     with pytest.raises(OnebitError, match="dense"):
-        packed_layers.measure(**SMALL)
+        packed_layers.measure(clock=Clock(rounds=1))
