@@ -1,7 +1,7 @@
 """Benchmarks of onebit against torch, in the same process: `python -m benchmarks NAME`. Not in the wheel.
 
-Each module has COLUMNS, the printed keys of a row, and `measure`, which returns JSON with a list "rows"; its arguments
-are the flags. `benchmarks.shared` has the clock.
+Each module has `measure`, which yields rows and whose arguments are the flags, and COLUMNS, the printed keys of a row.
+`benchmarks.shared` has the clock.
 """
 
 from __future__ import annotations

@@ -57,15 +57,14 @@ def main(argv: Sequence[str]) -> int:
     set_up_process(settings.get("threads", 1))
     if "clock" in inspect.signature(benchmark.measure).parameters:
         options["clock"] = Clock(**{field: options.pop(field) for field in vars(Clock())})
-    measured = benchmark.measure(**options)
-    facts = machine()
+    rows, facts = list(benchmark.measure(**options)), machine()
     if as_json:
-        print(json.dumps({"benchmark": name, "machine": facts, "settings": settings, **measured}))
+        print(json.dumps({"benchmark": name, "machine": facts, "settings": settings, "rows": rows}))
         return 0
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print(table(measured.pop("rows"), benchmark.COLUMNS))
-    for key, value in measured.items():
-        print(f"{key}: {json.dumps(value, indent=1, ensure_ascii=False)}")
+    print(table(rows, benchmark.COLUMNS))
+    for details in (value for row in rows for value in row.values() if isinstance(value, dict)):
+        print(json.dumps(details, indent=1, ensure_ascii=False))
     return 0
 
 

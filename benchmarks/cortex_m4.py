@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,14 +32,13 @@ class OnBoard(NamedTuple):
     stack: int
 
 
-def measure(nets: Sequence[str], *, optimize: str = "O2") -> dict[str, Any]:
+def measure(nets: Sequence[str], *, optimize: str = "O2") -> Iterator[dict[str, Any]]:
     """Export each net, run it on one random input, and compare every bit; OnebitError if one differs.
 
     Args:
         nets: packed nets: files, or names of those that ship
         optimize: level of the compiler, such as Os
     """
-    rows = []
     for name in nets:
         net = load(name)
         inputs = noise(net, 1)
@@ -54,8 +53,7 @@ def measure(nets: Sequence[str], *, optimize: str = "O2") -> dict[str, Any]:
         if found.outputs.tobytes() != flat.astype(np.float32).tobytes():
             raise OnebitError(f"{name}: the exported net gives other bits on a Cortex-M4")
         row = {"net": name, "instructions": found.instructions, "macs": sum(row.macs for row in costs(net))}
-        rows.append(row | {"stack": found.stack, "flash": flash, "static": static, "most_stack": stack})
-    return {"rows": rows}
+        yield row | {"stack": found.stack, "flash": flash, "static": static, "most_stack": stack}
 
 
 def on_cortex_m4(folder: Path, inputs: np.ndarray, build: Path, optimize: str) -> OnBoard:

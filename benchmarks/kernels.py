@@ -16,7 +16,7 @@ and the result of each call with plain torch's.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,12 +119,8 @@ class Layer:
 def product_alone(plan: onebit.native.NativePlan, images: np.ndarray) -> Call:
     """A function that runs only the call of a plan that multiplies by weights, with the rounding of its real inputs.
 
-    The calls before it run once, now, to leave its inputs in memory, which the product may not overwrite. Of more
-    images than the plan's batch, the first batch is computed again and again.
-
-    Returns:
-        The function. It returns sums, (images of a batch, units) int32 in NHWC order (the bits of float32 for real
-        values): a view that the next call overwrites.
+    The calls before it run once, now, to leave its inputs in memory, which the product may not overwrite. Its sums,
+    (images of a batch, units) int32 in NHWC order, or the bits of float32, are a view that the next call overwrites.
     """
     (product,) = (index for index, call in enumerate(plan.kept[0]) if call.weights)
     first = product - (product > 0 and plan.kernels[product - 1] == "grid")
@@ -146,7 +142,9 @@ def product_alone(plan: onebit.native.NativePlan, images: np.ndarray) -> Call:
     return run_product
 
 
-def measure(*, kinds: Sequence[str] = tuple(LAYERS), isa: Sequence[str] = (), clock: Clock = CLOCK) -> dict[str, Any]:
+def measure(
+    *, kinds: Sequence[str] = tuple(LAYERS), isa: Sequence[str] = (), clock: Clock = CLOCK
+) -> Iterator[dict[str, Any]]:
     """Check all products, then time their variants in turn.
 
     Args:
@@ -155,22 +153,23 @@ def measure(*, kinds: Sequence[str] = tuple(LAYERS), isa: Sequence[str] = (), cl
     """
     known = onebit.native.instruction_sets()
     isas = {name: known[name] for name in isa or known}
-    found: list[dict[str, Any]] = []
-    with torch.inference_mode():
-        for kind in kinds:
-            for sizes, batches in LAYERS[kind].items():
-                for batch in batches:
-                    found += time_layer(Layer(kind, *sizes, batch=batch), isas, clock)
-    return {"rows": found}
+    for kind in kinds:
+        for sizes, batches in LAYERS[kind].items():
+            for batch in batches:
+                yield from time_layer(kind, sizes, batch, isas, clock)
 
 
-def time_layer(layer: Layer, isas: Mapping[str, onebit.native.InstructionSet], clock: Clock) -> list[dict[str, Any]]:
+@torch.inference_mode()
+def time_layer(
+    kind: str, sizes: Sizes, batch: int, isas: Mapping[str, onebit.native.InstructionSet], clock: Clock
+) -> Iterator[dict[str, Any]]:
     """Rows of a layer with µs and speed-up over plain torch, the best of float32, and int8, for each instruction set.
 
     Raises:
         OnebitError: a wrong sum: an integer that differs in any way, another number by more than rounding explains.
     """
-    calls, facts = dict[str, Call](), {"product": layer.name, "batch": len(layer.images)}
+    layer, calls = Layer(kind, *sizes, batch=batch), dict[str, Call]()
+    facts = {"product": layer.name, "batch": batch}
     check = onebit.runtime.timing.against_reference(layer.packed, layer.images)
     for name, isa in isas.items():
         plan = onebit.native.make_plan(layer.packed, isa)
@@ -184,4 +183,5 @@ def time_layer(layer: Layer, isas: Mapping[str, onebit.native.InstructionSet], c
     for name, (call, expected, tolerance) in (floats | int8).items():
         compare(f"{facts}, {name}", call(), expected, tolerance)
         calls[name] = call
-    return [{**facts, **row} for row in rows(clock.time(calls), isas, torch=[FLOOR], best=floats, int8=int8)]
+    for row in rows(clock.time(calls), isas, torch=[FLOOR], best=floats, int8=int8):
+        yield {**facts, **row}

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -133,7 +133,7 @@ def measure(
     tokens: int = 32,
     rounds: int = 11,
     threads: int = 1,
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
     """Rows of net, tokens per second and speed-up over llama.cpp for prompt and generation, megabytes of weights.
 
     Args:
@@ -183,4 +183,4 @@ def measure(
         seconds = {name: 1 / speeds[:, part] for name, speeds in times.items()}
         for row in rows(seconds, calls, "seconds", rival=["llama.cpp"]):
             found[row["variant"]] |= {f"{key}_per_s": 1 / row["seconds"], f"{key}_speedup": row["rival_speedup"]}
-    return {"rows": list(found.values())}
+    yield from found.values()

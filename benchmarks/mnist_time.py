@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -65,7 +66,7 @@ def _cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def measure(*, cold: bool = False, flags: str = "") -> dict[str, Any]:
+def measure(*, cold: bool = False, flags: str = "") -> Iterator[dict[str, Any]]:
     """Rows of target, the medians over the seeds, all accuracies, and the flags.
 
     Args:
@@ -77,9 +78,7 @@ def measure(*, cold: bool = False, flags: str = "") -> dict[str, Any]:
     words = {str(target): f"{TARGETS[target]} {flags}" for target in (COLD if cold else TARGETS)}
     run = train_cold if cold else train
     calls = {target: partial(next, map(partial(run, flags), SEEDS)) for target, flags in words.items()}
-    found = []
     for target, runs in Clock(rounds=len(SEEDS)).time(calls, OwnClock).items():
         row = dict(zip(("accuracy", "seconds", "cpu_seconds"), np.median(runs, axis=0), strict=True))
         row |= {"accuracies": runs[:, 0].tolist(), "min_seconds": runs[:, 1].min()}
-        found.append({"target": float(target), **row, "flags": words[target]})
-    return {"rows": found}
+        yield {"target": float(target), **row, "flags": words[target]}

@@ -15,7 +15,7 @@ files with each other, and the labels with those of plain torch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import onebit
 from benchmarks.rivals import FLOOR, HAS_ONNXRUNTIME, exported, float_nets, quantized
-from benchmarks.shared import CLOCK, Clock, compare, rows
+from benchmarks.shared import CLOCK, Call, Clock, compare, rows
 
 INT8, FLOAT_FILE, FILE, ALONE = "onnxruntime, 8 bits", "ONNX file of floats", "ONNX file", "plan alone"
 COLUMNS = {"net": "", "batch": "d", "variant": "", "us": ",.1f", "fastest_us": ",.1f", "torch_speedup": ".2f"}
@@ -106,30 +106,21 @@ def float_twin(model: nn.Module) -> nn.Module:
     return onebit.layers.dense_(twin)
 
 
-def count_mismatches(logits: dict[str, np.ndarray], most: int) -> dict[str, int]:
-    """How many labels of each variant differ from those of plain torch; OnebitError if more than `most` do."""
-    labels = {variant: each.argmax(axis=1) for variant, each in logits.items()}
-    wrong = {variant: int(np.count_nonzero(each != labels[FLOOR])) for variant, each in labels.items()}
-    if max(wrong.values()) > most:
-        raise onebit.errors.OnebitError(f"labels that differ from those of torch: {wrong}")
-    return wrong
-
-
-def measure(*, nets: Sequence[str] = tuple(NETS), onnx: bool = False, clock: Clock = CLOCK) -> dict[str, Any]:
+def measure(*, nets: Sequence[str] = tuple(NETS), onnx: bool = False, clock: Clock = CLOCK) -> Iterator[dict[str, Any]]:
     """Rows of net, batch, variant, µs per call, and speed-ups over torch, the best float net, int8, and the ONNX file.
 
     Args:
         nets: names of nets
         onnx: also the files of `onebit export --to onnx`
     """
-    found: list[dict[str, Any]] = []
     for name in nets:
-        found += time_net(name, build(NETS[name]), BATCHES[NETS[name].model], onnx=onnx, clock=clock)
-    return {"rows": found}
+        yield from time_net(name, build(NETS[name]), BATCHES[NETS[name].model], onnx=onnx, clock=clock)
 
 
 @torch.inference_mode()
-def time_net(name: str, model: nn.Module, batches: Sequence[int], *, onnx: bool, clock: Clock) -> list[dict[str, Any]]:
+def time_net(
+    name: str, model: nn.Module, batches: Sequence[int], *, onnx: bool, clock: Clock
+) -> Iterator[dict[str, Any]]:
     """The rows of a net; OnebitError if native logits, outputs of the two ONNX files, or too many labels differ."""
     activations, threads = NETS[name].activations, clock.threads
     packed, twin = packed_form(model, activations), float_twin(model)
@@ -142,28 +133,26 @@ def time_net(name: str, model: nn.Module, batches: Sequence[int], *, onnx: bool,
         others[INT8] = quantized(onebit.pack(model), calibration_images(model), threads)
     if onnx:
         others |= {FLOAT_FILE: exported(packed, "float", threads), FILE: exported(packed, "standard", threads)}
-    made = []
     for batch in batches:
         images = make_images(model, batch)
-        calls = floats = dict(float_nets(twin, torch.from_numpy(images)))
-        for isa, plan in plans.items():
-            native = partial(onebit.runtime.running.run_planned, packed, plan, images, threads=threads)
-            calls = calls | {isa: native}
-        calls |= {other: partial(call, images) for other, call in others.items()}
+        floats = dict(float_nets(twin, torch.from_numpy(images)))
+        native = partial(onebit.runtime.running.run_planned, batch=images, threads=threads)
+        calls: dict[str, Call] = {
+            **floats,
+            **{isa: partial(native, packed, plan) for isa, plan in plans.items()},
+            **{other: partial(call, images) for other, call in others.items()},
+        }
         logits = {variant: np.asarray(call()) for variant, call in calls.items()}
         check = onebit.runtime.timing.against_reference(packed, images)
         for isa in plans:
             check(f"{name}, batch {batch}, {isa}", logits[isa])
         if onnx:
             compare(f"{name}, batch {batch}, ONNX files", logits[FILE], logits[FLOAT_FILE], 0.0)
+        labels = {variant: each.argmax(axis=1) for variant, each in logits.items()}
+        wrong = {variant: int((each != labels[FLOOR]).sum()) for variant, each in labels.items()}
         # rounding explains few other labels, and more where activations of a net with random weights have few bits
-        wrong = count_mismatches(logits, max(1, batch // (20 if activations is None else 5)))
-        found = rows(
-            *(clock.time(calls), calls),
-            torch=[FLOOR],
-            best=floats,
-            int8={INT8} & calls.keys(),
-            file=[FLOAT_FILE] * onnx,
-        )
-        made += [{"net": name, "batch": batch, "label_mismatches": wrong[row["variant"]], **row} for row in found]
-    return made
+        if max(wrong.values()) > max(1, batch // (20 if activations is None else 5)):
+            raise onebit.errors.OnebitError(f"{name}, batch {batch}: labels that differ from those of torch: {wrong}")
+        times, int8, file = clock.time(calls), {INT8} & calls.keys(), [FLOAT_FILE] * onnx
+        for row in rows(times, calls, torch=[FLOOR], best=floats, int8=int8, file=file):
+            yield {"net": name, "batch": batch, "label_mismatches": wrong[row["variant"]], **row}

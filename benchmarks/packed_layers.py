@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,7 @@ class Block(nn.Module):
         return x + self.perceptron(self.second(x))
 
 
-def measure(*, clock: Clock = CLOCK) -> dict[str, Any]:
+def measure(*, clock: Clock = CLOCK) -> Iterator[dict[str, Any]]:
     """Rows of case, µs in torch and with packed layers, speed-up, and the share of float32 that the weights take."""
     torch.manual_seed(0)
     (features, batches), (width, tokens) = DENSE, BLOCK
@@ -44,7 +45,6 @@ def measure(*, clock: Clock = CLOCK) -> dict[str, Any]:
     cases: list[tuple[str, nn.Module, Tensor]]
     cases = [(f"dense {features} × {features}, batch {n}", dense, torch.randn(n, features)) for n in batches]
     cases += [(f"ViT block of width {width}, {n} tokens", block, torch.randn(1, n, width)) for n in tokens]
-    found = []
     for name, real, x in cases:
         binary = nn.Sequential(copy.deepcopy(real)).eval()
         onebit.binarize_(binary, weight_quantizer="xnor")
@@ -55,5 +55,4 @@ def measure(*, clock: Clock = CLOCK) -> dict[str, Any]:
             times = clock.time({"torch": partial(real, x), "packed": partial(binary[0], x)})
         share = sum(one.packed_bytes for one in report.packed) / sum(one.float_bytes for one in report.packed)
         (row,) = rows(times, ["packed"], torch=["torch"])
-        found.append({"case": name, **row, "weights_to_float32": share})
-    return {"rows": found}
+        yield {"case": name, **row, "weights_to_float32": share}

@@ -98,6 +98,8 @@ def machine() -> dict[str, Any]:
     with suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
         facts["cpu"] = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     facts |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
     for package in ("torch", "onnxruntime"):
         with suppress(PackageNotFoundError):
             facts[package] = version(package)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from benchmarks.shared import Clock, rows
 COLUMNS = {"variant": "", "seconds": ".3f", "fastest_seconds": ".3f"}
 
 
-def measure(*, rounds: int = 15) -> dict[str, Any]:
+def measure(*, rounds: int = 15) -> Iterator[dict[str, Any]]:
     """Run every command once, which fills the disk cache, then in turn.
 
     Args:
@@ -37,5 +38,4 @@ def measure(*, rounds: int = 15) -> dict[str, Any]:
         calls = {name: partial(run, command) for name, command in commands.items()}
         for call in calls.values():
             call()
-        times = Clock(rounds, seconds=0.0).time(calls)
-    return {"rows": list(rows(times, times, "seconds"))}
+        yield from rows(Clock(rounds, seconds=0.0).time(calls), calls, "seconds")

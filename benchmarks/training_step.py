@@ -14,10 +14,10 @@ import os
 import shlex
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,19 +33,13 @@ from onebit.train.step import Objective, optimizer_step
 numbers = onebit.train.precision
 
 
-class Net(NamedTuple):
-    """The flags of `onebit train` for a model, and its images per step."""
-
-    flags: str
-    batch: int
-
-
 NETS = {
-    "mlp": Net("--model mlp --dataset mnist --model.widths 784,2048,2048,2048,10", 100),
-    "resnet20": Net("--model resnet20 --dataset cifar10", 125),
-    "vgg_small": Net("--model vgg_small --dataset cifar10", 128),
-    "resnet18": Net("--model resnet18 --dataset imagenet", 128),
+    "mlp": "--model mlp --dataset mnist --batch_size 100 --model.widths 784,2048,2048,2048,10",
+    "resnet20": "--model resnet20 --dataset cifar10 --batch_size 125",
+    "vgg_small": "--model vgg_small --dataset cifar10 --batch_size 128",
+    "resnet18": "--model resnet18 --dataset imagenet --batch_size 128",
 }
+"""Name -> the flags of `onebit train`."""
 MODES: dict[str, tuple[str | None, bool]] = {
     "eager": (None, True),
     "compiled": ("default", True),
@@ -55,12 +49,12 @@ MODES: dict[str, tuple[str | None, bool]] = {
 """Name -> the mode of torch.compile for the model, and whether onebit uses its kernels."""
 CLOCK = Clock(seconds=0.2)
 COLUMNS = {"net": "", "precision": "", "mode": "", "method": "", "ms": ".2f", "twin_ms": ".2f", "ratio": ".3f"}
-COLUMNS |= {"first_seconds": ".1f"}
+COLUMNS |= {"first_seconds": ".1f", "images_per_second": ",.0f"}
 
 
 def recipe_of(net: str, method: str, flags: str = "") -> Recipe:
     """The recipe of a net and a method, with more flags of `onebit train`."""
-    return train_request(read_command(shlex.split(f"{NETS[net].flags} --method {method} --epochs 2 {flags}")))
+    return train_request(read_command(shlex.split(f"{NETS[net]} --method {method} --epochs 2 {flags}")))
 
 
 def twin_of(recipe: Recipe) -> Recipe:
@@ -76,15 +70,12 @@ def twin_of(recipe: Recipe) -> Recipe:
 class Steps:
     """A net on a device, as `onebit train` makes it, which trains on a batch of noise."""
 
-    def __init__(
-        self, recipe: Recipe, batch: int, *, mode: tuple[str | None, bool], precision: str, device: torch.device
-    ) -> None:
+    def __init__(self, recipe: Recipe, *, mode: tuple[str | None, bool], precision: str, device: torch.device) -> None:
         torch.manual_seed(0)
         entry: Any = onebit.data.DATASETS[recipe.dataset]
-        shape, classes = entry.input_shape, len(entry.classes or range(1000))
+        shape, classes, batch = entry.input_shape, len(entry.classes or range(1000)), recipe.batch_size
         self.precision, (compiled, self.kernels) = precision, mode
-        statistics = ([120.0] * shape[0], [60.0] * shape[0]) if recipe.model.coding == "standardize" else None
-        model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
+        model = build_model(recipe.model, input_shape=shape, classes=classes)
         onebit.layers.recompute_inputs_(model, recipe.recompute_inputs)
         layout: Any = numbers.resolve_memory_format(recipe.memory_format, model)
         model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
@@ -113,14 +104,14 @@ def _now(device: torch.device) -> float:
 
 
 def compare(
-    recipe: Recipe, net: Net, *, mode: tuple[str | None, bool], rounds: int, seconds: float, **where: Any
+    recipe: Recipe, *, mode: tuple[str | None, bool], rounds: int, seconds: float, **where: Any
 ) -> dict[str, Any]:
     """Milliseconds of a step and of its twin's, their ratio, the seconds of the first steps; and the steps."""
     started = time.perf_counter()
-    steps = Steps(recipe, net.batch, mode=mode, **where)
+    steps = Steps(recipe, mode=mode, **where)
     steps.take(3)
     first_seconds = time.perf_counter() - started
-    twin = Steps(twin_of(recipe), net.batch, mode=(mode[0], False), **where)
+    twin = Steps(twin_of(recipe), mode=(mode[0], False), **where)
     twin.take(3)
     count = max(1, round(seconds / steps.take(1)))
     times = Clock(rounds).time({"onebit": partial(steps.take, count), "twin": partial(twin.take, count)}, OwnClock)
@@ -158,11 +149,10 @@ def measure(
     modes: Sequence[str] = ("eager",),
     precisions: Sequence[str] = (),
     flags: str = "",
-    batch: int | None = None,
     device: str = "cpu",
     profile: bool = False,
     clock: Clock = CLOCK,
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
     """Rows of net, precision, mode, method, ms, twin_ms, ratio (medians), first_seconds.
 
     Args:
@@ -170,22 +160,17 @@ def measure(
         methods: of onebit train
         modes: some of eager,compiled,graphs,without-kernels
         precisions: fp32,bf16; by default fp32, and bf16 where the device multiplies it
-        flags: more flags of onebit train, in one word
-        batch: images per step; by default 100 for the mlp, 125 or 128 for the others
+        flags: more flags of onebit train, in one word, as '--batch_size 250'
         device: cuda, cpu, or auto
         profile: add the longest operations, and images a second
     """
     on = resolve_device(device)
-    result: dict[str, Any] = {"device": torch.cuda.get_device_name(on) if on.type == "cuda" else str(on), "rows": []}
     precisions = precisions or ["fp32", *(["bf16"] if numbers.multiplies_bf16(on) else [])]
     for mode, precision, name, method in itertools.product(modes, precisions, nets, methods):
-        recipe, net = recipe_of(name, method, flags), Net(NETS[name].flags, batch or NETS[name].batch)
         how: dict[str, Any] = {"mode": MODES[mode], "precision": precision, "device": on}
-        row = compare(recipe, net, rounds=clock.rounds, seconds=clock.seconds, **how)
+        row = compare(recipe_of(name, method, flags), rounds=clock.rounds, seconds=clock.seconds, **how)
         steps = row.pop("steps")
-        if profile:
-            result.setdefault("longest", {})[f"{mode} {precision} {name} {method}"] = longest_operations(steps)
-        result["rows"].append({"net": name, "precision": precision, "mode": mode, "method": method, **row})
-    if profile:
-        result["images_per_second"] = {str(each): images_per_second(each) for each in {on, torch.device("cpu")}}
-    return result
+        longest = {"longest": longest_operations(steps)} if profile else {}
+        yield {"net": name, "precision": precision, "mode": mode, "method": method, **row, **longest}
+    for each in {on, torch.device("cpu")} if profile else ():
+        yield {"net": f"augmentation, {each}", "images_per_second": images_per_second(each)}

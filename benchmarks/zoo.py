@@ -11,7 +11,7 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import sqrt
 from pathlib import Path
@@ -94,13 +94,12 @@ def difference(name: str, packed: Packed, model: nn.Module, images: Tensor) -> f
     return compare(name, packed[0](images), model(images), 1e-5 * sqrt(layers))  # the bound of `onebit.verify`
 
 
-def measure(*, nets: Sequence[str] = NETS, clock: Clock = CLOCK) -> dict[str, Any]:
+def measure(*, nets: Sequence[str] = NETS, clock: Clock = CLOCK) -> Iterator[dict[str, Any]]:
     """Rows of net, what refuses to pack whole, ms of one image, speed-up, kilobytes, and the largest difference.
 
     Args:
         nets: names of timm
     """
-    found = []
     for name in nets:
         net, model, images = build(name)
         try:
@@ -112,5 +111,4 @@ def measure(*, nets: Sequence[str] = NETS, clock: Clock = CLOCK) -> dict[str, An
         with torch.inference_mode():
             times = clock.time({"torch": partial(net, images[:1]), "packed": partial(packed[0], images[:1])})
         (row,) = rows(times, ["packed"], "ms", torch=["torch"])
-        found.append({**facts, **row, "kilobytes": packed[1] / 1e3})
-    return {"rows": found}
+        yield {**facts, **row, "kilobytes": packed[1] / 1e3}

@@ -22,10 +22,9 @@ RUN: Any = NativePlan.run
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 
 
-@torch.inference_mode()
 def quick(kind: str, sizes: tuple[int, ...], *, batch: int = 3, isa: str | None = None) -> list[dict[str, Any]]:
     isas = {name: one for name, one in instruction_sets().items() if isa in (None, name)}
-    rows = time_layer(Layer(kind, *sizes, batch=batch), isas, Clock(rounds=2, seconds=1e-6))
+    rows = list(time_layer(kind, sizes, batch, isas, Clock(rounds=2, seconds=1e-6)))
     assert json.dumps(rows)
     return rows
 
@@ -33,7 +32,7 @@ def quick(kind: str, sizes: tuple[int, ...], *, batch: int = 3, isa: str | None 
 def test_products_of_all_kinds_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LAYERS.keys() == KINDS.keys()
     monkeypatch.setattr(kernels, "LAYERS", {"relu": {DENSE: (1, 2)}})
-    rows = kernels.measure(kinds=["relu"], isa=["portable"], clock=Clock(rounds=1, seconds=0.0))["rows"]
+    rows = kernels.measure(kinds=["relu"], isa=["portable"], clock=Clock(rounds=1, seconds=0.0))
     assert [(row["batch"], row["variant"]) for row in rows] == [(1, "portable"), (2, "portable")]
 
 

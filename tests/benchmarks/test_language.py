@@ -18,7 +18,7 @@ def test_a_small_net_is_measured(shape: str | None, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(language.SHAPES, "small", (128, 256, 2, 4, 2, 64, 2000))
     sizes = {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2}
     monkeypatch.setattr(language, "LLAMA", sizes)
-    rows = language.measure(shape=shape, prompt=8, tokens=3, rounds=1)["rows"]  # type: ignore[arg-type]
+    rows = list(language.measure(shape=shape, prompt=8, tokens=3, rounds=1))  # type: ignore[arg-type]
     names = [row["net"] for row in rows]
     assert names[:3] == ["llama.cpp", "onebit", "onebit, keys and values in int8"]
     assert len(names) == (5 if shape is None else 3)

@@ -25,7 +25,8 @@ native = pytest.mark.skipif(not instruction_sets(), reason="the native library i
 
 
 def quick(name: str, *batches: int, onnx: bool = False, threads: int = 1) -> list[dict[str, Any]]:
-    rows = nets.time_net(name, build(NETS[name], width=TINY), batches, onnx=onnx, clock=Clock(2, 1e-6, threads))
+    model, clock = build(NETS[name], width=TINY), Clock(2, 1e-6, threads)
+    rows = list(nets.time_net(name, model, batches, onnx=onnx, clock=clock))
     assert json.dumps(rows)
     return rows
 
