@@ -12,18 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, get_type_hints
 
+import torch
+
 from benchmarks import BENCHMARKS
-from benchmarks.shared import Clock, machine, set_up_process
+from benchmarks.shared import Clock, machine
 from onebit.common import text
 from onebit.common.fields import read
+from onebit.common.memory import keep_freed_memory
 
 
 def add_flags(parser: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
     """A flag for each argument of a function, which has its help in "Args" of the docstring; lists are "a,b".
 
-    One without a default is a list of words without a flag. A clock has the flags of its fields.
+    One without a default is a list of words without a flag. A clock, whose docstring is used too, has a flag a field.
     """
-    helps = dict(re.findall(r"^ +(\w+): (.+)$", function.__doc__ or "", re.MULTILINE))
+    helps = dict(re.findall(r"^ +(\w+): (.+)$", f"{Clock.__doc__}{function.__doc__}", re.MULTILINE))
     hints = get_type_hints(function)
     for name, argument in inspect.signature(function).parameters.items():
         if name == "clock":
@@ -54,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
     settings = vars(parser.parse_args(words))
     as_json, options = settings.pop("json"), dict(settings)
-    set_up_process(settings.get("threads", 1))
+    torch.set_num_threads(settings.get("threads", 1))
+    keep_freed_memory()  # as training does
     if "clock" in inspect.signature(benchmark.measure).parameters:
         options["clock"] = Clock(**{field: options.pop(field) for field in vars(Clock())})
     rows, facts = list(benchmark.measure(**options)), machine()

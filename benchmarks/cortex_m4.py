@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.shared import Rows
 from onebit.errors import OnebitError
 from onebit.export.c import target as c
 from onebit.export.c.size import COMPILER, CORTEX_M4, FLAGS, linked
@@ -32,7 +33,7 @@ class OnBoard(NamedTuple):
     stack: int
 
 
-def measure(nets: Sequence[str], *, optimize: str = "O2") -> Iterator[dict[str, Any]]:
+def measure(nets: Sequence[str], *, optimize: str = "O2") -> Rows:
     """Export each net, run it on one random input, and compare every bit; OnebitError if one differs.
 
     Args:

@@ -16,7 +16,7 @@ and the result of each call with plain torch's.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import nn
 
 import onebit
 from benchmarks.rivals import FLOOR, float_products, int8_products
-from benchmarks.shared import CLOCK, Call, Clock, compare, rows
+from benchmarks.shared import CLOCK, Call, Clock, Rows, compare, rows
 
 abi, packed = onebit.native.abi, onebit.packed
 
@@ -36,11 +36,7 @@ KINDS = {
     "first": "±1 × pixels",
     "integer": "±1 × uint8",
 }
-"""Kind of the product: weights × inputs.
-
-Real values have both signs, or none is negative, as after a ReLU. Pixels are coded as 2x − 255; uint8 are the
-activations of integer nets.
-"""
+"""Weights × inputs; pixels are coded as 2x − 255."""
 REAL = ("weights", "relu")
 Sizes = tuple[int, ...]
 FEW, MANY = (1, 32), (1, 8, 64, 256)
@@ -132,20 +128,18 @@ def product_alone(plan: onebit.native.NativePlan, images: np.ndarray) -> Call:
     before.output_count = part.output_count = 0  # no output is copied,
     part.input_count = 0  # and no image is coded, so their addresses do not matter
     plan.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
-    arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
     sums = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
+    arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
 
     def run_product() -> np.ndarray:
-        plan.isa.run(*arguments)
+        plan.isa.run(*arguments)  # the plan holds the weights
         return sums
 
     return run_product
 
 
-def measure(
-    *, kinds: Sequence[str] = tuple(LAYERS), isa: Sequence[str] = (), clock: Clock = CLOCK
-) -> Iterator[dict[str, Any]]:
-    """Check all products, then time their variants in turn.
+def measure(*, kinds: Sequence[str] = tuple(LAYERS), isa: Sequence[str] = (), clock: Clock = CLOCK) -> Rows:
+    """Rows of product, batch, instruction set, µs, and speed-ups over plain torch, the best of float32, and int8.
 
     Args:
         kinds: of products
@@ -160,14 +154,8 @@ def measure(
 
 
 @torch.inference_mode()
-def time_layer(
-    kind: str, sizes: Sizes, batch: int, isas: Mapping[str, onebit.native.InstructionSet], clock: Clock
-) -> Iterator[dict[str, Any]]:
-    """Rows of a layer with µs and speed-up over plain torch, the best of float32, and int8, for each instruction set.
-
-    Raises:
-        OnebitError: a wrong sum: an integer that differs in any way, another number by more than rounding explains.
-    """
+def time_layer(kind: str, sizes: Sizes, batch: int, isas: Mapping[str, Any], clock: Clock) -> Rows:
+    """Rows of a layer, one for each instruction set; OnebitError for sums that rounding does not explain."""
     layer, calls = Layer(kind, *sizes, batch=batch), dict[str, Call]()
     facts = {"product": layer.name, "batch": batch}
     check = onebit.runtime.timing.against_reference(layer.packed, layer.images)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from torch import Tensor
 
 import onebit
 from benchmarks.random_gguf import ALPHABET, SHAPES, write_random
-from benchmarks.shared import ROOT, Clock, OwnClock, compare, rows
+from benchmarks.shared import ROOT, Clock, OwnClock, Rows, compare, rows
 from onebit.language.timing import run_once
 
 FOLDER = Path(os.environ.get("ONEBIT_LANGUAGE", ROOT / "build" / "language"))
@@ -40,8 +40,6 @@ TOLERANCE, DIVERGENCE = 1e-4, 1e-3
 """Largest difference of an output from torch, as a share of the largest; largest KL divergence of llama.cpp."""
 COLUMNS = {"net": "", "prompt_per_s": ",.0f", "prompt_speedup": ".2f", "generated_per_s": ",.0f"}
 COLUMNS |= {"generated_speedup": ".2f", "megabytes": ",.1f"}
-
-
 Generate = Callable[[], tuple[float, float]]
 """Reads the prompt and generates tokens; returns tokens per second of both."""
 
@@ -133,7 +131,7 @@ def measure(
     tokens: int = 32,
     rounds: int = 11,
     threads: int = 1,
-) -> Iterator[dict[str, Any]]:
+) -> Rows:
     """Rows of net, tokens per second and speed-up over llama.cpp for prompt and generation, megabytes of weights.
 
     Args:
@@ -141,8 +139,6 @@ def measure(
         node: folder with node-llama-cpp, to time it too
         prompt: tokens of the prompt
         tokens: tokens to generate
-        rounds: timed rounds
-        threads: threads of every variant
     """
     sys.path.append(str(FOLDER))
     batch = torch.randint(1, TOKENS, (1, prompt), generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ files with each other, and the labels with those of plain torch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import onebit
 from benchmarks.rivals import FLOOR, HAS_ONNXRUNTIME, exported, float_nets, quantized
-from benchmarks.shared import CLOCK, Call, Clock, compare, rows
+from benchmarks.shared import CLOCK, Call, Clock, Rows, compare, rows
 
 INT8, FLOAT_FILE, FILE, ALONE = "onnxruntime, 8 bits", "ONNX file of floats", "ONNX file", "plan alone"
 COLUMNS = {"net": "", "batch": "d", "variant": "", "us": ",.1f", "fastest_us": ",.1f", "torch_speedup": ".2f"}
@@ -49,7 +49,6 @@ NETS = {
     "vgg-signs": Net("vgg_small", inputs="ste_sign"),
 }
 """The mlp is 784–3×2048–10, the others take images of 3×32×32 and give 10 classes."""
-BATCHES = {"mlp": (1, 256), "resnet20": (1, 64), "vgg_small": (1, 64)}
 
 
 class Sign(nn.Module):
@@ -85,15 +84,10 @@ def make_images(model: Any, count: int, *, seed: int = 0) -> np.ndarray:
     return squares.repeat(4, 2).repeat(4, 3)
 
 
-def calibration_images(model: nn.Module) -> np.ndarray:
-    """Images for the ranges of activations, like those that are timed."""
-    return make_images(model, 128, seed=2)
-
-
 def packed_form(model: nn.Module, activations: int | None) -> onebit.packed.PackedNet:
-    """The packed net of a model: exact, or with activations of some bits, calibrated on `calibration_images`."""
+    """The packed net of a model: exact, or with activations of some bits, calibrated on noise."""
     net = onebit.pack(model)
-    return onebit.integer_net(net, calibration_images(model), activations=activations) if activations else net
+    return onebit.integer_net(net, make_images(model, 128, seed=2), activations=activations) if activations else net
 
 
 def float_twin(model: nn.Module) -> nn.Module:
@@ -106,7 +100,7 @@ def float_twin(model: nn.Module) -> nn.Module:
     return onebit.layers.dense_(twin)
 
 
-def measure(*, nets: Sequence[str] = tuple(NETS), onnx: bool = False, clock: Clock = CLOCK) -> Iterator[dict[str, Any]]:
+def measure(*, nets: Sequence[str] = tuple(NETS), onnx: bool = False, clock: Clock = CLOCK) -> Rows:
     """Rows of net, batch, variant, µs per call, and speed-ups over torch, the best float net, int8, and the ONNX file.
 
     Args:
@@ -114,13 +108,12 @@ def measure(*, nets: Sequence[str] = tuple(NETS), onnx: bool = False, clock: Clo
         onnx: also the files of `onebit export --to onnx`
     """
     for name in nets:
-        yield from time_net(name, build(NETS[name]), BATCHES[NETS[name].model], onnx=onnx, clock=clock)
+        batches = (1, 256 if NETS[name].model == "mlp" else 64)
+        yield from time_net(name, build(NETS[name]), batches, onnx=onnx, clock=clock)
 
 
 @torch.inference_mode()
-def time_net(
-    name: str, model: nn.Module, batches: Sequence[int], *, onnx: bool, clock: Clock
-) -> Iterator[dict[str, Any]]:
+def time_net(name: str, model: nn.Module, batches: Sequence[int], *, onnx: bool, clock: Clock) -> Rows:
     """The rows of a net; OnebitError if native logits, outputs of the two ONNX files, or too many labels differ."""
     activations, threads = NETS[name].activations, clock.threads
     packed, twin = packed_form(model, activations), float_twin(model)
@@ -130,7 +123,7 @@ def time_net(
         best = list(plans.values())[-1]
         others[ALONE] = lambda images: best.run(images)[0]
     if activations is not None and HAS_ONNXRUNTIME:
-        others[INT8] = quantized(onebit.pack(model), calibration_images(model), threads)
+        others[INT8] = quantized(onebit.pack(model), make_images(model, 128, seed=2), threads)
     if onnx:
         others |= {FLOAT_FILE: exported(packed, "float", threads), FILE: exported(packed, "standard", threads)}
     for batch in batches:

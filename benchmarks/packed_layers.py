@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import Clock, compare, rows
+from benchmarks.shared import Clock, Rows, compare, rows
 
 DENSE, BLOCK = (4096, (1, 64)), (384, (64, 197))
 """Width, and batches of the dense layer; width, of 64 in a head, and tokens of one image."""
@@ -37,7 +35,7 @@ class Block(nn.Module):
         return x + self.perceptron(self.second(x))
 
 
-def measure(*, clock: Clock = CLOCK) -> Iterator[dict[str, Any]]:
+def measure(*, clock: Clock = CLOCK) -> Rows:
     """Rows of case, µs in torch and with packed layers, speed-up, and the share of float32 that the weights take."""
     torch.manual_seed(0)
     (features, batches), (width, tokens) = DENSE, BLOCK

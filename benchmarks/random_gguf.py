@@ -56,14 +56,12 @@ def write_random(
     counts |= {"attention.head_count": heads, "attention.head_count_kv": kv_heads}
     counts |= {"attention.key_length": size, "attention.value_length": size}
     reals = {"rope.freq_base": 1e6, "attention.layer_norm_rms_epsilon": 1e-6}
-    for key, value in {**counts, **reals, **facts}.items():
+    texts = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
+    for key, value in {**counts, **reals, **texts, **facts}.items():
         name = key if key.startswith("tokenizer.") else f"{kind}.{key}"
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add[type(value)](name, value)
     tokens = tokens or [*ALPHABET, "ab", *(f"t{n}" for n in range(257, vocabulary))][:vocabulary]
-    writer.add_tokenizer_model("gpt2")
-    if "tokenizer.ggml.pre" not in facts:
-        writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types(types or [1] * len(tokens))
     writer.add_token_merges(merges or ["a b"])

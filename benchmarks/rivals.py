@@ -34,10 +34,9 @@ def float_nets(net: nn.Module, x: Tensor) -> Iterator[tuple[str, Call]]:
 
     A net that torch fails to freeze is left out.
     """
-    fused = fuse(net) if onebit.layers.batch_norms(net) else net
-    forms = {FLOOR: net, "folded": fused, "frozen": fused}
-    if fused is net:
-        del forms["folded"]
+    forms = {FLOOR: net, "frozen": net}
+    if onebit.layers.batch_norms(net):
+        forms["folded"] = forms["frozen"] = fuse(net)
     convolves = any(parameter.dim() == 4 for parameter in net.parameters())
     for layout, suffix in ((torch.contiguous_format, ""), (torch.channels_last, ", channels_last"))[: 1 + convolves]:
         batch = x.contiguous(memory_format=layout)
@@ -118,8 +117,8 @@ def float_products(layer: nn.Linear | nn.Conv2d, x: Tensor, tolerance: float) ->
             call()
             calls["oneDNN"] = call
     if HAS_ONNXRUNTIME:
-        node = "MatMul (x, weight)" if isinstance(layer, nn.Linear) else "Conv <pads = [1, 1, 1, 1]> (x, weight)"
-        calls["onnxruntime"] = _operation(node, x.numpy(), expected.numpy(), weight=weight.numpy())
+        name = "Conv" if weight.ndim == 4 else "MatMul"
+        calls["onnxruntime"] = _operation(name, x.numpy(), expected.numpy(), weight=weight.numpy())
     return {name: (call, expected, tolerance) for name, call in calls.items()}
 
 
@@ -134,33 +133,37 @@ def int8_products(layer: nn.Linear | nn.Conv2d, x: Tensor, zero: int) -> dict[st
     """
     if not HAS_ONNXRUNTIME:
         return {}
-    sums, inputs, pads = layer(x).numpy(), (x.numpy() + np.float32(zero)).astype(np.uint8), "<pads = [1, 1, 1, 1]>"
-    constants = {"weight": layer.weight.numpy().astype(np.int8), "zero": np.uint8(zero)}
-    integers = sums.astype(np.int32)
-    if isinstance(layer, nn.Linear):
-        call = _operation("MatMulInteger (x, weight, zero)", inputs, integers, **constants)
-        return {"MatMulInteger": (call, sums, 0.0)}
-    call = _operation(f"ConvInteger {pads} (x, weight, zero)", inputs, integers, **constants)
-    scale, one = np.float32(np.abs(sums).max() / 127), np.float32(1)
-    constants |= {"one": one, "w_zero": np.int8(0), "scale": scale, "middle": np.uint8(128)}
-    node, bytes_ = f"QLinearConv {pads} (x, one, zero, weight, one, w_zero, scale, middle)", sums / scale + 128
-    fast = _operation(node, inputs, sums.astype(np.uint8), **constants)
-    return {"ConvInteger": (call, sums, 0.0), "QLinearConv": (fast, bytes_, 0.51 / float(bytes_.max()))}
+    sums, weight = layer(x).numpy(), layer.weight.numpy().astype(np.int8)
+    inputs, point, one = (x.numpy() + np.float32(zero)).astype(np.uint8), np.uint8(zero), np.float32(1)
+    name = "ConvInteger" if weight.ndim == 4 else "MatMulInteger"
+    products = {name: (_operation(name, inputs, sums.astype(np.int32), weight=weight, zero=point), sums, 0.0)}
+    if name == "ConvInteger":
+        scale = np.float32(np.abs(sums).max() / 127)
+        constants = {"x_scale": one, "zero": point, "weight": weight, "w_scale": one, "w_zero": np.int8(0)}
+        constants |= {"scale": scale, "middle": np.uint8(128)}
+        expected = sums / scale + 128
+        call = _operation("QLinearConv", inputs, sums.astype(np.uint8), **constants)
+        products["QLinearConv"] = (call, expected, 0.51 / float(expected.max()))
+    return products
 
 
-def _operation(node: str, x: np.ndarray, like: np.ndarray, **constants: Any) -> Call:
-    """A node of ONNX in onnxruntime; its input and its output, whose shape and dtype are those of `like`, are bound."""
+def _operation(name: str, x: np.ndarray, like: np.ndarray, **constants: Any) -> Call:
+    """An operation of ONNX on x and constants, in this order, that writes one array again and again, like `like`."""
     import onnx.parser
     import onnxruntime
 
     y = np.empty_like(like)
+    if constants["weight"].ndim == 2:
+        constants["weight"] = np.ascontiguousarray(constants["weight"].T)
+    else:
+        name += " <pads = [1, 1, 1, 1]>"
     types = [f"{each.dtype.name.replace('float32', 'float')}{[*each.shape]}" for each in (x, y)]
-    # versions that every current onnxruntime knows
-    text = f'<ir_version: 8, opset_import: ["": 13]> product ({types[0]} x) => ({types[1]} y) {{ y = {node} }}'
-    model = onnx.parser.parse_model(text)
-    for name, value in constants.items():
-        value = np.ascontiguousarray(value.T) if name == "weight" and value.ndim == 2 else np.asarray(value)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> '  # which every current onnxruntime knows
+        f"product ({types[0]} x) => ({types[1]} y) {{ y = {name} ({', '.join(['x', *constants])}) }}"
+    )
+    for key, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), key))
     made = session(model.SerializeToString(), 1)
     binding = made.io_binding()
     binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))

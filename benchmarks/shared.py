@@ -20,6 +20,9 @@ timing = onebit.runtime.timing
 
 ROOT = Path(__file__).parents[1]
 """The clone of the repository, from which other processes import the benchmarks."""
+Row = dict[str, Any]
+Rows = Iterator[Row]
+"""Dicts that json writes."""
 UNITS = {"us": 1e6, "ms": 1e3, "seconds": 1.0}
 Call = Callable[[], Any]
 Times = dict[str, np.ndarray]
@@ -57,9 +60,7 @@ class Clock:
 CLOCK = Clock()
 
 
-def rows(
-    times: Times, variants: Collection[str], unit: str = "us", **rivals: Collection[str]
-) -> Iterator[dict[str, Any]]:
+def rows(times: Times, variants: Collection[str], unit: str = "us", **rivals: Collection[str]) -> Rows:
     """A row for each variant: its median and least time, and how many times faster it is than its rivals.
 
     Args:
@@ -84,12 +85,6 @@ def compare(name: str, found: Any, expected: Any, tolerance: float) -> float:
     if not share <= tolerance:  # also of NaN
         raise onebit.errors.OnebitError(f"{name}: outputs differ by {share:.1e} of the largest")
     return share
-
-
-def set_up_process(threads: int) -> None:
-    """Set the number of threads of torch and let malloc keep freed memory, as training does."""
-    torch.set_num_threads(threads)
-    onebit.common.memory.keep_freed_memory()
 
 
 def machine() -> dict[str, Any]:

@@ -5,24 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from benchmarks.shared import Clock, rows
+from benchmarks.shared import Clock, Rows, rows
 
 COLUMNS = {"variant": "", "seconds": ".3f", "fastest_seconds": ".3f"}
 
 
-def measure(*, rounds: int = 15) -> Iterator[dict[str, Any]]:
-    """Run every command once, which fills the disk cache, then in turn.
-
-    Args:
-        rounds: timed rounds
-    """
+def measure(*, rounds: int = 15) -> Rows:
+    """Run every command once, which fills the disk cache, then in turn."""
     onebit = [sys.executable, "-m", "onebit"]
     with tempfile.TemporaryDirectory() as folder:
         image = str(Path(folder) / "digit.png")

@@ -1,10 +1,9 @@
 """Training steps of each method against the same net with real weights and inputs in plain torch, its twin.
 
-Both take turns in one process, some steps each. A ratio is that of one round, so that other load on the machine affects
-both alike, and the figure is the median. A step is that of `onebit.fit`: forward, loss, backward, update, clip and
-schedule, on a batch of noise. `first_seconds` is the time to build the net and take three steps, compiling included.
---profile adds the longest operations of each step, and how many CIFAR-10 images a second are cropped and mirrored on
-the device and by the CPU.
+Both take turns, some steps each. A step is that of `onebit.fit`: forward, loss, backward, update, clip and schedule, on
+a batch of noise. `first_seconds` is the time to build the net and take three steps, compiling included. --profile adds
+the longest operations of each step, and how many CIFAR-10 images a second are cropped and mirrored on the device and by
+the CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 import shlex
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 
 import onebit
-from benchmarks.shared import Clock, OwnClock, rows
+from benchmarks.shared import Clock, OwnClock, Rows, rows
 from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe
 from onebit.runs.model import build_model, resolve_device, training_of
@@ -40,7 +39,8 @@ NETS = {
     "resnet18": "--model resnet18 --dataset imagenet --batch_size 128",
 }
 """Name -> the flags of `onebit train`."""
-MODES: dict[str, tuple[str | None, bool]] = {
+Mode = tuple[str | None, bool]
+MODES: dict[str, Mode] = {
     "eager": (None, True),
     "compiled": ("default", True),
     "graphs": ("reduce-overhead", True),  # replays CUDA graphs
@@ -59,8 +59,7 @@ def recipe_of(net: str, method: str, flags: str = "") -> Recipe:
 
 def twin_of(recipe: Recipe) -> Recipe:
     """The same net with real weights and activations, and the optimizer of the method, or Adam if torch lacks it."""
-    names = ("weight_quantizer", "weight_options", "input_quantizer", "input_options")
-    real: dict[str, Any] = dict.fromkeys(names)
+    real: Any = dict.fromkeys(("weight_quantizer", "weight_options", "input_quantizer", "input_options"))
     optimizer = recipe.optimizer
     name = "adam" if onebit.optim.OPTIMIZERS.entry(optimizer.name).own_rule else optimizer.name
     optimizer = replace(optimizer, name=name, latent_clip=None, lr_scale=None, real_lr=None, own={})
@@ -70,7 +69,7 @@ def twin_of(recipe: Recipe) -> Recipe:
 class Steps:
     """A net on a device, as `onebit train` makes it, which trains on a batch of noise."""
 
-    def __init__(self, recipe: Recipe, *, mode: tuple[str | None, bool], precision: str, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, *, mode: Mode, precision: str, device: torch.device) -> None:
         torch.manual_seed(0)
         entry: Any = onebit.data.DATASETS[recipe.dataset]
         shape, classes, batch = entry.input_shape, len(entry.classes or range(1000)), recipe.batch_size
@@ -103,9 +102,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def compare(
-    recipe: Recipe, *, mode: tuple[str | None, bool], rounds: int, seconds: float, **where: Any
-) -> dict[str, Any]:
+def compare(recipe: Recipe, *, mode: Mode, rounds: int, seconds: float, **where: Any) -> dict[str, Any]:
     """Milliseconds of a step and of its twin's, their ratio, the seconds of the first steps; and the steps."""
     started = time.perf_counter()
     steps = Steps(recipe, mode=mode, **where)
@@ -152,7 +149,7 @@ def measure(
     device: str = "cpu",
     profile: bool = False,
     clock: Clock = CLOCK,
-) -> Iterator[dict[str, Any]]:
+) -> Rows:
     """Rows of net, precision, mode, method, ms, twin_ms, ratio (medians), first_seconds.
 
     Args:

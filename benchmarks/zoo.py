@@ -11,7 +11,7 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import sqrt
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import ROOT, Clock, compare, rows
+from benchmarks.shared import ROOT, Clock, Rows, compare, rows
 
 FOLDER = Path(os.environ.get("ONEBIT_TIMM", ROOT / "build" / "timm"))
 """Where `make build/timm` installs timm and torchvision."""
@@ -94,7 +94,7 @@ def difference(name: str, packed: Packed, model: nn.Module, images: Tensor) -> f
     return compare(name, packed[0](images), model(images), 1e-5 * sqrt(layers))  # the bound of `onebit.verify`
 
 
-def measure(*, nets: Sequence[str] = NETS, clock: Clock = CLOCK) -> Iterator[dict[str, Any]]:
+def measure(*, nets: Sequence[str] = NETS, clock: Clock = CLOCK) -> Rows:
     """Rows of net, what refuses to pack whole, ms of one image, speed-up, kilobytes, and the largest difference.
 
     Args:
