@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import onebit
-from benchmarks.rivals import FLOOR, float_products, int8_products
+from benchmarks.nets import FLOOR, HAS_ONNXRUNTIME, float_nets, session
 from benchmarks.shared import CLOCK, Call, Clock, Rows, compare, rows
 
 abi, packed = onebit.native.abi, onebit.packed
@@ -136,6 +138,80 @@ def product_alone(plan: onebit.native.NativePlan, images: np.ndarray) -> Call:
         return sums
 
     return run_product
+
+
+Product = tuple[Call, Any, float]
+"""Computes a product; what it must return, and the largest difference from that, as a share of the largest number."""
+
+
+def float_products(layer: nn.Linear | nn.Conv2d, x: Tensor, tolerance: float) -> dict[str, Product]:
+    """Ways in torch and onnxruntime to compute an nn.Linear or 3×3 nn.Conv2d without bias; plain torch first."""
+    calls, weight, expected = dict(float_nets(layer, x)), layer.weight, layer(x)
+    if isinstance(layer, nn.Linear):
+        # private operations of torch, which not every build or processor has
+        with suppress(RuntimeError, AttributeError, NotImplementedError):
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
+            call = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
+            call()
+            calls["oneDNN"] = call
+    if HAS_ONNXRUNTIME:
+        name = "Conv" if weight.ndim == 4 else "MatMul"
+        calls["onnxruntime"] = _operation(name, x.numpy(), expected.numpy(), weight=weight.numpy())
+    return {name: (call, expected, tolerance) for name, call in calls.items()}
+
+
+def int8_products(layer: nn.Linear | nn.Conv2d, x: Tensor, zero: int) -> dict[str, Product]:
+    """Ways in onnxruntime with uint8 inputs and int8 weights; none if it is not installed.
+
+    The sums are int32. A second, much faster convolution returns 8 bits.
+
+    Args:
+        layer, x: of integers: weights from -128 to 127, inputs from -zero to 255 - zero.
+        zero: added to the inputs, and subtracted again by the product.
+    """
+    if not HAS_ONNXRUNTIME:
+        return {}
+    sums, weight = layer(x).numpy(), layer.weight.numpy().astype(np.int8)
+    inputs, point, one = (x.numpy() + np.float32(zero)).astype(np.uint8), np.uint8(zero), np.float32(1)
+    name = "ConvInteger" if weight.ndim == 4 else "MatMulInteger"
+    products = {name: (_operation(name, inputs, sums.astype(np.int32), weight=weight, zero=point), sums, 0.0)}
+    if name == "ConvInteger":
+        scale = np.float32(np.abs(sums).max() / 127)
+        constants = {"x_scale": one, "zero": point, "weight": weight, "w_scale": one, "w_zero": np.int8(0)}
+        constants |= {"scale": scale, "middle": np.uint8(128)}
+        expected = sums / scale + 128
+        call = _operation("QLinearConv", inputs, sums.astype(np.uint8), **constants)
+        products["QLinearConv"] = (call, expected, 0.51 / float(expected.max()))
+    return products
+
+
+def _operation(name: str, x: np.ndarray, like: np.ndarray, **constants: Any) -> Call:
+    """An operation of ONNX on x and constants, in this order, that writes one array again and again, like `like`."""
+    import onnx.parser
+    import onnxruntime
+
+    y = np.empty_like(like)
+    if constants["weight"].ndim == 2:
+        constants["weight"] = np.ascontiguousarray(constants["weight"].T)
+    else:
+        name += " <pads = [1, 1, 1, 1]>"
+    types = [f"{each.dtype.name.replace('float32', 'float')}{[*each.shape]}" for each in (x, y)]
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> '  # which every current onnxruntime knows
+        f"product ({types[0]} x) => ({types[1]} y) {{ y = {name} ({', '.join(['x', *constants])}) }}"
+    )
+    for key, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), key))
+    made = session(model.SerializeToString(), 1)
+    binding = made.io_binding()
+    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))
+    binding.bind_output("y", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
+
+    def call() -> np.ndarray:
+        made.run_with_iobinding(binding)
+        return y
+
+    return call
 
 
 def measure(*, kinds: Sequence[str] = tuple(LAYERS), isa: Sequence[str] = (), clock: Clock = CLOCK) -> Rows:

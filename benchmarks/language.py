@@ -34,8 +34,9 @@ from onebit.language.timing import run_once
 
 FOLDER = Path(os.environ.get("ONEBIT_LANGUAGE", ROOT / "build" / "language"))
 """Where `make build/language` installs transformers and xllamacpp."""
-LLAMA = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 4}
-GROUP, HEAD, TOKENS = 128, 64, 1024
+GROUP, TOKENS = 128, 1024
+LLAMA = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 4, "num_attention_heads": 32}
+LLAMA |= {"num_key_value_heads": 8, "head_dim": 64, "vocab_size": TOKENS, "bos_token_id": 0, "eos_token_id": 0}
 TOLERANCE, DIVERGENCE = 1e-4, 1e-3
 """Largest difference of an output from torch, as a share of the largest; largest KL divergence of llama.cpp."""
 COLUMNS = {"net": "", "prompt_per_s": ",.0f", "prompt_speedup": ".2f", "generated_per_s": ",.0f"}
@@ -49,10 +50,7 @@ def make_llama(**options: Any) -> Any:
     import transformers
 
     torch.manual_seed(0)
-    heads = LLAMA["hidden_size"] // HEAD
-    sizes = {"num_attention_heads": heads, "num_key_value_heads": max(1, heads // 4), "head_dim": HEAD}
-    ends = {"vocab_size": TOKENS, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True}
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA, **sizes, **ends)).eval()
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA, tie_word_embeddings=True)).eval()
     quantizer = onebit.quantizers.WEIGHT_QUANTIZERS["magnitude_aware"]
     onebit.binarize_(model, weight_quantizer=lambda: quantizer(**options))
     return model

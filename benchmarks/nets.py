@@ -15,18 +15,30 @@ files with each other, and the labels with those of plain torch.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 import onebit
-from benchmarks.rivals import FLOOR, HAS_ONNXRUNTIME, exported, float_nets, quantized
 from benchmarks.shared import CLOCK, Call, Clock, Rows, compare, rows
+from onebit.export.onnx import target
 
+FLOOR = "torch"
+HAS_ONNXRUNTIME = all(map(find_spec, ("onnx", "onnxruntime")))
+CALIBRATION_BATCH = 32
 INT8, FLOAT_FILE, FILE, ALONE = "onnxruntime, 8 bits", "ONNX file of floats", "ONNX file", "plan alone"
 COLUMNS = {"net": "", "batch": "d", "variant": "", "us": ",.1f", "fastest_us": ",.1f", "torch_speedup": ".2f"}
 COLUMNS |= {"best_speedup": ".2f", "int8_speedup": ".2f", "file_speedup": ".2f", "label_mismatches": "d"}
@@ -98,6 +110,79 @@ def float_twin(model: nn.Module) -> nn.Module:
             layer.input_quantizer = None
             twin.set_submodule(path, nn.Sequential(Sign(), layer))
     return onebit.layers.dense_(twin)
+
+
+def float_nets(net: nn.Module, x: Tensor) -> Iterator[tuple[str, Call]]:
+    """(name, call): plain torch first, then BatchNorm folded, and frozen, in each memory format.
+
+    A net that torch fails to freeze is left out.
+    """
+    forms = {FLOOR: net, "frozen": net}
+    if onebit.layers.batch_norms(net):
+        forms["folded"] = forms["frozen"] = fuse(net)
+    convolves = any(parameter.dim() == 4 for parameter in net.parameters())
+    for layout, suffix in ((torch.contiguous_format, ""), (torch.channels_last, ", channels_last"))[: 1 + convolves]:
+        batch = x.contiguous(memory_format=layout)
+        for name, form in forms.items():
+            made: Any = copy.deepcopy(form).to(memory_format=layout)  # type: ignore[call-overload]
+            made = frozen(made, batch) if name == "frozen" else made
+            if made is not None:
+                yield name + suffix, partial(made, batch)
+
+
+def frozen(net: nn.Module, x: Tensor) -> Any:
+    """The net with its weights prepacked for oneDNN; None if torch fails to freeze it."""
+    with warnings.catch_warnings(), torch.no_grad(), suppress(RuntimeError, AttributeError):
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but only it prepacks weights without a compiler
+        made = torch.jit.optimize_for_inference(torch.jit.trace(net, x))
+        for _ in range(3):  # its first calls are slow
+            made(x)
+        return made
+    return None
+
+
+def session(model: str | bytes, threads: int) -> Any:
+    """An InferenceSession on the CPU."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    settings.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+
+
+def exported(net: onebit.packed.PackedNet, flavor: str, threads: int) -> Callable[[Any], np.ndarray]:
+    """A function from images to logits: the ONNX file of a net."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        target.write(net, path, flavor=flavor)
+        made = session(str(path), threads)
+    return lambda images: made.run(None, {"input": images})[0]
+
+
+def quantized(net: onebit.packed.PackedNet, images: np.ndarray, threads: int) -> Callable[[Any], np.ndarray]:
+    """A function from uint8 images to logits: the exact net in float32, quantized by onnxruntime.
+
+    Static quantization with int8 weights, one scale per channel, and uint8 activations whose ranges are those of
+    `images`, in operators that compute with 8 bits (`QOperator`).
+    """
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    batches = iter(np.array_split(images, -(-len(images) // CALIBRATION_BATCH)))
+    reader = SimpleNamespace(get_next=lambda: next(({"input": batch} for batch in batches), None))
+    how: dict[str, Any] = {"quant_format": quantization.QuantFormat.QOperator, "per_channel": True}
+    how |= {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
+    with tempfile.TemporaryDirectory() as folder:
+        plain, prepared, made = (str(Path(folder) / name) for name in ("float.onnx", "prepared.onnx", "int8.onnx"))
+        target.write(net, Path(plain), flavor="float")
+        logging.disable(logging.WARNING)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints whole graphs
+            quant_pre_process(plain, prepared)
+            quantization.quantize_static(prepared, made, reader, **how)
+        logging.disable(logging.NOTSET)
+        int8 = session(made, threads)
+    return lambda images: int8.run(None, {"input": images})[0]
 
 
 def measure(*, nets: Sequence[str] = tuple(NETS), onnx: bool = False, clock: Clock = CLOCK) -> Rows:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks import kernels
-from benchmarks.kernels import KINDS, LAYERS, Layer, product_alone, time_layer
-from benchmarks.rivals import HAS_ONNXRUNTIME, Product, float_products
+from benchmarks.kernels import KINDS, LAYERS, Layer, Product, float_products, product_alone, time_layer
+from benchmarks.nets import HAS_ONNXRUNTIME
 from benchmarks.shared import Clock
 from onebit.errors import OnebitError
 from onebit.native import NativePlan, instruction_sets, make_plan

@@ -16,8 +16,8 @@ pytestmark = [
 def test_a_small_net_is_measured(shape: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """`measure` raises where outputs differ."""
     monkeypatch.setitem(language.SHAPES, "small", (128, 256, 2, 4, 2, 64, 2000))
-    sizes = {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2}
-    monkeypatch.setattr(language, "LLAMA", sizes)
+    sizes = {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
+    monkeypatch.setattr(language, "LLAMA", language.LLAMA | sizes | {"num_key_value_heads": 1})
     rows = list(language.measure(shape=shape, prompt=8, tokens=3, rounds=1))  # type: ignore[arg-type]
     names = [row["net"] for row in rows]
     assert names[:3] == ["llama.cpp", "onebit", "onebit, keys and values in int8"]

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import nets
-from benchmarks.nets import NETS, Sign, build, float_twin, make_images
-from benchmarks.rivals import FLOOR, float_nets, fuse
+from benchmarks.nets import FLOOR, NETS, Sign, build, float_nets, float_twin, fuse, make_images
 from benchmarks.shared import Call, Clock
 from onebit.errors import OnebitError
 from onebit.layers import BinaryLayer
