@@ -117,9 +117,10 @@ def float_nets(net: nn.Module, x: Tensor) -> Iterator[tuple[str, Call]]:
 
     A net that torch fails to freeze is left out.
     """
-    forms = {FLOOR: net, "frozen": net}
+    forms = {FLOOR: net}
     if onebit.layers.batch_norms(net):
-        forms["folded"] = forms["frozen"] = fuse(net)
+        forms["folded"] = fuse(net)
+    forms["frozen"] = forms.get("folded", net)
     convolves = any(parameter.dim() == 4 for parameter in net.parameters())
     for layout, suffix in ((torch.contiguous_format, ""), (torch.channels_last, ", channels_last"))[: 1 + convolves]:
         batch = x.contiguous(memory_format=layout)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: one clock, one kind of row, one comparison of outputs, and the settings of the process."""
+"""What the benchmarks share: one clock, one kind of row, one comparison of outputs, and facts of the machine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ timing = onebit.runtime.timing
 
 ROOT = Path(__file__).parents[1]
 """The clone of the repository, from which other processes import the benchmarks."""
-Row = dict[str, Any]
-Rows = Iterator[Row]
+Rows = Iterator[dict[str, Any]]
 """Dicts that json writes."""
 UNITS = {"us": 1e6, "ms": 1e3, "seconds": 1.0}
 Call = Callable[[], Any]
@@ -51,7 +50,7 @@ class Clock:
     threads: int = 1
 
     def time(self, calls: Mapping[str, Call], kind: type[timing.Timed] = timing.Timed) -> Times:
-        """Seconds per call of each variant; or what it returns, if it is an `OwnClock`."""
+        """Seconds per call of each variant in each round; or what it returned, if it is an `OwnClock`."""
         timed = [kind(variant, call) for variant, call in calls.items()]
         timing.take_turns(timed, rounds=self.rounds, seconds=self.seconds)
         return {one.variant: np.array(one.seconds) for one in timed}

@@ -31,7 +31,6 @@ NETS = (
     *("res2net50_26w_4s", "nf_resnet50", "convnext_atto", "deit_tiny_patch16_224", "mixer_s32_224"),
     *("efficientvit_b0", "levit_128s"),
 )
-CLASSES, BATCHES, BATCH = 10, 2, 8
 CLOCK = Clock(seconds=0.05)
 COLUMNS = {"net": "", "packs": "", "ms": ".1f", "torch_ms": ".1f", "torch_speedup": ".2f", "kilobytes": ",.0f"}
 COLUMNS |= {"difference": ".1e"}
@@ -58,16 +57,16 @@ def load_timm() -> Any:
 def build(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
     """A net of timm in float32, the same with binary weights and a calibrated BatchNorm, and a batch of noise."""
     torch.manual_seed(0)
-    net = load_timm().create_model(name, num_classes=CLASSES).eval()
+    net = load_timm().create_model(name, num_classes=10).eval()
     head = net.get_classifier()
     if isinstance(head, nn.Linear) and not head.weight.any():  # the signs of zeros are all equal
         head.reset_parameters()
-    images = torch.randn(BATCHES * BATCH, *net.default_cfg["input_size"])
+    images = torch.randn(16, *net.default_cfg["input_size"])
     binary = copy.deepcopy(net)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # subclasses of convolutions, which stay real
         onebit.binarize_(binary, weight_quantizer="xnor")
-    onebit.evaluation.reestimate_batch_norm_(binary, list(images.split(BATCH)))
+    onebit.evaluation.reestimate_batch_norm_(binary, list(images.split(8)))
     return net, binary.eval(), images[:2]
 
 

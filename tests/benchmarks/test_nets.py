@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import nets
-from benchmarks.nets import FLOOR, NETS, Sign, build, float_nets, float_twin, fuse, make_images
+from benchmarks.nets import FLOOR, NETS, Sign, build, float_nets, float_twin, make_images
 from benchmarks.shared import Call, Clock
 from onebit.errors import OnebitError
 from onebit.layers import BinaryLayer
@@ -100,15 +100,6 @@ def test_float_nets_are_plain_and_give_the_same_logits(name: str) -> None:
     assert len(found) == (3 if name.startswith("mlp") else 6)
     for variant, logits in found.items():
         np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max(), err_msg=variant)
-
-
-@pytest.mark.parametrize(("name", "left"), [("mlp-signs", 0), ("resnet20-weights", 0), ("vgg-signs", 3)])
-def test_batch_norm_is_folded_where_a_layer_stands_before_it(name: str, left: int) -> None:
-    twin = float_twin(build(NETS[name], width=TINY))
-    before = len(list(twin.modules()))
-    norms = [m for m in fuse(twin).modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    assert len(norms) == left  # behind a pool
-    assert len(list(twin.modules())) == before
 
 
 def test_nets_are_the_same_each_time_and_their_signs_balanced() -> None:
