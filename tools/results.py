@@ -129,11 +129,11 @@ def train_methods() -> None:
 def time_step(entry: Mapping[str, Any], *, rounds: int = 11, seconds: float = 0.2) -> float:
     """The ratio of a training step to that of plain torch, in bf16 where the machine multiplies it."""
     recipe, device = recipe_of(entry), torch.device("cpu")
-    net, mode = training_step.NETS[recipe.model.name], training_step.MODES["eager"]
+    mode = training_step.MODES["eager"]
     where: dict[str, Any] = {"device": device, "precision": "fp32"}
     if onebit.train.precision.multiplies_bf16(device):
         where["precision"] = "bf16"
-    return training_step.compare(recipe, net, mode=mode, rounds=rounds, seconds=seconds, **where)["ratio"]
+    return training_step.compare(recipe, mode=mode, rounds=rounds, seconds=seconds, **where)["ratio"]
 
 
 # ------------------------------------------------------------------------------------------------ `measured` of recipes
