@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from onebit.__main__ import main
+from onebit.data import DATASETS
 from support.command_line import SMALL, Onebit, Outcome
+from support.toy_training import no_waiting_for_the_disk
+
+__all__ = ["no_waiting_for_the_disk"]
+SAMPLE = DATASETS["mnist-sample"]
+READ_ONCE = replace(SAMPLE, read=functools.cache(SAMPLE.read))
+
+
+@pytest.fixture(autouse=True)
+def sample_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of commands read the sample of MNIST."""
+    monkeypatch.setitem(DATASETS, "mnist-sample", READ_ONCE)
 
 
 @pytest.fixture
@@ -22,12 +37,25 @@ def onebit(capsys: pytest.CaptureFixture[str]) -> Onebit:
     return run
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, which is empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of `digits-smoke` with 32 hidden units."""
     folder = tmp_path_factory.mktemp("runs") / "smoke"
     assert main(["train", "digits-smoke", *SMALL, "--out", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def copied(run_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may change."""
+    return Path(shutil.copytree(run_folder, tmp_path / "copied"))
 
 
 @pytest.fixture(scope="session")

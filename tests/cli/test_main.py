@@ -37,13 +37,7 @@ def verb(argv):
 
 sys.exit(run_program(verb, sys.argv[1:], name="a test"))
 """
-
-
-def status_of(tmp_path: Path, **streams: int) -> int:
-    """The exit status of a verb that prints much and says 1; its work must be done."""
-    found = subprocess.run([sys.executable, "-c", VERB, str(tmp_path / "done")], **streams, timeout=60)
-    assert (tmp_path / "done").read_text() == "done"
-    return found.returncode
+needs_full_disk = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 
 
 def broken_pipe() -> int:
@@ -53,13 +47,47 @@ def broken_pipe() -> int:
     return writer
 
 
-def test_a_reader_of_the_answer_that_has_gone_leaves_the_status(tmp_path: Path) -> None:
-    """`onebit verify RUN | head -1` says that a claim failed."""
-    assert status_of(tmp_path, stdout=broken_pipe(), stderr=subprocess.DEVNULL) == 1
+def full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
 
 
-def test_notes_that_nobody_reads_stop_no_work(tmp_path: Path) -> None:
-    assert status_of(tmp_path, stdout=subprocess.DEVNULL, stderr=broken_pipe()) == 1
+@pytest.mark.parametrize(
+    "streams",
+    [
+        {"stdout": broken_pipe, "stderr": None},  # `onebit verify RUN | head -1` says that a claim failed
+        {"stdout": None, "stderr": broken_pipe},
+        pytest.param({"stdout": None, "stderr": full_disk}, marks=needs_full_disk),
+    ],
+)
+def test_what_nobody_reads_stops_no_work_and_leaves_the_status(tmp_path: Path, streams: dict) -> None:
+    opened = {name: subprocess.DEVNULL if make is None else make() for name, make in streams.items()}
+    found = subprocess.run([sys.executable, "-c", VERB, str(tmp_path / "done")], **opened, timeout=60)
+    assert (found.returncode, (tmp_path / "done").read_text()) == (1, "done")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors as on POSIX")
+def test_without_stderr_the_answer_is_the_only_output(tmp_path: Path) -> None:
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", VERB, str(tmp_path / "done")]
+    found = subprocess.run(shell, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert (found.returncode, found.stdout) == (1, "answer " * 50_000 + "\n")
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["list", "recipes"], 0), ([], 2)])
+def test_an_answer_whose_reader_has_gone_is_no_error(arguments: list[str], status: int) -> None:
+    done = subprocess.run(command(*arguments), stdout=broken_pipe(), stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (status, b"")
+
+
+@needs_full_disk
+def test_an_answer_on_a_full_disk_is_one_line() -> None:
+    done = subprocess.run(command("--help"), stdout=full_disk(), stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_closed_standard_input_is_one_line() -> None:
+    line = f"{shlex.join(command('predict', 'mnist-mlp', '-'))} <&-"
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 def test_an_answer_is_printed_whatever_the_encoding() -> None:
@@ -95,32 +123,6 @@ def test_any_error_is_one_line_and_a_status(
     assert ("Traceback" in capsys.readouterr().err) == (status == 2)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_notes_on_a_full_disk_stop_no_work(tmp_path: Path) -> None:
-    full = os.open("/dev/full", os.O_WRONLY)
-    assert status_of(tmp_path, stdout=subprocess.DEVNULL, stderr=full) == 1
-
-
-@pytest.mark.skipif(os.name != "posix", reason="descriptors as on POSIX")
-def test_without_stderr_the_answer_is_the_only_output(tmp_path: Path) -> None:
-    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", VERB, str(tmp_path / "done")]
-    found = subprocess.run(shell, stdout=subprocess.PIPE, text=True, timeout=60)
-    assert (found.returncode, found.stdout) == (1, "answer " * 50_000 + "\n")
-
-
-@pytest.mark.parametrize(("arguments", "status"), [(["list", "recipes"], 0), ([], 2)])
-def test_an_answer_whose_reader_has_gone_is_no_error(arguments: list[str], status: int) -> None:
-    done = subprocess.run(command(*arguments), stdout=broken_pipe(), stderr=subprocess.PIPE, timeout=60)
-    assert (done.returncode, done.stderr) == (status, b"")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_an_answer_on_a_full_disk_is_one_line() -> None:
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command("--help"), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (2, "onebit: No space left on device\n")
-
-
 def test_help_works_without_docstrings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As under python -OO."""
     monkeypatch.setattr(Recipe, "__doc__", None)
@@ -135,10 +137,3 @@ def test_loading_says_once_what_it_does(capsys: pytest.CaptureFixture[str]) -> N
         for done in (1, 2):
             told("decoding images of photos", done, 2)
     assert capsys.readouterr().err == "decoding images of photos\n"
-
-
-def test_a_closed_standard_input_is_one_line() -> None:
-    line = f"{shlex.join(command('predict', 'mnist-mlp', '-'))} <&-"
-    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1

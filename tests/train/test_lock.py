@@ -102,10 +102,11 @@ def test_a_locked_folder_is_refused(
     [
         ([], "."),
         (["--resume"], "."),
+        (["--overwrite"], "."),
         (["--seeds", "0,1", "--resume"], "seed-0"),
         (["--continual.tasks", "2", "--draws", "0"], "binaryconnect/task-1"),
     ],
-    ids=["one", "resumed", "one of several seeds", "one of several tasks"],
+    ids=["one", "resumed", "in place of another", "one of several seeds", "one of several tasks"],
 )
 def test_the_command_line_refuses_a_locked_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], part: str, other: Holder
