@@ -203,7 +203,7 @@ def test_flags_may_stand_first_and_be_spelled_with_dashes_or_underscores(onebit:
         "inspect NET",
         "summary NET",
         "evaluate NET --dataset mnist-sample",
-        "export NET --to c -o c",
+        "export NET --to torch -o x.pth",
         "verify NET",
         "bench NET --rounds 1 --seconds 0.001 --batches 1",
     ],

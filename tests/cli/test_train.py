@@ -126,6 +126,18 @@ def test_a_used_folder_is_resumed_with_its_own_recipe_only(onebit: Onebit, run_f
     assert unchanged == {path: content for path, content in before.items() if path.name != "log.txt"}
 
 
+def test_a_training_that_stops_early_says_why(onebit: Onebit, tmp_path: Path) -> None:
+    toy = ["--dataset", "toy", "--model.widths", "64,4", "--schedule", "constant", "--threads", "1", "--epochs", "9"]
+    done = onebit("train", *toy, "--lr", "1e-12", "--patience", "1", "--out", tmp_path / "patient")
+    assert re.search(r"stopped after epoch 2; epoch 1,", done.out.splitlines()[-1])
+    again = onebit("train", "--resume", tmp_path / "patient", "--json").json
+    assert (again["last_epoch"], again["epochs"], again["chosen_epoch"]) == (2, 9, 1)
+    flags = ["--method", "real", "--lr", "1e37", "--precision", "fp32", "--out", tmp_path / "real"]
+    failed = onebit("train", *toy, *flags)
+    assert (failed.status, "loss" in failed.line) == (2, True)
+    assert failed.line.removeprefix("onebit: ") in (tmp_path / "real" / "log.txt").read_text()
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(onebit: Onebit, tmp_path: Path) -> None:
     """A file size limit stands in for the full disk: the checkpoint is the first file above it."""
     folder = tmp_path / "run"
