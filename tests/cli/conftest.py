@@ -12,17 +12,16 @@ import pytest
 from onebit.__main__ import main
 from onebit.data import DATASETS
 from support.command_line import SMALL, Onebit, Outcome
-from support.toy_training import no_waiting_for_the_disk
 
-__all__ = ["no_waiting_for_the_disk"]
 SAMPLE = DATASETS["mnist-sample"]
 READ_ONCE = replace(SAMPLE, read=functools.cache(SAMPLE.read))
 
 
 @pytest.fixture(autouse=True)
-def sample_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of commands read the sample of MNIST."""
+def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of commands read the sample of MNIST, and write small files, which need not be on the disk."""
     monkeypatch.setitem(DATASETS, "mnist-sample", READ_ONCE)
+    monkeypatch.setattr("onebit.common.files._fsync", lambda path, flags: None)
 
 
 @pytest.fixture
