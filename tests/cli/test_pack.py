@@ -97,7 +97,7 @@ def test_a_training_is_never_overwritten_and_a_real_net_not_packed(
     for name in ("best.safetensors", "final.safetensors"):
         before = (run_folder / name).read_bytes()
         for verb in ("pack", "export --to torch"):
-            assert "would overwrite" in onebit(*verb.split(), run_folder, "-o", run_folder / name).line
+            assert "overwrite" in onebit(*verb.split(), run_folder, "-o", run_folder / name).line
         assert (run_folder / name).read_bytes() == before
     assert onebit("pack", real_folder, "-o", tmp_path / "net.1bit").status == 2
     assert not (tmp_path / "net.1bit").exists()

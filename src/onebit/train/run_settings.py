@@ -91,7 +91,7 @@ def first_difference(began: Settings, last: Settings, now: Settings) -> tuple[st
 def change_in_words(name: str, was: Any, now: Any) -> str:
     """A changed setting; a whole float, such as a number of epochs, is written as an integer."""
     was, now = (short(value).removesuffix(".0") for value in (was, now))
-    return f"was trained with {name} = {was}, now it is {now}"
+    return f"the run has {name} = {was}, this command has {name} = {now}"
 
 
 def _of_callable(function: Any) -> Any:
