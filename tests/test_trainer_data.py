@@ -88,7 +88,7 @@ def test_regression_from_a_loader_resumes(tmp_path: Path) -> None:
     assert history.rows[-1].step == 24
     assert trainer.evaluate((X, VALUES)).metrics["r2"] == pytest.approx(history.rows[-1].validation_metrics["r2"])
     assert trainer.predict(X[:2]).shape == (2, 3)
-    with pytest.warns(UserWarning, match="loader"):
+    with pytest.warns(UserWarning, match="DataLoader"):
         again = make().fit(data, validation=(X, VALUES), metric="r2", folder=tmp_path, resume=True)
     assert again.rows == history.rows
     assert history.plot().width > 1000

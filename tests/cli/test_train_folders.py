@@ -348,7 +348,7 @@ def test_interrupted_tasks_are_not_overwritten(onebit: Onebit, tmp_path: Path, m
     for words, noun in (
         (["train", "digits-smoke", "--out", folder], "--overwrite"),
         (["train", "mnist-permuted", "--out", folder], "--overwrite"),
-        (["train", "digits-smoke", "--out", folder, "--resume"], "trained with"),
+        (["train", "digits-smoke", "--out", folder, "--resume"], "the run has"),
         (["train", "digits-smoke", "--seeds", "0-1", "--out", folder.parent], "seed-0"),
         (["report", folder, "-o", tmp_path / "report"], "continual.json"),
     ):

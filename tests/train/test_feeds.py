@@ -82,7 +82,7 @@ FORMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.filterwarnings("ignore:a loader resumes")
+@pytest.mark.filterwarnings("ignore:resuming at the start")
 def test_a_run_resumes_amid_a_pass_bit_for_bit(form: str, tmp_path: Path) -> None:
     make, options = FORMS[form]
 

@@ -125,7 +125,7 @@ def test_other_data_are_refused(started: Started, change: str) -> None:
         build(CASES["sign"]).fit(other_data()[change], started(CASES["sign"]), resume=True)
 
 
-@pytest.mark.filterwarnings("ignore:a loader resumes")
+@pytest.mark.filterwarnings("ignore:resuming at the start")
 def test_other_batches_of_a_custom_sampler_are_refused(tmp_path: Path) -> None:
     samples, stop = TensorDataset(torch.rand(16, 4), torch.arange(16) % 3), {"on_epoch": stop_after_epoch(1)}
     for count, epochs, error, options in ((4, 2, Stop, stop), (8, 1, CheckpointError, {"resume": True})):
