@@ -61,6 +61,7 @@ def test_a_loader_of_dicts_trains_as_one_of_pairs(name: str, answer: Any) -> Non
         assert (ours.train_error, ours.validation_loss) == (theirs.train_error, theirs.validation_loss)
     score = onebit.evaluate(model, data)
     assert score == onebit.evaluate(pairs, loader())
+    assert score.correct == onebit.evaluate(pairs, (X, Y)).correct
     mean = onebit.evaluate(model, data, weights="latent", train=data)
     assert mean == onebit.evaluate(pairs, loader(), weights="latent", train=loader())
 
