@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from onebit.train.feeds import DeviceBatches
 from onebit.train.step import Objective, optimizer_step
 
 numbers = onebit.train.precision
+Precision = Literal["bf16", "fp32"]
 
 
 NETS = {
@@ -69,7 +70,7 @@ def twin_of(recipe: Recipe) -> Recipe:
 class Steps:
     """A net on a device, as `onebit train` makes it, which trains on a batch of noise."""
 
-    def __init__(self, recipe: Recipe, *, mode: Mode, precision: str, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, *, mode: Mode, precision: Precision, device: torch.device) -> None:
         torch.manual_seed(0)
         entry: Any = onebit.data.DATASETS[recipe.dataset]
         shape, classes, batch = entry.input_shape, len(entry.classes or range(1000)), recipe.batch_size
@@ -89,7 +90,7 @@ class Steps:
         made, started = self.training, _now(self.x.device)
         for _ in range(count):
             onebit.quantizers.set_progress(made.model, 0.5)
-            objective = Objective(made.loss, self.precision, made.settings)
+            objective = Objective(made.loss, replace(made.settings, precision=self.precision))
             optimizer_step(self.forward, made.optimizer, self.x, self.y, objective)
             made.schedule.step()
         return (_now(self.x.device) - started) / count

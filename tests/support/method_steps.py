@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Steps:
 
     def step(self, precision: str) -> Tensor:
         made = self.training
-        objective = Objective(made.loss, precision, made.settings)
+        objective = Objective(made.loss, replace(made.settings, precision=precision))
         loss, *_ = optimizer_step(made.model, made.optimizer, self.x, self.y, objective)
         made.schedule.step()
         return loss

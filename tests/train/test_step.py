@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def batch(count: int = 10) -> tuple[Tensor, Tensor]:
 
 
 def objective(**settings: int) -> Objective:
-    return Objective(cross_entropy, "fp32", Fit(**settings))
+    return Objective(cross_entropy, Fit(**settings, precision="fp32"))
 
 
 class Keeper(torch.optim.SGD):
@@ -43,7 +44,7 @@ def gradients(settings: Fit, *, count: int = 10, loss=cross_entropy) -> tuple[li
     model = net()
     optimizer = Keeper(model.parameters(), lr=0.1)
     x, y = batch(count)
-    found, correct, _ = optimizer_step(model, optimizer, x, y, Objective(loss, "fp32", settings))
+    found, correct, _ = optimizer_step(model, optimizer, x, y, Objective(loss, replace(settings, precision="fp32")))
     assert all(p.grad is None for p in model.parameters())
     return optimizer.seen, found, correct
 

@@ -66,7 +66,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **op
         training.model,
         data,
         training.optimizer,
-        recipe.fit,
+        training.settings,
         loss=training.loss,
         schedule=training.schedule,
         augmentation=training.augmentation,
@@ -191,7 +191,7 @@ def train_stage(
     ranks.first(lambda: refuse_other_data(folder, data))
     machine = resolve_machine(recipe, ranks)
     torch.set_num_threads(machine.threads)
-    begun = recipe if start is None else replace(recipe, init_from=str(start))
+    begun = replace(recipe, precision=machine.precision, init_from=recipe.init_from if start is None else str(start))
     training = build_training(begun, data, device=machine.device, processes=ranks.world)
     if on_model is not None:
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
@@ -206,7 +206,7 @@ def train_stage(
             return on_epoch and on_epoch(row)
 
         history = fit_recipe(
-            replace(recipe, precision=machine.precision),
+            recipe,
             training,
             data,
             folder=folder,

@@ -185,7 +185,7 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
     losses = torch.zeros(steps, device=device)
     correct: Tensor | None = torch.zeros((), dtype=torch.float64, device=device)
     sums: dict[str, Tensor] = {}
-    objective = Objective(job.loss, job.fit.precision, job.fit, job.task, job.teacher, job.metrics, ranks)
+    objective = Objective(job.loss, job.fit, job.task, job.teacher, job.metrics, ranks)
     quantizers, checked = scheduled(job.model), 0
     job.model.train()
     switch_(job.optimizer, "train")

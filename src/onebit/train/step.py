@@ -32,7 +32,6 @@ class Objective:
     """
 
     loss: Loss
-    precision: str
     settings: Fit
     task: str | None = "classification"
     teacher: Teacher | None = None
@@ -46,7 +45,7 @@ class Objective:
         if self.teacher is None:
             return self.loss(logits, labels)
         seen = mapped(Tensor.clone, inputs) if self.settings.samples > 1 else inputs
-        return self.teacher.loss(self.loss, logits, labels, images=seen, precision=self.precision)
+        return self.teacher.loss(self.loss, logits, labels, images=seen, precision=self.settings.precision)
 
     @property
     def ignored(self) -> int | None:
@@ -161,7 +160,7 @@ def optimizer_step(
     again = objective.teacher is not None or settings.samples > 1  # forward may change inputs that are read again
     for done, (part, inputs, images, labels) in enumerate(passes, start=1):
         with ranks.gradients(forward, averaged=done == len(passes)):
-            with autocast(objective.precision, device):
+            with autocast(settings.precision, device):
                 logits = called(forward, mapped(Tensor.clone, inputs) if again else inputs)
             logits = floats(logits, objective.task)
             if done == 1 and (parts > 1 or ranks.world > 1):
