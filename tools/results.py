@@ -1,7 +1,7 @@
 """docs/results.md and the `measured` of recipes, from what is in docs/results: python -m tools.results
 
     python -m tools.results --take RUN...   first copy the results of finished runs; RUN may have several seeds
-    python -m tools.results --train         first train what methods.json lacks and time training steps (hours)
+    python -m tools.results --train         first train all methods, but for finished runs, and time their steps (hours)
 
 docs/results/NAME/result.json has the figures of a recipe, docs/results/NAME/seed-N.json those of several tasks, and
 docs/results/methods.json those of the methods: protocol -> method -> its command, the results of each seed, and the

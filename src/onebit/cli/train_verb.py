@@ -97,10 +97,11 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         say(f"usage: {USAGE}")
         return UsageError.exit_status
     recipe = train_request(command)
-    if command.print_config:
+    if command.print_config or command.explain:
         from onebit.runs.names import check_names
 
         check_names(recipe)
+    if command.print_config:
         answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=command.json)
         return 0
     if command.explain:

@@ -51,7 +51,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "optimizer": type(optimizer).__name__,
         "schedule": type(schedule).__name__,
         "augmentation": repr(job.augmentation),
-        "step": f"StepSettings({steps})",
+        "step": f"StepSettings({steps})",  # as in the checkpoints of runs that may resume
         "ema": job.fit.ema,
         "teacher": None if job.teacher is None else job.teacher.digest,
         "settings": of_states(optimizer.param_groups, stored) | flat(functions),

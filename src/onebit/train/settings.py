@@ -44,6 +44,11 @@ class SharedSettings(Checked):
 class Fit(SharedSettings):
     """How `fit` trains: the settings of `SharedSettings`, and these.
 
+    The batch size is 100 by default, or the number of samples if that is less; a loader keeps its batches. `patience`
+    looks at the figure that selects the best epoch. Balanced class weights are N/(K·n) for n of N labels and K classes.
+    `sync_norm` is not for models with activation checkpointing, which would repeat a part with the statistics of its
+    rank.
+
     Args:
         steps: optimizer steps in all, instead of `epochs`.
         steps_per_epoch: optimizer steps between two validations and checkpoints; by default a pass, or all steps of a
