@@ -43,8 +43,8 @@ def train(flags: str, seed: int) -> tuple[float, float, float]:
     recipe = train_request(read_command(shlex.split(f"mnist-fast --validation 0 --device cpu {flags} --seed {seed}")))
     started, before = time.perf_counter(), _cpu_seconds()
     data = onebit.runs.opening.load_recipe_data(recipe)
-    training = onebit.runs.model.build_training(recipe, data)
-    onebit.runs.run.fit_recipe(recipe, training, data)
+    training = onebit.runs.training.prepare(recipe, data)
+    training.fit(data)
     seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - before
     return 100 * onebit.evaluate(training.model, data.test, weights="binary").accuracy, seconds, cpu_seconds
 

@@ -24,8 +24,9 @@ import torch
 import onebit
 from benchmarks.shared import Clock, OwnClock, Rows, rows
 from onebit.cli.train_command import read_command, train_request
-from onebit.recipe import Recipe
-from onebit.runs.model import build_model, resolve_device, training_of
+from onebit.recipe import Recipe, build_recipe, merge
+from onebit.runs.model import build_model
+from onebit.runs.training import resolve_device, training_of
 from onebit.train.feeds import DeviceBatches
 from onebit.train.step import Objective, optimizer_step
 
@@ -61,10 +62,10 @@ def recipe_of(net: str, method: str, flags: str = "") -> Recipe:
 def twin_of(recipe: Recipe) -> Recipe:
     """The same net with real weights and activations, and the optimizer of the method, or Adam if torch lacks it."""
     real: Any = dict.fromkeys(("weight_quantizer", "weight_options", "input_quantizer", "input_options"))
-    optimizer = recipe.optimizer
-    name = "adam" if onebit.optim.OPTIMIZERS.entry(optimizer.name).own_rule else optimizer.name
-    optimizer = replace(optimizer, name=name, latent_clip=None, lr_scale=None, real_lr=None, own={})
-    return replace(recipe, model=replace(recipe.model, value=1.0, init="default", **real), optimizer=optimizer)
+    name = "adam" if recipe.optimizer.own_rule else recipe.optimizer.name
+    optimizer: Any = {"name": name, **dict.fromkeys(("latent_clip", "lr_scale", "real_lr"))}
+    changes = {"model": {**real, "value": 1.0, "init": "default"}, "optimizer": optimizer}
+    return build_recipe(merge(recipe.settings(), changes))
 
 
 class Steps:

@@ -24,7 +24,8 @@ from onebit.errors import OnebitError
 from onebit.recipe import build_recipe, read_settings
 from onebit.recipe.translations.json_config import flags_of, read_config
 from onebit.report.run_folders import read_runs
-from onebit.runs.run import open_run, train_run
+from onebit.runs.opening import open_run
+from onebit.runs.run import train_run
 from onebit.verification.inspection import inspect_file
 from support.hostile_files import damaged, forged_values, mutated
 from support.hostile_runs import DATA, TOY, bounded, folder, outcome, run

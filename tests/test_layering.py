@@ -30,7 +30,7 @@ TORCH_FREE_MODULES = {
     *("evaluation/scores.py", "evaluation/packed_nets.py", "evaluation/__init__.py", "evaluation/loss_table.py"),
     *("train/__init__.py", "train/settings.py", "runs/__init__.py", "runs/names.py"),
     *("quantizers/__init__.py", "optim/__init__.py", "models/__init__.py"),
-    *("quantizers/quantizer_table.py", "optim/optimizer_table.py", "models/model_table.py"),
+    *("quantizers/quantizer_table.py", "optim/settings.py", "models/settings.py"),
     *(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipe").rglob("*.py")),
 }
 """Modules without torch in packages that are for training otherwise: what packed nets use, and what a recipe is."""

@@ -16,7 +16,7 @@ from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import methods
 
 ROOT = Path(onebit.__file__).parent
-OWN_RULES = {name for name, entry in OPTIMIZERS.entries().items() if entry.own_rule}
+OWN_RULES = {name for name, entry in OPTIMIZERS.entries().items() if entry.settings.own_rule}
 NAMES = {*OWN_RULES, *MODELS, *WEIGHT_QUANTIZERS, *INPUT_QUANTIZERS, *methods()}
 WORDS = {
     **dict.fromkeys(("sign", "real", "stochastic"), "words of the subject"),
@@ -29,10 +29,11 @@ WORDS = {
 HOMES = {
     "quantizers/": {*WEIGHT_QUANTIZERS, *INPUT_QUANTIZERS, *methods(), *OWN_RULES},
     "models/": {*MODELS, "bireal"},
-    "optim/optimizer_table.py": {*OWN_RULES, *WEIGHT_QUANTIZERS},
+    "optim/settings.py": {*OWN_RULES, *WEIGHT_QUANTIZERS},
     "optim/__init__.py": {*OWN_RULES, "prox"},
     "optim/latents.py": {"bop", "bayesbinn"},
     "optim/bop.py": {"bop"},
+    "optim/one_pass.py": {"prox"},
     "optim/bayesbinn.py": {"bayesbinn", "concrete_sign"},
     "optim/prox.py": {"prox", "proxquant"},
     # translations of names and flags that other repositories have

@@ -21,7 +21,7 @@ def test_packages_are_loaded_by_their_names() -> None:
 def test_modules_of_packages_are_loaded_by_their_names() -> None:
     code = "import sys, onebit; onebit.common.memory, onebit.runtime.timing; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert onebit.runs.run.open_run.__name__ == "open_run"
+    assert onebit.runs.opening.open_run.__name__ == "open_run"
 
 
 @pytest.mark.parametrize("package", ["common", "evaluation", "models", "runs", "runtime", "train"])

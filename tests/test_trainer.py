@@ -20,7 +20,7 @@ from onebit.evaluation.modes import evaluate
 from onebit.layers import BinaryLinear, InputCoding, binary_layers
 from onebit.models import MLP
 from onebit.quantizers import Sign
-from onebit.runs.run import open_run
+from onebit.runs.opening import open_run
 
 OWN: dict[str, Any] = {"batch_size": 32, "device": "cpu", "precision": "fp32"}
 """Settings for a module."""

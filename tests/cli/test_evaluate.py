@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from onebit import Dataset, Trainer
 from onebit.__main__ import main
 from onebit.data import load_dataset, make_toy
+from onebit.runs.opening import open_run
 from onebit.runs.plain_state import save_plain
-from onebit.runs.run import open_run
 from support.command_line import SMALL, Onebit
 
 

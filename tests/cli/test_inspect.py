@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from onebit.evaluation.counts import summary
 from onebit.models import create_model
 from onebit.packed import InputSpec, RealDense, save
+from onebit.runs.opening import open_run
 from onebit.runs.plain_state import save_plain
-from onebit.runs.run import open_run
 from onebit.train.weights import save_weights
 from support.command_line import Onebit
 from support.packed_nets import Builder

@@ -20,7 +20,7 @@ from onebit.packed import load
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import read_settings
 from onebit.runs import own_model
-from onebit.runs.run import open_run
+from onebit.runs.opening import open_run
 from onebit.train.printing import TrainingPrinter
 from onebit.train.weights import read_state
 from support.command_line import Onebit, Outcome
@@ -382,7 +382,7 @@ def test_the_folders_of_trainer_and_fit_are_opened_with_their_code(onebit: Onebi
     assert "--model FILE.py:Class" in onebit("evaluate", "fitted").line
     named = ["--model", "mine.py:binary"]
     found = onebit("evaluate", "fitted", *named, "--json").json
-    code = library.recipe.ModelRecipe(name="mine.py:binary", coding="none", weight_quantizer=None)
+    code = library.models.settings.Custom(name="mine.py:binary", coding="none", weight_quantizer=None)
     right = library.evaluate(open_run("fitted", model=code).model, data.test).correct
     assert (found["dataset"], found["correct"]) == ("toy", right)
     assert onebit("verify", "fitted", *named).status == 0

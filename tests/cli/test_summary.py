@@ -8,7 +8,7 @@ import pytest
 
 from onebit.evaluation.counts import summary
 from onebit.packed import costs
-from onebit.runs.run import open_run
+from onebit.runs.opening import open_run
 from onebit.runtime import load
 from support.command_line import Onebit
 

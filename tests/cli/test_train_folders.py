@@ -17,7 +17,7 @@ from onebit.cli.seeds import parse_seeds, train_seeds
 from onebit.data import load_dataset
 from onebit.errors import CheckpointError, UsageError
 from onebit.recipe import Recipe, build_recipe, read_settings
-from onebit.runs import folders, run
+from onebit.runs import folders
 from onebit.runs.folders import seed_folder
 from onebit.train.printing import TrainingPrinter
 from onebit.train.ranks import ALONE
@@ -110,7 +110,7 @@ def test_without_a_step_the_old_run_is_kept_and_no_new_folder_left(
             (folder / name).write_text("")
         raise stop
 
-    monkeypatch.setattr(run, "fit_recipe", stopped)
+    monkeypatch.setattr("onebit.runs.training.fit", stopped)
     status = 130 if stop is KeyboardInterrupt else 2
     assert onebit("train", *SHORT, "--out", trained, "--overwrite").status == status
     assert content(trained) == before
@@ -234,7 +234,7 @@ def test_ctrl_c_says_how_to_go_on(onebit: Onebit, tmp_path: Path, monkeypatch: p
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onebit.runs.run.fit_recipe", interrupted)
+    monkeypatch.setattr("onebit.runs.training.fit", interrupted)
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))\n"
     )

@@ -14,9 +14,10 @@ from onebit.data import Split
 from onebit.errors import FoldError
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, RPReLU
+from onebit.models import settings
 from onebit.packed import Affine, Certificate, PackedNet, Prelu, Sign, Threshold, dumps, loads
 from onebit.quantizers import BinaryInput, Quantizer, SteSign
-from onebit.recipe import ModelRecipe, build_recipe, merge, methods
+from onebit.recipe import build_recipe, merge, methods
 from onebit.recipe.defaults import default_settings
 from onebit.runs.model import build_model
 from onebit.runs.plain_state import plain_state_dict
@@ -41,7 +42,7 @@ CASES = [  # a Bi-Real net has no real inputs
 ]
 
 
-def recipe_of(net: str, method: str) -> ModelRecipe:
+def recipe_of(net: str, method: str) -> settings.Model:
     asked = build_recipe(merge({"model": {"name": net}}, METHODS[method]))
     settings = merge(default_settings(asked, method=method), {"model": {"name": net, **NETS[net]}})
     return build_recipe(merge(settings, METHODS[method])).model

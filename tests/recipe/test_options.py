@@ -1,4 +1,4 @@
-"""Every entry of the tables of models, optimizers and quantizers, and every option that one declares."""
+"""Every entry of the tables of models, optimizers and quantizers, and the settings of each."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import copy
 import dataclasses
 import inspect
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from onebit.common.augmentation import Augmentation
-from onebit.common.entries import Entry, load
-from onebit.common.fields import read
+from onebit.common.entries import Entry
+from onebit.common.fields import descriptions, field_types, read
+from onebit.errors import UsageError
 from onebit.models import MODELS, create_model
+from onebit.models.settings import Custom, Mlp, Model
 from onebit.optim import OPTIMIZERS
+from onebit.optim.settings import Adam, Bop, Optimizer
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
-from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe, methods
-from onebit.recipe.options import declared, descriptions
+from onebit.recipe import Recipe, build_recipe, method_settings, methods, read_settings
+from onebit.recipe.request import request_recipe
 
-PARTS = {"model": ModelRecipe, "optimizer": OptimizerRecipe}
-OPTIONS = [(part, name) for part in PARTS for name in declared(part)]
-ENTRIES = {
+ENTRIES: dict[str, Entry] = {
     f"{kind} {name}": entry
     for kind, table in (
         ("model", MODELS),
@@ -31,51 +34,98 @@ ENTRIES = {
     )
     for name, entry in table.entries().items()
 }
+SETTINGS = sorted(
+    {kind for table in (MODELS, OPTIMIZERS) for row in table.entries().values() for kind in row.settings.__mro__[:-2]},
+    key=lambda kind: kind.__name__,
+)
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
 def test_what_an_entry_names_is_there(entry: Entry) -> None:
     assert callable(entry.object)
-    for name in ("build", "factors", "prepare"):
-        assert callable(load(getattr(entry, name, None) or len))
-    for names in (getattr(entry, "trains", None), getattr(entry, "trained_by", None)):
+    trains = entry.settings.trains if hasattr(getattr(entry, "settings", None), "trains") else None
+    for names in (trains, getattr(entry, "trained_by", None)):
         assert set(names or ()) <= {*OPTIMIZERS, *WEIGHT_QUANTIZERS}
+    assert set(getattr(entry, "of_optimizer", ())) <= field_types(Optimizer).keys()
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if MODELS.entry(name).options])
-def test_the_options_of_a_model_are_its_arguments(name: str) -> None:
-    values = {option.name: {"padding": "same"}.get(option.name) for option in MODELS.entry(name).options}
+@pytest.mark.parametrize("name", MODELS)
+def test_the_settings_of_a_model_are_its_arguments(name: str) -> None:
+    kind = MODELS.entry(name).settings
+    own = {
+        item.name: {"padding": "same"}.get(item.name) for item in dataclasses.fields(kind)[len(field_types(Model)) :]
+    }
     with torch.device("meta"):
-        create_model(name, **values)
+        create_model(name, **own)
 
 
-@pytest.mark.parametrize(("part", "name"), OPTIONS)
-def test_an_option_has_a_valid_default_and_a_name_of_its_own(part: str, name: str) -> None:
-    option = declared(part)[name].option
-    assert name not in {item.name for item in dataclasses.fields(PARTS[part])}
-    for default in (option.default, "null" if option.default is None else str(option.default)):
-        assert read(default, option.kind, name=name) == option.default
-    assert option.text
-    assert getattr(PARTS[part](), name) == option.default
-    assert not option.text.endswith(".")
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_setting_has_a_valid_default_and_a_description(kind: Any) -> None:
+    assert inspect.getdoc(kind)
+    described = descriptions(kind)
+    for item in dataclasses.fields(kind):
+        for default in (item.default, "null" if item.default is None else str(item.default)):
+            assert read(default, field_types(kind)[item.name], name=item.name) == item.default
+        assert described[item.name]
+        assert not described[item.name].endswith(".")
 
 
 def test_a_rule_of_its_own_is_part_of_a_method() -> None:
-    own = {name for name, entry in OPTIMIZERS.entries().items() if entry.own_rule}
+    own = {name for name, entry in OPTIMIZERS.entries().items() if entry.settings.own_rule}
     assert own == {row["optimizer"].get("name") for row in methods().values()} & own
     assert all(inspect.isclass(OPTIMIZERS[name]) for name in own)
 
 
-def test_a_part_is_a_value() -> None:
-    part = OptimizerRecipe(name="bop", gamma=0.5)
-    assert part == OptimizerRecipe(name="bop", own={"gamma": 0.5}) != OptimizerRecipe(name="bop")
-    assert OptimizerRecipe(gamma=1e-4) == OptimizerRecipe()
+def test_settings_are_a_value() -> None:
+    bop = Bop(gamma=0.5)
+    assert bop == build_recipe({"optimizer": {"name": "bop", "gamma": 0.5}}).optimizer != Bop()
     assert hash(Recipe()) == hash(Recipe())
-    for copied in (copy.copy(part), copy.deepcopy(part), pickle.loads(pickle.dumps(part)), dataclasses.replace(part)):
-        assert copied == part
-    assert dataclasses.replace(part, threshold=0.5).settings()["gamma"] == 0.5
+    for copied in (copy.copy(bop), copy.deepcopy(bop), pickle.loads(pickle.dumps(bop)), dataclasses.replace(bop)):
+        assert copied == bop
     with pytest.raises(dataclasses.FrozenInstanceError):
-        part.lr = 1.0  # type: ignore[misc]
+        bop.lr = 1.0  # type: ignore[misc]
+
+
+def test_a_name_chooses_the_class_of_the_settings() -> None:
+    recipe = build_recipe({"model": {"name": "nets.py:Net", "arguments": {"units": 3}}, "optimizer": {"name": "adamw"}})
+    assert type(recipe.model) is Custom
+    assert recipe.model.arguments == {"units": 3}
+    assert recipe.optimizer == Adam(name="adamw")
+    assert Recipe().model == Mlp()
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "lost"),
+    [
+        ({"name": "bop", "gamma": 0.5}, {"name": "adam"}, "optimizer.gamma"),
+        ({"name": "bayesbinn", "prior": True}, {"name": "bop"}, "optimizer.prior"),
+    ],
+)
+def test_an_option_of_another_optimizer_is_dropped_from_a_base_and_refused_from_the_user(
+    tmp_path: Path, base: dict[str, Any], over: dict[str, Any], lost: str
+) -> None:
+    file = tmp_path / "base.yaml"
+    file.write_text(build_recipe({"name": "base", "optimizer": base}).to_yaml(), encoding="utf-8")
+    changed = request_recipe({"optimizer.name": over["name"]}, file)
+    assert changed.optimizer.name == over["name"]
+    assert lost not in changed.values()
+    extended = tmp_path / "mine.yaml"
+    extended.write_text(f"extends: {file}\noptimizer: {{name: {over['name']}}}\n", encoding="utf-8")
+    assert lost not in build_recipe(read_settings(extended)).values()
+    option = lost.partition(".")[2]
+    extended.write_text(f"optimizer: {{name: {over['name']}, {option}: {base[option]}}}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=option):
+        read_settings(extended)
+    with pytest.raises(UsageError, match=option):
+        request_recipe({"optimizer.name": over["name"], lost: str(base[option])}, file)
+
+
+def test_the_settings_of_a_quantizer_belong_to_it() -> None:
+    settings = method_settings("proxquant")
+    assert build_recipe(settings).optimizer.prox_strength is not None
+    assert build_recipe(settings, {"model.weight_quantizer": "sign"}).optimizer.prox_strength is None
+    with pytest.raises(UsageError, match="prox"):
+        request_recipe({"optimizer.prox_strength": "3"})
 
 
 def test_a_field_is_described_by_its_line_under_args_alone() -> None:

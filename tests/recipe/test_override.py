@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from onebit.errors import UnknownNameError
-from onebit.models import create_model
 from onebit.recipe import (
     Recipe,
     build_recipe,
@@ -26,7 +25,8 @@ from onebit.recipe import (
 )
 from onebit.recipe.override import is_of_methods
 from onebit.recipe.request import origins, request_recipe
-from onebit.runs.optimizer import check_settings
+from onebit.runs.model import build_model
+from onebit.runs.training import training_of
 
 NETS: dict[str, dict[str, Any]] = {
     "mlp": {"dataset": "mnist", "epochs": 3, "model": {"name": "mlp", "widths": [784, 4, 10], "norm_eps": 1e-3}},
@@ -52,7 +52,7 @@ def shipped(name: str) -> Recipe:
 
 def parts(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """By flag name: the settings of methods, and the others; missing ones have their defaults."""
-    values = Recipe().values() | flatten(settings)
+    values = build_recipe(settings).values()
     own = {name: value for name, value in values.items() if name.startswith(METHOD_FIELDS)}
     return own, {name: value for name, value in values.items() if name not in own and name not in TOLD}
 
@@ -90,8 +90,7 @@ def test_a_method_replaces_every_setting_of_methods(after: str) -> None:
     recipe = build_recipe(with_method(build_recipe(merge(NETS["mlp"], odd)), after))
     assert parts(recipe.settings())[0] == parts(plain("mlp", after).settings())[0]
     assert recipe.optimizer.accumulate == 2
-    options = recipe.model.options() | {"input_shape": (1, 28, 28), "classes": 10}
-    check_settings(recipe, create_model(options.pop("name"), **options))
+    training_of(recipe, build_model(recipe.model, input_shape=(1, 28, 28), classes=10), images=100, labels=100)
     assert method_of(recipe) == after
 
 

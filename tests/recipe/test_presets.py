@@ -14,8 +14,7 @@ from onebit.data import Dataset, load_dataset
 from onebit.layers import binary_layers
 from onebit.packed import PackedNet
 from onebit.recipe import Recipe, build_recipe, default_settings, merge, method_settings, methods
-from onebit.runs.model import build_training
-from onebit.runs.run import fit_recipe
+from onebit.runs.training import prepare
 from onebit.runtime import run
 from support.covering import covering
 
@@ -43,7 +42,7 @@ def recipe_of(method: str, net: str, **settings: Any) -> Recipe:
 @pytest.mark.parametrize("method", ["bnn", "irnet", "recu", "adabin"])
 def test_gradients_do_not_grow_from_layer_to_layer(method: str, toy: Dataset) -> None:
     """Of the sums of 18 convolutions: with gradients of signs that double in each layer training ends with NaN."""
-    model = build_training(recipe_of(method, "resnet20"), toy).model
+    model = prepare(recipe_of(method, "resnet20"), toy).model
     images = torch.as_tensor(toy.train.images)
     torch.nn.functional.cross_entropy(model(images), torch.as_tensor(toy.train.labels)).backward()
     norms = [layer.weight for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
@@ -54,8 +53,8 @@ def test_gradients_do_not_grow_from_layer_to_layer(method: str, toy: Dataset) ->
 def test_every_method_trains_and_packs_every_kind_of_net(method: str, net: str, toy: Dataset) -> None:
     """Daily each method with one net."""
     recipe = recipe_of(method, net)
-    training = build_training(recipe, toy)
-    history = fit_recipe(recipe, training, toy)
+    training = prepare(recipe, toy)
+    history = training.fit(toy)
     assert [row.step for row in history] == [2, 4]
     assert all(math.isfinite(row.train_loss) and math.isfinite(row.validation_loss or 0) for row in history)
     if method == "real":
@@ -76,9 +75,9 @@ def test_every_method_learns_within_a_few_steps(method: str) -> None:
     data = load_dataset("toy")
     data = Dataset("toy", data.train[:256], data.train[:0], data.test[:32], data.classes)
     recipe = recipe_of(method, "mlp", epochs=10)
-    training = build_training(recipe, data)
+    training = prepare(recipe, data)
     before = [parameter.detach().clone() for parameter in training.model.parameters()]
-    rows = fit_recipe(recipe, training, data).rows
+    rows = training.fit(data).rows
     if method == "real":
         assert not any(map(torch.equal, before, training.model.parameters()))
     else:

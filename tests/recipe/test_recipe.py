@@ -17,6 +17,8 @@ import yaml
 from onebit.common.fields import read
 from onebit.data import DATASETS
 from onebit.errors import UsageError
+from onebit.models.settings import Model
+from onebit.optim.settings import Optimizer
 from onebit.recipe import (
     DESCRIPTIVE,
     Recipe,
@@ -28,14 +30,14 @@ from onebit.recipe import (
     recipe_names,
     recipe_path,
 )
-from onebit.recipe.options import declared
-from support.field_values import TYPES, right_values
+from onebit.recipe.sections import foreign, own_types
+from support.field_values import TYPES, owner_of, right_values
 
 
 def value_of(recipe: Recipe, flag: str) -> Any:
     found: Any = recipe
     for part in flag.split("."):
-        found = getattr(found, part)
+        found = getattr(found, part, None)
     return found
 
 
@@ -55,15 +57,16 @@ def some_value(flag: str) -> Any:
     raise AssertionError(flag)
 
 
-def all_flags() -> dict[str, str]:
+def all_flags(**chosen: str) -> dict[str, str]:
     names = [flag for flag in flag_names() if flag not in ("augmentation.min_area", "model.name", "optimizer.name")]
-    return {flag: flag_text(some_value(flag)) for flag in names}
+    flags = {flag: flag_text(some_value(flag)) for flag in names} | chosen
+    return {flag: text for flag, text in flags.items() if flag not in foreign(flags, flags)}
 
 
 @pytest.mark.parametrize("flag", flag_names())
 def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
-    expected, default = some_value(flag), Recipe()
-    recipe = build_recipe({}, {flag: flag_text(expected)})
+    expected, default = some_value(flag), build_recipe({}, owner_of(flag))
+    recipe = build_recipe({}, {**owner_of(flag), flag: flag_text(expected)})
     assert value_of(recipe, flag) == expected
     assert type(value_of(recipe, flag)) is type(expected)
     if flag in ("model.name", "optimizer.name"):  # which have options of their own
@@ -78,8 +81,15 @@ def test_flags_lie_over_the_file_which_lies_over_the_defaults() -> None:
     assert (recipe.epochs, recipe.optimizer.lr, recipe.optimizer.name, recipe.batch_size) == (3, 0.25, "sgd", 100)
 
 
-def test_yaml_and_json_round_trips_of_a_recipe_made_by_flags(tmp_path: Path) -> None:
-    recipe = build_recipe({}, all_flags())
+@pytest.mark.parametrize(
+    ("model", "optimizer", "quantizer"),
+    [("mlp", "adam", "sign"), ("resnet18", "bop", "prox"), ("unet", "bayesbinn", "xnor")],
+)
+def test_yaml_and_json_round_trips_of_a_recipe_made_by_flags(
+    tmp_path: Path, model: str, optimizer: str, quantizer: str
+) -> None:
+    chosen = {"model.name": model, "optimizer.name": optimizer, "model.weight_quantizer": quantizer}
+    recipe = build_recipe({}, all_flags(**chosen))
     again = build_recipe(read_settings(file_of(tmp_path, recipe.to_yaml())))
     assert again == recipe
     assert again.to_yaml() == recipe.to_yaml()
@@ -97,8 +107,8 @@ def test_the_written_recipe_is_complete() -> None:
             for name in (names(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key])
         ]
 
-    others = {f"{part}.{name}" for part, chosen in (("model", "mlp"), ("optimizer", "adam"))
-              for name, option in declared(part).items() if chosen not in option.entries}  # fmt: skip
+    others = {f"{part}.{name}" for part, kind, chosen in (("model", Model, "mlp"), ("optimizer", Optimizer, "adam"))
+              for name, (_, _, entries) in own_types(kind).items() if chosen not in entries}  # fmt: skip
     assert {"optimizer.gamma", "model.stem"} < others
     expected = [name for name in flag_names() if name not in others]
     assert names(written) == sorted(expected, key=lambda name: name not in DESCRIPTIVE)

@@ -9,7 +9,7 @@ import pytest
 
 from onebit.errors import UsageError
 from onebit.recipe import build_recipe
-from support.field_values import TYPES, right_values, wrong_values
+from support.field_values import TYPES, owner_of, right_values, wrong_values
 
 NEEDED = {"schedule.name": {"schedule.step_size": 1, "schedule.milestones": [1]}}
 """Fields without which some values of another field are refused."""
@@ -22,15 +22,15 @@ assert len(BOUNDED) > 80
 def test_null_is_a_value_only_of_a_field_that_may_be_open() -> None:
     for name, hint in TYPES.items():
         if type(None) in get_args(hint):
-            assert build_recipe({}, {name: "null"}) == build_recipe({}, {name: None})
+            assert build_recipe({}, owner_of(name) | {name: "null"}) == build_recipe({}, owner_of(name) | {name: None})
         elif hint in (bool, int, float, str):
             with pytest.raises(UsageError, match=f"^{name}: "):
-                build_recipe({}, {name: None})
+                build_recipe({}, owner_of(name) | {name: None})
 
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_the_bounds_of_every_field(name: str) -> None:
-    beside = NEEDED.get(name, {})
+    beside = NEEDED.get(name, {}) | owner_of(name)
     for value in right_values(TYPES[name]):
         found: Any = build_recipe({}, beside | {name: value})
         for part in name.split("."):

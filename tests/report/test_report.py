@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from onebit.errors import DataError, FormatError, UsageError
-from onebit.recipe import ModelRecipe, OptimizerRecipe
+from onebit.models.settings import Mlp
+from onebit.optim.settings import Adam
 from onebit.report import compare_runs, drawing, write_report
 from onebit.report.curves import per_epoch
 from onebit.report.run_folders import differing_settings, find_folders, group_runs, read_runs
@@ -38,7 +39,7 @@ def test_a_report_writes_pictures_and_one_page(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_ink")
 def test_the_page_holds_runs_pictures_and_settings_and_fetches_nothing(tmp_path: Path) -> None:
     first = make_run(tmp_path / "first")
-    second = make_run(tmp_path / "second", recipe=replace(RECIPE, name="fast", optimizer=OptimizerRecipe(lr=0.25)))
+    second = make_run(tmp_path / "second", recipe=replace(RECIPE, name="fast", optimizer=Adam(lr=0.25)))
     files = write_report([first, second], tmp_path / "report")
     page = files[-1].read_text(encoding="utf-8")
     embedded = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
@@ -88,7 +89,7 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
     again = [make_run(tmp_path / "a"), make_run(tmp_path / "a-2")]
     assert [(row["label"], row["seeds"]) for row in compare_runs(again)] == [("tiny, a", [0]), ("tiny, a-2", [0])]
     assert [row["test"]["binary"]["sd"] for row in compare_runs(again)] == [None, None]
-    slow = make_run(tmp_path / "b", recipe=replace(RECIPE, optimizer=OptimizerRecipe(lr=0.25)))
+    slow = make_run(tmp_path / "b", recipe=replace(RECIPE, optimizer=Adam(lr=0.25)))
     other = make_run(tmp_path / "c", recipe=replace(RECIPE, seed=1))
     rows = compare_runs([*again, slow, other])
     labels = ["tiny, a … c", "tiny, a-2", "tiny, optimizer.lr 0.25"]
@@ -156,7 +157,7 @@ def test_mean_and_sd_per_epoch() -> None:
 
 
 def test_runs_of_one_recipe_with_other_settings_get_different_labels(tmp_path: Path) -> None:
-    slow = replace(RECIPE, optimizer=OptimizerRecipe(lr=0.01), seed=4)
+    slow = replace(RECIPE, optimizer=Adam(lr=0.01), seed=4)
     three = replace(RECIPE, batch_size=7, epochs=9, split_seed=3)
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", recipe=slow)]
     groups = group_runs(read_runs(runs))
@@ -168,7 +169,7 @@ def test_runs_of_one_recipe_with_other_settings_get_different_labels(tmp_path: P
 
 @pytest.mark.usefixtures("no_ink")
 def test_options_of_a_quantizer_are_settings_that_may_be_missing(tmp_path: Path) -> None:
-    options = ModelRecipe(weight_quantizer="concrete_sign", weight_options={"temperature": 0.5})
+    options = Mlp(weight_quantizer="concrete_sign", weight_options={"temperature": 0.5})
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", recipe=replace(RECIPE, model=options))]
     differing = differing_settings(group_runs(read_runs(runs)))
     assert "model.weight_options.temperature" in differing
@@ -186,7 +187,7 @@ def test_hostile_names_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         dataset=HOSTILE,
         loss="a_b$",
         reference=HOSTILE,
-        model=ModelRecipe(weight_quantizer=HOSTILE),
+        model=Mlp(weight_quantizer=HOSTILE),
     )
     rows = [row(1, validation_weights=HOSTILE)]
     run = make_run(tmp_path / "<b>run $\\frac{$", recipe=recipe, rows=rows, accuracy=None, weights=True)

@@ -9,7 +9,8 @@ import pytest
 
 from onebit.errors import UsageError
 from onebit.models import MODELS
-from onebit.recipe import ModelRecipe, Recipe, build_recipe
+from onebit.models.settings import Mlp
+from onebit.recipe import Recipe, build_recipe
 from onebit.runs.resolve import resolve
 from onebit.train.ranks import Ranks
 from support.covering import DEEPER, covering
@@ -32,10 +33,10 @@ def test_a_check_takes_no_memory() -> None:
     resolve(build_recipe({"dataset": "arrays", "model": {"widths": [50, 3]}, "batch_size": 5000}))
     resolve(Recipe())  # imports
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    resolve(Recipe(model=ModelRecipe(widths=(784, 20_000, 20_000, 10))))  # 1.7 GB of them
+    resolve(Recipe(model=Mlp(widths=(784, 20_000, 20_000, 10))))  # 1.7 GB of them
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
     with pytest.raises(UsageError, match="4,003 GB"):
-        resolve(Recipe(model=ModelRecipe(widths=(784, 1_000_000, 1_000_000, 10))))
+        resolve(Recipe(model=Mlp(widths=(784, 1_000_000, 1_000_000, 10))))
 
 
 def test_the_processes_that_train_together_are_checked() -> None:

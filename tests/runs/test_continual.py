@@ -16,7 +16,7 @@ from onebit.evaluation.modes import evaluate
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
 from onebit.runs import continual
 from onebit.runs.continual import arms, task_recipe, train_continual
-from onebit.runs.run import open_run
+from onebit.runs.opening import open_run
 from onebit.train.weights import read_state
 
 
@@ -147,7 +147,6 @@ def test_the_arms_share_all_that_the_methods_do_not_set() -> None:
         "optimizer.lr",
         "optimizer.latent_clip",
         "optimizer.clip_grad_value",
-        "optimizer.lagged_mean",
     }
     assert (both["ste"].optimizer.name, both["ste"].optimizer.lr, both["ste"].epochs) == ("adam", 0.01, 100)
     assert list(arms(replace(own, continual=replace(own.continual, own="bop")))) == ["bop", "ste"]

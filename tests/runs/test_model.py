@@ -28,11 +28,11 @@ from onebit.recipe import (
     read_settings,
     recipe_path,
 )
-from onebit.runs.model import build_model, build_training
+from onebit.runs.model import build_model
 from onebit.runs.plain_state import plain_state_dict
-from onebit.runs.run import fit_recipe
+from onebit.runs.training import prepare
 from onebit.train.loop import fit
-from onebit.train.schedules import SCHEDULES
+from onebit.train.settings import SCHEDULES
 from onebit.train.weights import load_weights, save_weights
 from support.covering import covering, recipe_traits
 from support.recipe_nets import RECIPES, small, whole, without_runs
@@ -48,7 +48,7 @@ def recipe(**settings: Any) -> Recipe:
 def test_every_optimizer_is_built_and_takes_a_step(data: Dataset, name: str) -> None:
     model = {"weight_quantizer": "concrete_sign" if name == "bayesbinn" else "sign"}
     optimizer = {"name": name, "lr": 0.01, "gamma": 1.0, "threshold": 0.0}
-    training = build_training(recipe(optimizer=optimizer, model=model, epochs=0.25), data)
+    training = prepare(recipe(optimizer=optimizer, model=model, epochs=0.25), data)
     assert type(training.optimizer) is OPTIMIZERS[name]
     before = training.model.linear1.weight.clone()
     fit(training.model, data, training.optimizer, epochs=0.25, batch_size=32, schedule=training.schedule)
@@ -58,7 +58,7 @@ def test_every_optimizer_is_built_and_takes_a_step(data: Dataset, name: str) -> 
 def test_the_groups_are_those_of_the_recipe(data: Dataset) -> None:
     settings = {"name": "sgd", "lr": 0.5, "lr_scale": "glorot", "latent_clip": 0.5}
     settings |= {"weight_decay": 0.1, "momentum": 0.9}
-    built = build_training(recipe(optimizer=settings, model={"real_last": True}), data)
+    built = prepare(recipe(optimizer=settings, model={"real_last": True}), data)
     groups = built.optimizer.param_groups
     scale = 1 / math.sqrt(1.5 / 80)
     rates = [group["initial_lr"] for group in groups]
@@ -69,28 +69,28 @@ def test_the_groups_are_those_of_the_recipe(data: Dataset) -> None:
 
 
 def test_the_loss_and_label_smoothing(data: Dataset) -> None:
-    assert build_training(recipe(loss="hinge"), data).loss is LOSSES["hinge"]
+    assert prepare(recipe(loss="hinge"), data).loss is LOSSES["hinge"]
     logits, labels = torch.tensor([[2.0, 0.0, -1.0, 0.5]]), torch.tensor([0])
-    found = build_training(recipe(label_smoothing=0.2), data).loss(logits, labels)
+    found = prepare(recipe(label_smoothing=0.2), data).loss(logits, labels)
     assert float(found) == pytest.approx(float(nn.CrossEntropyLoss(label_smoothing=0.2)(logits, labels)))
 
 
 def test_class_weights_reach_the_loss_and_need_classes(data: Dataset) -> None:
     rows = []
     for weights in (None, [5, 1, 1, 1], [0, 0, 0, 0]):
-        training = build_training(made := recipe(class_weights=weights), data)
-        rows.append(fit_recipe(made, training, data).rows[0].train_loss)
+        training = prepare(recipe(class_weights=weights), data)
+        rows.append(training.fit(data).rows[0].train_loss)
     assert rows[2] == 0
     assert len({*rows}) == 3
     with pytest.raises(UsageError, match="class_weights"):
-        build_training(recipe(class_weights="balanced", loss="mse"), data)
+        prepare(recipe(class_weights="balanced", loss="mse"), data)
 
 
 @pytest.mark.parametrize("name", sorted({*SCHEDULES} - {"plateau"}))
 def test_every_schedule_is_built_in_steps_of_the_data(data: Dataset, name: str) -> None:
     """128 images in batches of 32 are 4 steps an epoch, 40 in 10 epochs."""
     schedule = {"name": name, "final_lr": 0.001, "warmup": 1.0, "milestones": [3, 5.5], "step_size": 2.5, "gamma": 0.1}
-    built = build_training(recipe(schedule=schedule, epochs=10, optimizer={"lr": 0.1}), data)
+    built = prepare(recipe(schedule=schedule, epochs=10, optimizer={"lr": 0.1}), data)
     found = []
     for _ in range(41):
         found.append(built.optimizer.param_groups[-1]["lr"])
@@ -110,7 +110,7 @@ def test_every_schedule_is_built_in_steps_of_the_data(data: Dataset, name: str) 
 
 def test_a_plateau_lowers_every_rate_by_one_factor_down_to_the_final_rate(data: Dataset) -> None:
     schedule = {"name": "plateau", "gamma": 0.1, "patience": 1, "final_lr": 0.003}
-    built = build_training(recipe(schedule=schedule, optimizer={"lr": 0.1, "lr_scale": "glorot"}), data)
+    built = prepare(recipe(schedule=schedule, optimizer={"lr": 0.1, "lr_scale": "glorot"}), data)
     first = [group["lr"] for group in built.optimizer.param_groups]
     found = []
     for error in (0.5, 0.4, 0.4, 0.4, 0.3, 0.3, 0.3, 0.3, 0.3):  # lowered after the fourth and the seventh
@@ -123,12 +123,12 @@ def test_a_plateau_lowers_every_rate_by_one_factor_down_to_the_final_rate(data: 
 def test_a_plateau_and_a_decay_of_bop_exclude_each_other(data: Dataset) -> None:
     settings = {"model": {"weight_quantizer": "sign"}, "optimizer": {"name": "bop", "decay_epochs": 1}}
     with pytest.raises(UsageError, match="decay_epochs"):
-        build_training(recipe(**settings, schedule={"name": "plateau"}), data)
+        prepare(recipe(**settings, schedule={"name": "plateau"}), data)
 
 
 def test_the_final_rate_of_bop_is_that_of_its_real_parameters(data: Dataset) -> None:
     settings = {"model": {"weight_quantizer": "sign"}, "optimizer": {"name": "bop", "gamma": 0.01, "real_lr": 0.1}}
-    built = build_training(recipe(**settings, schedule={"name": "linear", "final_lr": 0.001}, epochs=2), data)
+    built = prepare(recipe(**settings, schedule={"name": "linear", "final_lr": 0.001}, epochs=2), data)
     for _ in range(8):
         built.optimizer.step()
         built.schedule.step()
@@ -139,20 +139,20 @@ def test_the_final_rate_of_bop_is_that_of_its_real_parameters(data: Dataset) -> 
 
 def test_augmentation_is_built_if_the_recipe_has_some(data: Dataset) -> None:
     """128 images shown 3 times in batches of 32 are 12 steps an epoch."""
-    assert build_training(recipe(), data).augmentation is None
+    assert prepare(recipe(), data).augmentation is None
     settings = {"schedule": {"name": "linear"}, "optimizer": {"lr": 0.1}, "augmentation": {"repeats": 3}}
-    repeated = build_training(recipe(**settings, epochs=2), data)
+    repeated = prepare(recipe(**settings, epochs=2), data)
     for _ in range(12):
         repeated.optimizer.step()
         repeated.schedule.step()
     assert repeated.optimizer.param_groups[-1]["lr"] == pytest.approx(0.05)
-    built = build_training(recipe(augmentation={"crop_padding": 2, "flip": True}), data).augmentation
+    built = prepare(recipe(augmentation={"crop_padding": 2, "flip": True}), data).augmentation
     assert built is not None
     assert (built.crop_padding, built.flip) == (2, True)
 
 
 def test_standardize_takes_the_statistics_of_the_training_images(data: Dataset) -> None:
-    model = build_training(recipe(model={"coding": "standardize"}), data).model
+    model = prepare(recipe(model={"coding": "standardize"}), data).model
     pixels = data.train.images.astype(float)
     assert model.coding.mean.flatten().tolist() == pytest.approx([pixels.mean()])
     assert model.coding.std.flatten().tolist() == pytest.approx([pixels.std()])
@@ -161,7 +161,7 @@ def test_standardize_takes_the_statistics_of_the_training_images(data: Dataset) 
 
 
 def test_the_seed_decides_the_initial_weights(data: Dataset) -> None:
-    first, again, other = (build_training(recipe(seed=seed), data).model.linear1.weight for seed in (1, 1, 2))
+    first, again, other = (prepare(recipe(seed=seed), data).model.linear1.weight for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -176,7 +176,7 @@ def test_the_seed_decides_the_initial_weights(data: Dataset) -> None:
 )
 def test_settings_that_do_not_fit_are_refused(data: Dataset, settings: dict[str, Any], noun: str) -> None:
     with pytest.raises(UsageError, match=noun):
-        build_training(recipe(**settings), data)
+        prepare(recipe(**settings), data)
 
 
 @pytest.mark.parametrize("name", ["cifar10-bayesbinn", "cifar100-ste"])
@@ -193,8 +193,8 @@ def test_the_vgg_of_bayesbinn_has_the_norms_of_its_authors(name: str) -> None:
 def test_a_plain_module_in_place_of_a_binary_net_is_refused(data: Dataset) -> None:
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
     with pytest.raises(UsageError, match="no binary layer"):
-        build_training(recipe(), data, model=plain)
-    assert build_training(recipe(model={"weight_quantizer": None}), data, model=plain).model is plain
+        prepare(recipe(), data, model=plain)
+    assert prepare(recipe(model={"weight_quantizer": None}), data, model=plain).model is plain
 
 
 # ---------------------------------------------------------------------------------------------------------- what ships
@@ -231,9 +231,9 @@ def shrunken(name: str) -> tuple[Recipe, Dataset]:
 def test_a_shipped_recipe_trains_two_steps(name: str) -> None:
     """Daily those that have every trait of a recipe among them."""
     recipe, tiny = shrunken(name)
-    built = build_training(recipe, tiny)
+    built = prepare(recipe, tiny)
     before = {key: value.clone() for key, value in built.model.state_dict().items()}
-    history = fit_recipe(recipe, built, tiny)
+    history = built.fit(tiny)
     assert history.rows[-1].step == 2
     weights = [key for key, value in before.items() if value.dim() >= 2 and "coding" not in key]
     assert weights
@@ -273,49 +273,49 @@ def test_small_latents_that_are_drawn_start_at_full_size(
     data: Dataset, tmp_path: Path, method: str, size: float
 ) -> None:
     """Draws of weights of a real net would be coin flips: the training would forget its start."""
-    real = build_training(recipe(model={"weight_quantizer": None}, optimizer={"latent_clip": None}), data)
+    real = prepare(recipe(model={"weight_quantizer": None}, optimizer={"latent_clip": None}), data)
     save_weights(tmp_path / "real.safetensors", real.model, {})
     start = {"init_from": str(tmp_path / "real.safetensors")}
     drawn = build_recipe(merge(merge(TOY, method_settings(method)), start))
-    started = build_training(drawn, data)
+    started = prepare(drawn, data)
     weights = real.model.state_dict()
     for name, layer in binary_layers(started.model):
         assert torch.equal(layer.weight, sign(weights[f"{name}.weight"]) * size)
 
     save_weights(tmp_path / "drawn.safetensors", started.model, {})
-    again = build_training(dataclasses.replace(drawn, init_from=str(tmp_path / "drawn.safetensors")), data)
+    again = prepare(dataclasses.replace(drawn, init_from=str(tmp_path / "drawn.safetensors")), data)
     assert all(torch.equal(w, v) for w, v in zip(again.model.parameters(), started.model.parameters(), strict=True))
 
 
 def test_missing_tensors_of_a_start_keep_initial_values_except_weights(data: Dataset, tmp_path: Path) -> None:
-    source = dict(build_training(recipe(seed=5), data).model.state_dict())
+    source = dict(prepare(recipe(seed=5), data).model.state_dict())
     norm = {name: source.pop(name) for name in list(source) if "norm2" in name}
     torch.save(source, tmp_path / "w.pth")
     with pytest.warns(UserWarning, match=f"{len(norm)} tensors"):
-        started = build_training(recipe(init_from=str(tmp_path / "w.pth")), data).model
+        started = prepare(recipe(init_from=str(tmp_path / "w.pth")), data).model
     assert float(started.norm2.weight.detach().min()) == 1
     torch.save({name: t for name, t in source.items() if name != "linear1.weight"}, tmp_path / "less.pth")
     with pytest.raises(CheckpointError, match="linear1"):
-        build_training(recipe(init_from=str(tmp_path / "less.pth")), data)
+        prepare(recipe(init_from=str(tmp_path / "less.pth")), data)
     with pytest.raises(UsageError, match="none"):
-        build_training(recipe(init_from=str(tmp_path / "none")), data)
+        prepare(recipe(init_from=str(tmp_path / "none")), data)
 
 
 def test_a_last_layer_with_other_outputs_is_reset(data: Dataset, tmp_path: Path) -> None:
     widths = TOY["model"]["widths"]
     part = np.zeros((4, *data.input_shape), np.uint8), np.arange(4) % 2
     few = Dataset.from_arrays(part, part)
-    source = build_training(recipe(model={"widths": [*widths[:-1], 2]}, seed=5), few).model
+    source = prepare(recipe(model={"widths": [*widths[:-1], 2]}, seed=5), few).model
     save_weights(tmp_path / "w.safetensors", source, {})
     with pytest.warns(UserWarning, match="linear2"):
-        started = build_training(recipe(init_from=str(tmp_path / "w.safetensors")), data).model.state_dict()
-    new = build_training(recipe(), data).model.state_dict()
+        started = prepare(recipe(init_from=str(tmp_path / "w.safetensors")), data).model.state_dict()
+    new = prepare(recipe(), data).model.state_dict()
     for name, tensor in source.state_dict().items():
         assert torch.equal(started[name], new[name] if name.startswith(("linear2", "norm2")) else tensor)
     wrong = {**source.state_dict(), "linear2.weight": torch.zeros(2, 3)}
     torch.save(wrong, tmp_path / "wrong.pth")
     with pytest.raises(CheckpointError, match="linear2"):
-        build_training(recipe(init_from=str(tmp_path / "wrong.pth")), data)
+        prepare(recipe(init_from=str(tmp_path / "wrong.pth")), data)
 
 
 class HeadFirst(nn.Module):
@@ -336,17 +336,17 @@ def test_the_last_layer_called_is_reset_for_other_classes(data: Dataset, tmp_pat
     trained, new, named = HeadFirst(), HeadFirst(), dataclasses.replace(data, classes=tuple("efgh"))
     save_weights(tmp_path / "w.safetensors", trained, known)
     before = {key: value.clone() for key, value in new.state_dict().items()}
-    build_training(asked, named, model=new)
+    prepare(asked, named, model=new)
     assert new.training
     for key, value in new.state_dict().items():
         assert torch.equal(value, (trained.state_dict() if key == "body.weight" else before)[key])
     save_weights(tmp_path / "w.safetensors", HeadFirst(twice=True), known)
     with pytest.raises(CheckpointError, match="classes"):
-        build_training(asked, named, model=HeadFirst(twice=True))
+        prepare(asked, named, model=HeadFirst(twice=True))
 
 
 def test_recompute_inputs_reaches_the_layers(data: Dataset) -> None:
     model = {**TOY["model"], "input_quantizer": "ste_sign"}
     for asked in (False, True):
-        built = build_training(build_recipe({**TOY, "model": model, "recompute_inputs": asked}), data).model
+        built = prepare(build_recipe({**TOY, "model": model, "recompute_inputs": asked}), data).model
         assert {layer.recompute_inputs for _, layer in binary_layers(built)} == {asked}

@@ -14,8 +14,8 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.recipe import Recipe, build_recipe, merge
 from onebit.runs import opening
 from onebit.runs.continual import train_continual
-from onebit.runs.opening import OTHER_FILES, load_run_data
-from onebit.runs.run import open_run, start_folder, train_run
+from onebit.runs.opening import OTHER_FILES, load_run_data, open_run
+from onebit.runs.run import start_folder, train_run
 from support.image_folders import masked_folder
 from support.toy_training import TOY, Stop, stop_after_epoch, toy_data
 

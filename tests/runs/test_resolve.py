@@ -9,8 +9,8 @@ import onebit
 from onebit.errors import UnknownNameError, UsageError
 from onebit.recipe import Recipe, build_recipe
 from onebit.runs import opening
-from onebit.runs.model import Machine
 from onebit.runs.resolve import resolve
+from onebit.runs.training import Machine
 from onebit.train.precision import resolve_precision
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ from onebit.errors import CheckpointError, FormatError
 from onebit.evaluation.modes import evaluate
 from onebit.recipe import Recipe, build_recipe, merge
 from onebit.runs.card import stored_result
-from onebit.runs.run import open_run, start_folder, train_run
+from onebit.runs.opening import open_run
+from onebit.runs.run import start_folder, train_run
 from onebit.train.history import EpochLog
 from onebit.train.weights import load_weights, read_weights
 from support.toy_training import TOY, Stop, toy_data

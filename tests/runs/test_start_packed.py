@@ -14,8 +14,8 @@ from onebit.data import load_dataset
 from onebit.evaluation import evaluate
 from onebit.packed import load, save
 from onebit.recipe import build_recipe, merge, read_settings, recipe_path
-from onebit.runs.model import build_training
 from onebit.runs.run import facts_of
+from onebit.runs.training import prepare
 from onebit.runtime import run
 from onebit.train.weights import save_weights
 
@@ -24,7 +24,7 @@ def started(recipe: str, net: Path | str, **settings: object) -> tuple[float, fl
     """Accuracy before the first step, of the model with binary weights and of the packed net."""
     data = load_dataset("mnist-sample")
     asked = merge(read_settings(recipe_path(recipe)), {"dataset": "mnist-sample", "init_from": str(net), **settings})
-    model = build_training(build_recipe(asked), data).model
+    model = prepare(build_recipe(asked), data).model
     found = evaluate(model, data.test, weights="binary", verbose=False).accuracy
     return found, float((run(load(net), data.test.images).argmax(axis=1) == data.test.labels).mean())
 
@@ -58,15 +58,15 @@ def test_a_last_layer_for_other_classes_begins_anew(
     there = net.classes if there is None else there
     assert there is not None
     recipe = build_recipe(read_settings(recipe_path("mnist-fast")))
-    new = build_training(recipe, replace(data, classes=here)).model.state_dict()
+    new = prepare(recipe, replace(data, classes=here)).model.state_dict()
     if kind == "packed":
         source = tmp_path / "net.1bit"
         save(replace(net, classes=there, certificate=None), source)
     else:
         source = tmp_path / "net.safetensors"
-        trained = build_training(replace(recipe, seed=5), data).model
+        trained = prepare(replace(recipe, seed=5), data).model
         save_weights(source, trained, {**facts_of(recipe, data), "classes": [*there]})
-    started = build_training(replace(recipe, init_from=str(source)), replace(data, classes=here)).model.state_dict()
+    started = prepare(replace(recipe, init_from=str(source)), replace(data, classes=here)).model.state_dict()
     same = {key: torch.equal(new[key], started[key]) for key in new if key.startswith("linear")}
     assert same == {key: anew and key.startswith("linear3") for key in same}
 
@@ -78,8 +78,8 @@ def test_a_last_layer_for_other_classes_begins_anew(
 def test_validation_images_that_were_trained_on_are_told(here: dict[str, int], seen: bool, tmp_path: Path) -> None:
     data, recipe = load_dataset("mnist-sample"), build_recipe(read_settings(recipe_path("digits-smoke")))
     recipe = replace(recipe, validation=1000)
-    save_weights(tmp_path / "w.safetensors", build_training(recipe, data).model, facts_of(recipe, data))
+    save_weights(tmp_path / "w.safetensors", prepare(recipe, data).model, facts_of(recipe, data))
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        build_training(replace(recipe, init_from=str(tmp_path / "w.safetensors"), **here), data)
+        prepare(replace(recipe, init_from=str(tmp_path / "w.safetensors"), **here), data)
     assert any("validation" in str(warning.message) for warning in found) == seen

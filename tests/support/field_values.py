@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from onebit.common.fields import Bound
-from onebit.recipe.settings import flag_types
+from onebit.recipe.sections import flag_types, owners
 
 TYPES = flag_types()
+
+
+def owner_of(flag: str) -> dict[str, str]:
+    """The flag that chooses a model, an optimizer or a quantizer with a setting."""
+    chosen_by, entries = owners().get(flag, ("", []))
+    return {chosen_by: entries[0]} if chosen_by else {}
 
 
 def kinds(hint: Any) -> Iterator[Any]:

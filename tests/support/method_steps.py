@@ -12,7 +12,8 @@ from onebit.cli.train_command import read_command, train_request
 from onebit.optim import finish_steps_
 from onebit.quantizers import scheduled
 from onebit.recipe import Recipe
-from onebit.runs.model import Training, build_model, training_of
+from onebit.runs.model import build_model
+from onebit.runs.training import Training, training_of
 from onebit.train.step import Objective, optimizer_step
 
 NETS = {"mlp": ("mnist", (1, 28, 28)), "resnet20": ("cifar10", (3, 32, 32))}

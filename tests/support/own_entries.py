@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.entries import Option
 from onebit.common.fields import Positive
 from onebit.data import DATASETS, DatasetEntry
 from onebit.data.splits import LoadedFiles
@@ -19,8 +18,10 @@ from onebit.export import EXPORTS, Target
 from onebit.fold import FOLDS
 from onebit.fold.chain import Pending
 from onebit.models import MODELS, ModelEntry
+from onebit.models.settings import Model
 from onebit.models.stack import ConvNet, Stack
-from onebit.optim import OPTIMIZERS, OptimizerEntry, OptimizerSetup
+from onebit.optim import OPTIMIZERS, OptimizerEntry
+from onebit.optim.settings import Optimizer, StepPlan
 from onebit.packed import OPS, Node, Value
 from onebit.quantizers import WEIGHT_QUANTIZERS, BinaryWeight, Quantizer, sign
 
@@ -43,10 +44,18 @@ class OwnOptimizer(torch.optim.SGD):
     """SGD."""
 
 
-def build_own(setup: OptimizerSetup) -> OwnOptimizer:
-    for group in setup.groups:
-        group["lr"] *= setup.settings.own_option
-    return OwnOptimizer(setup.groups)
+@dataclass(frozen=True)
+class OwnSettings(Optimizer):
+    """SGD.
+
+    Args:
+        own_option: factor on the learning rate
+    """
+
+    own_option: Positive = 1.0
+
+    def make(self, kind: Any, groups: list[dict[str, Any]], plan: StepPlan) -> torch.optim.Optimizer:
+        return OwnOptimizer([group | {"lr": group["lr"] * self.own_option} for group in groups])
 
 
 class Negate(nn.Module):
@@ -61,6 +70,17 @@ def own_net(*, input_shape: Sequence[int] = (1, 8, 8), classes: int = 4, own_uni
     net = Stack(input_shape, classes, **options).head(own_units)
     net.add_module("negate", Negate())
     return net
+
+
+@dataclass(frozen=True)
+class OwnUnits(Model):
+    """Two dense layers.
+
+    Args:
+        own_units: hidden units
+    """
+
+    own_units: int | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,12 +123,10 @@ epochs: 1
 batch_size: 32
 device: cpu
 """
-FACTOR = Option("own_option", Positive, 1.0, "factor on the learning rate")
-UNITS = Option("own_units", int | None, None, "hidden units")
 ROWS: list[tuple[Any, Any, Any]] = [
     (WEIGHT_QUANTIZERS, "own_sign", OwnSign),
-    (OPTIMIZERS, "own_optimizer", OptimizerEntry(OwnOptimizer, options=(FACTOR,), build=build_own)),
-    (MODELS, "own_net", ModelEntry(own_net, options=(UNITS,))),
+    (OPTIMIZERS, "own_optimizer", OptimizerEntry(OwnOptimizer, settings=OwnSettings)),
+    (MODELS, "own_net", ModelEntry(own_net, settings=OwnUnits)),
     (DATASETS, "own_data", OWN_DATA),
     (EXPORTS, "own_target", Target(text="arrays of NumPy", module="support.own_target", suffixes=(".npz",))),
     (OPS, "negate", NegateNode),

@@ -9,9 +9,10 @@ import torch
 
 from onebit.data import DATASETS
 from onebit.fold import pack
+from onebit.models.settings import Mlp, Model
 from onebit.nets import net_names
 from onebit.packed import PackedNet
-from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_names, recipe_path
+from onebit.recipe import Recipe, build_recipe, read_settings, recipe_names, recipe_path
 from onebit.runs.model import build_model
 from support.fold_nets import images_of, randomise
 
@@ -21,7 +22,7 @@ SMALL_SHAPES = {"imagenet": (3, 65, 70), "membrane": (1, 16, 16), "cifar10": (3,
 NARROW = {"vgg_small": 1 / 16, "alexnet": 1 / 16, "resnet18": 1 / 8, "resnet20": 0.5, "unet": 1 / 16}
 HIDDEN = 70  # units per layer of an mlp instead of 512 or 2,048
 
-Net = tuple[ModelRecipe, tuple[int, int, int], int]
+Net = tuple[Model, tuple[int, int, int], int]
 """A model, the shape of its images, and its number of classes."""
 
 
@@ -35,7 +36,8 @@ def whole(recipe: Recipe) -> Net:
 def small(recipe: Recipe) -> Net:
     """The same layers with fewer channels and pixels."""
     model, shape, classes = whole(recipe)
-    if model.widths is not None:
+    if isinstance(model, Mlp):
+        assert model.widths is not None
         model = replace(model, widths=(model.widths[0], *[HIDDEN] * (len(model.widths) - 2), model.widths[-1]))
     else:
         model = replace(model, width=NARROW[model.name])

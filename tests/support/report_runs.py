@@ -14,12 +14,13 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from onebit.recipe import ModelRecipe, Recipe
+from onebit.models.settings import Mlp
+from onebit.recipe import Recipe
 from onebit.report.run_folders import Group, RunResults
 from onebit.runs.result import Cell
 from onebit.train.history import EpochLog, History
 
-RECIPE = Recipe(name="tiny", model=ModelRecipe(widths=(4, 6, 10)), epochs=3)
+RECIPE = Recipe(name="tiny", model=Mlp(widths=(4, 6, 10)), epochs=3)
 
 
 def row(epoch: int, **changes: Any) -> EpochLog:

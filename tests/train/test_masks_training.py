@@ -20,8 +20,7 @@ from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import BinaryConv2d
 from onebit.optim import latent_groups
 from onebit.recipe import build_recipe
-from onebit.runs.model import build_training
-from onebit.runs.run import fit_recipe
+from onebit.runs.training import prepare
 from onebit.train.loop import fit
 from support.image_folders import write
 from support.toy_training import flat, whole_and_resumed
@@ -55,8 +54,8 @@ def data() -> Dataset:
 
 def trained(data: Dataset, **changes: Any) -> tuple[Any, Any]:
     recipe = build_recipe({**SETTINGS, **changes})
-    training = build_training(recipe, data)
-    return training.model, fit_recipe(recipe, training, data)
+    training = prepare(recipe, data)
+    return training.model, training.fit(data)
 
 
 def test_bayesbinn_counts_the_pixels_over_which_its_loss_is_a_mean(data: Dataset) -> None:
@@ -68,7 +67,7 @@ def test_bayesbinn_counts_the_pixels_over_which_its_loss_is_a_mean(data: Dataset
     labels[0, :2] = VOID
     some = replace(data, train=Split(data.train.images, labels))
     for known, count in ((data, 8 * 48**2), (some, 8 * 48**2 - 2 * 48)):
-        optimizer = build_training(build_recipe({**SETTINGS, **bayes}), known).optimizer
+        optimizer = prepare(build_recipe({**SETTINGS, **bayes}), known).optimizer
         assert optimizer.param_groups[0]["count"] == count
 
 
@@ -90,8 +89,8 @@ def test_training_on_masks_resumes_bit_for_bit(data: Dataset, tmp_path: Path) ->
     recipe = build_recipe(SETTINGS)
 
     def train(folder: Path, **options: Any) -> dict[str, Any]:
-        training = build_training(recipe, data)
-        fit_recipe(recipe, training, data, folder=folder, **options)
+        training = prepare(recipe, data)
+        training.fit(data, folder=folder, **options)
         return flat(training.model.state_dict())
 
     whole, resumed = whole_and_resumed(train, tmp_path)
@@ -145,7 +144,7 @@ def test_a_void_batch_changes_neither_loss_nor_error_of_an_epoch(data: Dataset) 
 
 
 def test_a_void_part_counts_nothing_and_a_void_whole_is_refused(data: Dataset) -> None:
-    model = build_training(build_recipe(SETTINGS), data).model
+    model = prepare(build_recipe(SETTINGS), data).model
     void = Split(data.test.images[:1], np.full_like(data.test.labels[:1], VOID))
     some, none = evaluate(model, data.test), evaluate(model, void)
     assert (none.count, none.loss, none.entropy) == (0, 0, 0)

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import onebit
 from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.recipe import Recipe, build_recipe, merge, methods
-from onebit.runs.model import build_training
-from onebit.runs.run import first_stage, fit_recipe, open_run, start_folder, test_modes as reported_modes, train_run
+from onebit.runs.opening import open_run
+from onebit.runs.run import first_stage, start_folder, test_modes as reported_modes, train_run
 from onebit.runs.trackers import tracking
+from onebit.runs.training import prepare
 from onebit.train.history import STAGE_FOLDER
 from onebit.train.weights import read_weights
 from support.toy_training import Stop, checkpoint_without_times, metrics_without_times, stop_after_epoch, toy_data
@@ -62,12 +64,12 @@ class Trained:
 def two_stages(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder, starts = tmp_path_factory.mktemp("two") / "run", list[dict[str, bytes]]()
 
-    def recorded(asked: Recipe, training: Any, *rest: Any, **options: Any) -> Any:
-        starts.append({name: value.numpy().tobytes() for name, value in training.model.state_dict().items()})
-        return fit_recipe(asked, training, *rest, **options)
+    def recorded(model: Any, *rest: Any, **options: Any) -> Any:
+        starts.append({name: value.numpy().tobytes() for name, value in model.state_dict().items()})
+        return onebit.fit(model, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onebit.runs.run.fit_recipe", recorded)
+        patch.setattr("onebit.runs.training.fit", recorded)
         return Trained(folder, train(folder, trackers=["tensorboard"]), starts)
 
 
@@ -219,4 +221,4 @@ def test_a_resumed_run_continues_its_log_at_weights_and_biases(tmp_path: Path, m
 def test_latents_that_are_signs_have_no_test_mode() -> None:
     for method, modes in (("bop", ["binary"]), ("binaryconnect", ["binary", "latent"])):
         asked = recipe(**merge(methods()[method], {"first_stage": 0.0}))
-        assert reported_modes(build_training(asked, DATA).model, draws=10) == modes
+        assert reported_modes(prepare(asked, DATA).model, draws=10) == modes

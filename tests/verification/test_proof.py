@@ -12,7 +12,7 @@ from onebit.data import Dataset
 from onebit.evaluation.forward import predict_logits
 from onebit.models import MLP
 from onebit.recipe import Recipe
-from onebit.runs.run import Run
+from onebit.runs.opening import Run
 from onebit.verification import proof
 from onebit.verification.proof import Claim, prove_run
 

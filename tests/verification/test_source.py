@@ -18,7 +18,7 @@ from onebit.layers import BinaryConvTranspose2d, BinaryLinear, InputCoding
 from onebit.packed import Card, CardScore, Certificate, PackedNet, Threshold
 from onebit.quantizers import SteSign
 from onebit.recipe import Recipe
-from onebit.runs.run import Run
+from onebit.runs.opening import Run
 from onebit.verification.proof import Claim, prove_packed, prove_run
 from onebit.verification.run_packing import pack_run
 

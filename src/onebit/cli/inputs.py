@@ -12,9 +12,9 @@ from onebit.errors import UsageError
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
+    from onebit.models.settings import Custom
     from onebit.packed import PackedNet
-    from onebit.recipe import ModelRecipe
-    from onebit.runs.run import Run
+    from onebit.runs.opening import Run
 
 
 def set_threads() -> None:
@@ -25,21 +25,21 @@ def set_threads() -> None:
         torch.set_num_threads(thread_number(threads))
 
 
-def named_model(args: Namespace) -> ModelRecipe | None:
+def named_model(args: Namespace) -> Custom | None:
     """The custom model of `--model` and its arguments `--model.NAME`; None without them."""
     if not args.model:
         return None
-    from onebit.recipe import ModelRecipe
-    from onebit.recipe.custom_names import split_custom
+    from onebit.common.custom_names import split_custom
+    from onebit.models.settings import Custom
 
     split_custom(args.model)
     # `onebit.fit` stores no recipe: its nets are built by the code alone
-    return ModelRecipe(name=args.model, weight_quantizer=None, coding="none", arguments=args.model_arguments)
+    return Custom(name=args.model, weight_quantizer=None, coding="none", arguments=args.model_arguments)
 
 
 def open_trained(args: Namespace, path: str) -> Run:
     """A run folder or weight file, with the recipe and the code that the arguments name."""
-    from onebit.runs.run import open_run
+    from onebit.runs.opening import open_run
 
     set_threads()
     options = {"recipe": args.recipe, "dataset": getattr(args, "dataset", None)}

@@ -13,7 +13,7 @@ from onebit.common.text import size, table
 from onebit.errors import OnebitError, UsageError, escaped
 
 if TYPE_CHECKING:
-    from onebit.runs.run import Run
+    from onebit.runs.opening import Run
     from onebit.verification.inspection import Inspection
 
 

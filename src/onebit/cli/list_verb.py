@@ -12,7 +12,7 @@ from onebit.data import DATASETS
 from onebit.evaluation.loss_table import LOSSES
 from onebit.export import EXPORTS
 from onebit.nets import net_names, shipped_path
-from onebit.optim.optimizer_table import OPTIMIZERS
+from onebit.optim.settings import OPTIMIZERS
 from onebit.packed import Card, PackedNet, Quantize, RealWeights, Requantize, Sign, Threshold, load
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path

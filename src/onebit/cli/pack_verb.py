@@ -13,7 +13,7 @@ from onebit.errors import UsageError
 
 if TYPE_CHECKING:
     from onebit.packed import Certificate, PackedNet
-    from onebit.runs.run import Run
+    from onebit.runs.opening import Run
 
 
 def parser() -> Parser:

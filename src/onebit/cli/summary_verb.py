@@ -109,6 +109,7 @@ def _modules(args: Namespace) -> tuple[list[tuple[Any, ...]], list[str]]:
 def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     """A model as `onebit train` with the same flags would build it."""
     from onebit.data import DATASETS
+    from onebit.models.settings import Custom
     from onebit.recipe.flags import read_words
     from onebit.recipe.request import request_recipe
     from onebit.runs.model import build_model
@@ -125,6 +126,6 @@ def _planned(args: Namespace) -> tuple[nn.Module, tuple[int, ...]]:
     if shape is None:
         raise UsageError("unknown shape of a sample: add --input_shape 1,28,28, or --dataset NAME")
     model = settle_code(recipe, named=flags).model
-    if model.is_custom and model.coding == "auto":
+    if isinstance(model, Custom) and model.coding == "auto":
         model = replace(model, coding="none")
     return build_model(model, input_shape=shape, classes=len(entry.classes or range(10))), tuple(shape)

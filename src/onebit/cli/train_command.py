@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from onebit.cli.seeds import parse_seeds
+from onebit.common.custom_names import is_custom
 from onebit.common.fields import Count, read
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.recipe import Recipe, recipe_path
-from onebit.recipe.custom_names import is_custom
 from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, read_words
 from onebit.recipe.request import request_recipe
 from onebit.recipe.translations import binarynet, translate

@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 from onebit.cli.train_command import OPTIONS
+from onebit.common.fields import descriptions, field_types
 from onebit.errors import escaped, shortened
 from onebit.recipe import Recipe
-from onebit.recipe.options import Part, declared, descriptions
-from onebit.recipe.settings import CUSTOM_ONLY
+from onebit.recipe.sections import CHOICES, own_types
 
 USAGE = """onebit train [RECIPE] [--FIELD VALUE ...] [--out DIR] [--resume [RUN]]
 
@@ -61,18 +61,19 @@ def train_help(recipe: Recipe | None, parameters: Mapping[str, tuple[Any, Any]] 
 
 
 def _add_section(made: ArgumentParser, group: Any, part: Any, prefix: str) -> None:
-    """Add the fields of a dataclass, and then those of its parts."""
+    """Add the fields of a dataclass, those of other entries of its table, and then those of its parts."""
+    kind: Any = next((base for base in CHOICES if isinstance(part, base)), type(part))
     described = descriptions(type(part))
     parts = {}
-    for item in dataclasses.fields(part):
-        value, text = getattr(part, item.name), described.get(item.name, "")
+    for name in field_types(kind):
+        value, text = getattr(part, name), described.get(name, "")
         if dataclasses.is_dataclass(value):
-            parts[item.name] = value, text or item.name
-        elif item.name not in ("own", *CUSTOM_ONLY) or not isinstance(part, Part):
-            # a part is chosen by its name: --model NAME
-            _add(group, f"{prefix}{item.name}".removesuffix(".name"), value, text)
-    for name, found in declared(part.PART).items() if isinstance(part, Part) else ():
-        _add(group, f"{prefix}{name}", getattr(part, name), found.described())
+            parts[name] = value, text or name
+        else:  # a part is chosen by its name: --model NAME
+            _add(group, f"{prefix}{name}".removesuffix(".name"), value, text)
+    for name, (_, owner, entries) in own_types(kind).items():
+        value = getattr(part, name, getattr(owner, name, None))
+        _add(group, f"{prefix}{name}", value, f"{', '.join(entries)}: {descriptions(owner).get(name, '')}")
     for name, (value, text) in parts.items():
         _add_section(made, made.add_argument_group(text), value, f"{name}.")
 

@@ -37,7 +37,7 @@ from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
-    from onebit.runs.model import Machine
+    from onebit.runs.training import Machine
     from onebit.train.printing import TrainingPrinter
     from onebit.train.ranks import Ranks
 
@@ -160,8 +160,7 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
     with download_progress() as bar:
         data = ranks.in_turns(lambda: load_recipe_data(recipe, directory=command.data, fallback=known, progress=bar))
     recipe = dataclasses.replace(recipe, validation=len(data.validation))
-    if recipe.model.is_custom:
-        recipe = settle_input(recipe, data)
+    recipe = settle_input(recipe, data)
 
     def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         with lock_folder(folder, ranks):  # the folder of a seed has its own lock

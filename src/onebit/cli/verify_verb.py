@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.evaluation.forward import OnImages
     from onebit.packed import PackedNet
-    from onebit.runs.run import Run
+    from onebit.runs.opening import Run
     from onebit.verification.proof import Claim
 
 

@@ -7,20 +7,7 @@ import importlib
 from collections import UserDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
-
-
-class Option(NamedTuple):
-    """An option that an entry declares: a flag, a field of recipes and JSON files, and a line of `train --help`.
-
-    Args:
-        kind: its type with its bounds, such as `Positive | None`; text: what it is, in a line.
-    """
-
-    name: str
-    kind: Any
-    default: Any
-    text: str
+from typing import Any, Generic, TypeVar
 
 
 def load(target: Any) -> Any:
@@ -38,12 +25,10 @@ class Entry:
     Args:
         target: the object, or "module:name" of one that is imported when it is first used.
         leading: first arguments of the object, as `functools.partial` takes them.
-        options: its options, which become fields of a part of the recipe.
     """
 
     target: Any
     leading: tuple[Any, ...] = ()
-    options: tuple[Option, ...] = ()
 
     @functools.cached_property
     def object(self) -> Any:

@@ -83,6 +83,15 @@ def field_types(kind: Any) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.init}
 
 
+def descriptions(kind: type) -> dict[str, str]:
+    """Field -> its description under `Args:` in the docstring of a dataclass and its bases; empty under
+    python -OO."""
+    documents = [inspect.cleandoc(vars(base).get("__doc__") or "") for base in reversed(kind.__mro__[:-1])]
+    args = "\n".join(text.partition("Args:\n")[2].partition("\n\n")[0] for text in documents)
+    rows = re.findall(r"^    (\w+): ((?:.|\n {5,})+)", args, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in rows}
+
+
 def read(value: Any, hint: Any, *, name: str) -> Any:
     """Convert a value to a type and check its bounds; text becomes the number, bool, null or list that it spells.
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
-from onebit.models.model_table import MODELS, ModelEntry
+from onebit.models.settings import MODELS, ModelEntry
 
 if TYPE_CHECKING:
     from onebit.models.creation import create_model as create_model

@@ -11,7 +11,7 @@ from torch import nn
 from onebit.common.memory import total_memory
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
-from onebit.models.model_table import MODELS
+from onebit.models.settings import MODELS
 
 
 def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Module:

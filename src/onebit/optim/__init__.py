@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
-from onebit.optim.optimizer_table import OPTIMIZERS, OptimizerEntry, OptimizerSetup
+from onebit.optim.settings import OPTIMIZERS, OptimizerEntry
 
 if TYPE_CHECKING:
     from onebit.optim.bayesbinn import BayesBiNN as BayesBiNN
@@ -28,4 +28,4 @@ _MODULES = {
     "prox": "prox_ prox_latents_",
 }
 __getattr__, __dir__, _NAMES = lazy(__name__, _MODULES)
-__all__ = ["OPTIMIZERS", "OptimizerEntry", "OptimizerSetup", *_NAMES]
+__all__ = ["OPTIMIZERS", "OptimizerEntry", *_NAMES]

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from onebit.common.fields import Positive, Share, read
-from onebit.errors import UsageError
 from onebit.native import MOMENTUM
 from onebit.optim.companion import Companion, CompanionOptimizer
 from onebit.optim.one_pass import update_latent
-from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.bayesbinn import variance
 from onebit.quantizers.chunks import in_chunks
 
@@ -106,27 +104,7 @@ class BayesBiNN(CompanionOptimizer):
                 x.sub_(pull, alpha=rate).sub_(g, alpha=rate * count)
 
 
-def build_bayesbinn(setup: OptimizerSetup) -> BayesBiNN:
-    """The BayesBiNN of a recipe; trained latents continue, others start at ±`latent_init`."""
-    settings = setup.settings
-    if settings.prior and not setup.initialized:
-        raise UsageError(
-            "optimizer.prior is the prior of bayesbinn made of the weights it starts from: add --init_from"
-        )
-    optimizer = BayesBiNN(
-        setup.groups,
-        count=setup.count * settings.data_scale,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        init=None if setup.initialized or _is_posterior(setup.groups) else settings.latent_init,
-        lagged_mean=settings.lagged_mean,
-    )
-    if settings.prior:
-        optimizer.set_prior_()
-    return optimizer
-
-
-def _is_posterior(groups: Iterable[dict[str, Any]]) -> bool:
+def is_posterior(groups: Iterable[dict[str, Any]]) -> bool:
     """Whether latents are trained λ: their mean magnitude is above 1, unlike that of any initialization."""
     latents = [latent.detach() for group in groups if group.get("latent") for latent in group["params"]]
     if any(latent.is_meta for latent in latents):  # settings are checked on a model without numbers

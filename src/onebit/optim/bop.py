@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from onebit.common.fields import NotNegative, PositiveShare, read
 from onebit.native import FLIP
 from onebit.optim.companion import Companion, CompanionOptimizer
 from onebit.optim.one_pass import update_latent
-from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.base import sign
 from onebit.quantizers.chunks import in_chunks
 
@@ -76,20 +75,3 @@ class Bop(CompanionOptimizer):
             against = torch.nn.functional.hardshrink(m, least)
             # of the sign, as weights that are loaded later may be any numbers
             torch.sub(sign(w), against, alpha=MAX_FACTOR, out=w).clamp_(-1, 1)
-
-
-def build_bop(setup: OptimizerSetup) -> Bop:
-    """The Bop of a recipe."""
-    return Bop(setup.groups, gamma=setup.settings.gamma, threshold=setup.settings.threshold)
-
-
-def bop_factors(setup: OptimizerSetup) -> dict[str, Callable[[int], float]]:
-    """The decays of γ and τ in a recipe."""
-    settings = setup.settings
-    if settings.decay_epochs is None:
-        return {}
-    every = max(1, round(settings.decay_epochs * setup.steps_per_epoch))
-    return {
-        "lr": lambda step: settings.gamma_decay ** (step // every),
-        "threshold": lambda step: settings.threshold_decay ** (step // every),
-    }

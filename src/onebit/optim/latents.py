@@ -12,8 +12,7 @@ from onebit.common.fields import NotNegative, Positive, read
 from onebit.common.torch_private import clamp_all_, step_hooks
 from onebit.errors import UsageError
 from onebit.layers import LatentWeight, binary_layers
-from onebit.optim.one_pass import update_latents
-from onebit.optim.optimizer_table import AFTER_STEP, BEFORE_STEP
+from onebit.optim.one_pass import AFTER_STEP, BEFORE_STEP, update_latents
 
 
 def latent_groups(

@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from onebit.native import ADAM, MOMENTUM, InstructionSet, UpdateStruct, run_values
-from onebit.optim.optimizer_table import AFTER_STEP
 from onebit.quantizers.base import memory_order
 from onebit.quantizers.cpu_kernels import has_numbers, is_plain_training, kernels, launch
 
 Fields = dict[str, Any]
 LEAST_WEIGHTS = 1 << 20
 """Of a latent, below which torch's fused optimizers are as fast."""
+AFTER_STEP = {"prox_growth": "onebit.optim.prox:prox_group_"}
+"""Key of a parameter group -> function of the group and its updated parameters, called between step and clip."""
+BEFORE_STEP = {"prox_freeze": "onebit.optim.prox:freeze_group_"}
+"""Key of a parameter group -> function of the group, called before each step."""
 _BY_TORCH = ("amsgrad", "maximize", "differentiable", "capturable", *AFTER_STEP)
 """Settings of a group whose latents torch updates."""
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from onebit.common.fields import Positive, read
 from onebit.errors import UsageError
 from onebit.optim.latents import finish_steps_
-from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.base import sign
 from onebit.quantizers.chunks import in_chunks
 
@@ -74,12 +73,3 @@ def prox_latents_(
         group |= {"prox_growth": growth, "prox_freeze": freeze}
         group.setdefault("prox_step", 0)
     return finish_steps_(optimizer)
-
-
-def prepare_prox(optimizer: torch.optim.Optimizer, setup: OptimizerSetup) -> None:
-    """`prox_latents_` of a recipe: λ grows to `prox_strength` in the last step before the freeze."""
-    strength, freeze = setup.settings.prox_strength, setup.settings.prox_freeze
-    if strength is None:
-        raise UsageError("weight_quantizer prox stays real without optimizer.prox_strength: use --method proxquant")
-    last = math.inf if freeze is None else round(freeze * setup.steps)
-    prox_latents_(optimizer, growth=strength / max(1, min(setup.steps, last)), freeze=last)

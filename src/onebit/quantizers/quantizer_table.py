@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
 
-from onebit.common.entries import Entry, Option, Table
-from onebit.common.fields import Positive, within
+from onebit.common.entries import Entry, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,14 +15,13 @@ class WeightQuantizerEntry(Entry):
         random: a forward pass in training draws, as the attribute of the class.
         bayesian: latents are the parameters of a distribution of the weights; the class has a `mean`.
         trained_by: the only optimizers that can train it; None for any.
-        options: of the optimizer part of a recipe; other options are arguments of the class.
-        prepare: (optimizer, OptimizerSetup) -> None, called with the new optimizer, or its "module:name".
+        of_optimizer: settings of `onebit.optim.settings.Optimizer` that belong to it; it needs the first.
     """
 
     random: bool = False
     bayesian: bool = False
     trained_by: tuple[str, ...] | None = None
-    prepare: Any = None
+    of_optimizer: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.target, type):  # added at run time as a class
@@ -43,12 +40,6 @@ class InputQuantizerEntry(Entry):
     bits: int = 1
 
 
-PROX = (
-    Option("prox_strength", Positive | None, None, "times lr, the pull to ±1 in the last step before the freeze"),
-    Option(
-        "prox_freeze", Annotated[float, within("[0, 1]")] | None, None, "share of training after which latents stay ±1"
-    ),
-)
 OWN_PAGE = "docs/own-quantizers.md"
 
 WEIGHT_QUANTIZERS = Table(
@@ -66,9 +57,7 @@ WEIGHT_QUANTIZERS = Table(
         "concrete_sign": WeightQuantizerEntry(
             "onebit.quantizers.bayesbinn:ConcreteSign", random=True, bayesian=True, trained_by=("bayesbinn",)
         ),
-        "prox": WeightQuantizerEntry(
-            "onebit.quantizers.prox:Prox", options=PROX, prepare="onebit.optim.prox:prepare_prox"
-        ),
+        "prox": WeightQuantizerEntry("onebit.quantizers.prox:Prox", of_optimizer=("prox_strength", "prox_freeze")),
     },
     page=OWN_PAGE,
 )

@@ -2,7 +2,6 @@
 
 from onebit.recipe.defaults import default_settings as default_settings
 from onebit.recipe.flags import flag_names as flag_names, flag_text as flag_text
-from onebit.recipe.optimizer import OptimizerRecipe as OptimizerRecipe, ScheduleRecipe as ScheduleRecipe
 from onebit.recipe.override import method_of as method_of, with_method as with_method
 from onebit.recipe.reading import (
     build_recipe as build_recipe,
@@ -16,7 +15,6 @@ from onebit.recipe.reading import (
 from onebit.recipe.settings import (
     DESCRIPTIVE as DESCRIPTIVE,
     ContinualRecipe as ContinualRecipe,
-    ModelRecipe as ModelRecipe,
     Recipe as Recipe,
     flatten as flatten,
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from onebit.models.settings import Custom
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS
 from onebit.recipe.reading import DEFAULTS_FILE, merge, read_shipped
 from onebit.recipe.settings import Recipe
@@ -25,7 +26,7 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
     """
     inputs = recipe.model.input_quantizer
     facts = {
-        "model": "own" if recipe.model.is_custom else recipe.model.name,  # a file may be called resnet.py
+        "model": "own" if isinstance(recipe.model, Custom) else recipe.model.name,  # a file may be called resnet.py
         "dataset": recipe.dataset,
         "method": method or "any",
         "weights": "real" if recipe.model.weight_quantizer is None else "binary",

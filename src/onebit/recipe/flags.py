@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, get_args
 
+from onebit.common.custom_names import is_custom
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.recipe.custom_names import ARGUMENTS, CUSTOM_FIELDS, names_custom_model
-from onebit.recipe.settings import flag_types
+from onebit.recipe.sections import ARGUMENTS, flag_types
 
 SWITCH, OPTIONAL, VALUE = "no value", "a value or none", "a value"
 """What an option of a verb takes."""
 _BOOLEAN = "a value that may be left out, which means true"
 
+CUSTOM_FIELDS = (
+    *("name", "weight_quantizer", "input_quantizer", "weight_options", "input_options"),
+    *("value", "init", "coding", "real_first", "real_last"),
+)
+"""Fields of the recipe that binarize a custom model; any other `--model.NAME` is an argument of it."""
 NAMED_PARTS = ("model", "optimizer", "schedule")
 """Parts that `--model NAME` picks by name while `--model.widths ...` sets an option."""
 OPTION_FIELDS = ("model.weight_options", "model.input_options", ARGUMENTS)
@@ -88,6 +94,12 @@ def read_words(words: Sequence[str], *, options: Mapping[str, str] = {}, short: 
                 value = "true"
         found.append(Word(name, value, tuple(words[start:i])))
     return found
+
+
+def names_custom_model(words: Sequence[str]) -> bool:
+    """Whether a command line names a custom model with `--model` or `-a`."""
+    after_flag = (after for word, after in pairwise(words) if word in ("--model", "-a", "--model.name"))
+    return any(map(is_custom, (*after_flag, *(word for word in words if word.startswith("--model=")))))
 
 
 def flag_text(value: Any) -> str:

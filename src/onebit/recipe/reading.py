@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onebit.common.fields import field_types
+from onebit.common.custom_names import is_custom
 from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError, short
-from onebit.recipe.custom_names import is_custom
-from onebit.recipe.options import Part, declared
-from onebit.recipe.settings import Recipe
+from onebit.recipe.sections import build, refuse_foreign, without_foreign
+from onebit.recipe.settings import Recipe, flatten
 
 RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
 METHODS_FILE = RECIPE_FOLDER / "methods.yaml"
 DEFAULTS_FILE = RECIPE_FOLDER / "defaults.yaml"
+RUN_RECIPE = "recipe.yaml"
+"""The recipe in a run folder, which may hold options of an optimizer that a flag has replaced."""
 NO_OPTIONS: dict[str, Any] = {"weight_options": None, "input_options": None}
 ANY_OPTIMIZER = ("latent_clip", "lr_scale")
 """Settings of latents that a method keeps with any optimizer."""
@@ -68,7 +68,7 @@ def recipe_path(name: str) -> Path:
     """
     if name in recipe_names():
         return RECIPE_FOLDER / f"{name}.yaml"
-    for path in (Path(name) / "recipe.yaml", Path(name)):
+    for path in (Path(name) / RUN_RECIPE, Path(name)):
         if os.path.isfile(path):  # does not raise for a name that is too long
             return path
     raise UsageError(f"unknown recipe or file {name!r}{did_you_mean(name, recipe_names())}")
@@ -80,19 +80,21 @@ def read_settings(path: Path) -> dict[str, Any]:
     A file with `extends: NAME` holds the differences from another recipe, without its descriptions.
 
     Raises:
-        UsageError: unreadable, or not a mapping.
+        UsageError: unreadable, not a mapping, or a setting of another model, optimizer or quantizer than it names.
     """
     from onebit.recipe.yaml_loader import read_yaml  # only recipes need yaml: packed nets run without
 
     settings = read_yaml(path)
     if not isinstance(settings, dict):
         raise UsageError(f"{path}: expected a mapping of fields, got {short(settings)}")
-    base = settings.pop("extends", None)
-    if base is None:
-        return settings
-    inherited = read_settings(recipe_path(str(base)))
-    undescribed = dict.fromkeys(("summary", "reference", "measured"), "")  # describe the other recipe
-    return merge(inherited | undescribed, settings)
+    base, whole = settings.pop("extends", None), settings
+    if base is not None:
+        inherited = read_settings(recipe_path(str(base)))
+        undescribed = dict.fromkeys(("summary", "reference", "measured"), "")  # describe the other recipe
+        whole = merge(inherited | undescribed, settings)
+    if path.name != RUN_RECIPE:
+        refuse_foreign(flatten(settings), whole)
+    return whole
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,6 +108,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def build_recipe(settings: Mapping[str, Any], flags: Mapping[str, Any] = {}) -> Recipe:
     """A recipe from settings, with flags that override them.
+
+    Settings of other models, optimizers or quantizers than the named ones are dropped: a recipe that another one
+    extends, or that a flag changed, may bring them.
 
     Args:
         settings: tree of fields, as `read_settings` returns it.
@@ -122,19 +127,5 @@ def build_recipe(settings: Mapping[str, Any], flags: Mapping[str, Any] = {}) -> 
     model = settings.get("model")
     if isinstance(model, Mapping) and is_custom(str(model.get("name"))):
         settings = merge({"model": {"coding": "auto"}}, settings)
-    return _build(Recipe, settings)
-
-
-def _build(kind: Any, settings: Any, *, prefix: str = "") -> Any:
-    """A tree of dataclasses from a tree of settings; missing fields have their defaults."""
-    if not isinstance(settings, Mapping):
-        raise UsageError(f"{prefix[:-1] or 'recipe'}: expected fields by name, got {short(settings)}")
-    types = field_types(kind)
-    options = declared(kind.PART) if issubclass(kind, Part) else {}
-    values = {}
-    for name, value in settings.items():
-        if name not in types and name not in options:
-            raise UsageError(f"unknown field {prefix}{name!s}{did_you_mean(str(name), [*types, *options])}")
-        part = types.get(name)
-        values[name] = _build(part, value, prefix=f"{prefix}{name}.") if dataclasses.is_dataclass(part) else value
-    return kind(**values)
+    recipe: Recipe = build(Recipe, without_foreign(settings))
+    return recipe

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onebit.common.custom_names import is_custom, short_name
 from onebit.common.tables import resolve
-from onebit.errors import UsageError
-from onebit.recipe.custom_names import ARGUMENTS, is_custom, short_name
+from onebit.models.settings import Custom
 from onebit.recipe.defaults import default_settings
-from onebit.recipe.options import TABLES, declared
 from onebit.recipe.override import method_of, with_method
 from onebit.recipe.reading import build_recipe, merge, method_settings, read_settings, recipe_path
+from onebit.recipe.sections import refuse_foreign
 from onebit.recipe.settings import LONGEST_NAME, Recipe, flatten
 
 TASKS = {"permuted-mnist": "mnist-permuted", "image": None}
@@ -44,7 +44,7 @@ def request_recipe(
     else:
         settings = _of_file(source, learning, method, flags)
         file = build_recipe(settings)
-        recipe = build_recipe(settings, dict(flags) if file.model.is_custom else coding | dict(flags))
+        recipe = build_recipe(settings, dict(flags) if isinstance(file.model, Custom) else coding | dict(flags))
         if any(name != "seed" for name, _, _ in recipe.changed_from(file)):
             # results that were measured with the file do not hold for this run
             recipe = dataclasses.replace(recipe, measured="")
@@ -52,7 +52,7 @@ def request_recipe(
             recipe = recipe.with_warmup_of(file.epochs)
     if method is not None and recipe.continual.tasks and "continual.own" not in flags:
         recipe = dataclasses.replace(recipe, continual=dataclasses.replace(recipe.continual, own=method))
-    refuse_foreign(recipe, flags)
+    refuse_foreign(flags, recipe.settings())
     return recipe
 
 
@@ -68,33 +68,18 @@ def origins(
     if source is not None:
         layers[f"recipe {source.stem}"] = read_settings(source)
     layers["defaults.yaml"] = default_settings(recipe, method=method, given=list(flags))
-    read = {label: (flatten(settings), build_recipe(settings).values()) for label, settings in layers.items()}
-    read["default"] = (recipe.values(), Recipe().values())
+    names: dict[str, Any] = {
+        "model": {"name": recipe.model.name, "weight_quantizer": recipe.model.weight_quantizer},
+        "optimizer": {"name": recipe.optimizer.name},
+    }
+    read = {label: (flatten(given), build_recipe(merge(names, given)).values()) for label, given in layers.items()}
+    read["default"] = (recipe.values(), build_recipe(names).values() | Recipe().values())
 
     def origin(name: str, value: Any) -> str:
         fitting = (label for label, (given, values) in read.items() if name in given and values.get(name) == value)
         return "flag" if name in flags else next(fitting, "derived")  # as a warm-up that --epochs shortens
 
     return [(name, value, origin(name, value)) for name, value in flatten(recipe.settings()).items()]
-
-
-def refuse_foreign(recipe: Recipe, names: Iterable[str]) -> None:
-    """Refuse options of other optimizers, quantizers or models than those of the recipe.
-
-    Args:
-        names: of flags.
-
-    Raises:
-        UsageError: for the first of them, with the entries that it belongs to.
-    """
-    values = recipe.values()
-    for name in names:
-        part, _, option = name.partition(".")
-        found = declared(part).get(option) if part in TABLES else None
-        owners = found.entries if found else ("a custom model",)
-        fits = values[found.chosen_by] in owners if found else recipe.model.is_custom or not name.startswith(ARGUMENTS)
-        if not fits:
-            raise UsageError(f"{name} belongs to {' and '.join(owners)}")
 
 
 def _defaults(flags: Mapping[str, str], method: str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shlex
 import warnings
 from typing import Any
 
+from onebit.common.custom_names import short_name
 from onebit.common.files import read_regular
 from onebit.data import DATASETS
 from onebit.errors import UsageError, shortened
@@ -15,7 +16,6 @@ from onebit.nets import net_names
 from onebit.packed import Card, CardScore, Certificate
 from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
 from onebit.recipe import Recipe, build_recipe, flag_text, method_of, read_settings, recipe_names, recipe_path
-from onebit.recipe.custom_names import short_name
 from onebit.runs.opening import Run
 from onebit.runs.result import RunResult
 from onebit.train.history import MOST_METRICS, RESULT_FILE

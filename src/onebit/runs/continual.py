@@ -22,8 +22,9 @@ from onebit.data import Dataset, permute_pixels
 from onebit.errors import UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
+from onebit.runs.opening import open_run
 from onebit.runs.result import Cell, RunResult, read_table
-from onebit.runs.run import open_run, refuse_other, test_modes, train_part
+from onebit.runs.run import refuse_other, test_modes, train_part
 from onebit.train.history import TABLE_FILE
 
 PERMUTATIONS = 1_000
@@ -33,8 +34,9 @@ PERMUTATIONS = 1_000
 def task_recipe(recipe: Recipe, task: int) -> Recipe:
     """The recipe of task 1, 2, …, with its permutation, and a prior from the second task on."""
     optimizer = recipe.optimizer
-    if "prior" in optimizer.chosen():
-        optimizer = replace(optimizer, own=optimizer.own | {"prior": recipe.continual.prior and task > 1})
+    if hasattr(optimizer, "prior"):
+        prior: dict[str, Any] = {"prior": recipe.continual.prior and task > 1}
+        optimizer = replace(optimizer, **prior)
     return replace(
         recipe,
         name=f"{recipe.name}-task-{task}",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onebit.common.tables import refuse_unknown
 from onebit.evaluation.loss_table import LOSSES
-from onebit.models.model_table import MODELS
-from onebit.optim.optimizer_table import OPTIMIZERS
+from onebit.models.settings import MODELS
+from onebit.optim.settings import OPTIMIZERS
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe
 

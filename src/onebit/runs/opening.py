@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from onebit.common.custom_names import is_same_code
 from onebit.data import DATASETS, Dataset, Progress, load_dataset, with_classes
 from onebit.data.preparation import permute_pixels, whiten
 from onebit.errors import DataError, FormatError, UsageError
-from onebit.models import MODELS
-from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_path
-from onebit.recipe.custom_names import is_same_code
+from onebit.models.settings import MODELS, Custom
+from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
 from onebit.train.history import DATA_FILE
@@ -50,7 +50,7 @@ def open_run(
     path: str | Path,
     *,
     recipe: str | None = None,
-    model: ModelRecipe | None = None,
+    model: Custom | None = None,
     quantizers: Mapping[str, Any] = {},
     dataset: str | None = None,
 ) -> Run:
@@ -74,7 +74,7 @@ def open_run(
         settings = read_settings(source.parent / "recipe.yaml")
     elif model is not None:
         known = dataset or str(facts.get("dataset") or "")
-        settings = {"name": source.stem, "dataset": known, "model": model.settings()}
+        settings = {"name": source.stem, "dataset": known, "model": asdict(model)}
     else:
         raise UsageError(f"{source}: has no recipe; name one with --recipe, or code with --model FILE.py:Class")
     built = build_recipe(settings)
@@ -84,13 +84,15 @@ def open_run(
     built = replace(built, model=replace(built.model, **quantizers))
     named = {f"model.{field}": name for field, name in quantizers.items()}
     if model is not None:
-        stored = built.model
-        coding = stored.coding if stored.is_custom else "none"  # a `Trainer` trains a module on images as they are
-        arguments = {**(stored.arguments or {}), **(model.arguments or {})}
-        built = replace(built, model=replace(stored, name=model.name, arguments=arguments, coding=coding))
+        stored, arguments = built.model, model.arguments or {}
+        if isinstance(stored, Custom):
+            stored = replace(stored, name=model.name, arguments={**(stored.arguments or {}), **arguments})
+        else:  # a `Trainer` trains a module on images as they are
+            stored = Custom.like(stored, name=model.name, arguments=arguments, coding="none")
+        built = replace(built, model=stored)
         named["model.name"] = model.name
     built = settle_code(built, named=named)
-    if built.model.name not in MODELS and not built.model.is_custom:
+    if built.model.name not in MODELS and not isinstance(built.model, Custom):
         name = built.model.name
         raise UsageError(f"{source}: the code of its net is not stored: name it with --model FILE.py:{name}")
     input_shape, classes = _shape_and_classes(facts, built, source)

@@ -21,14 +21,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from onebit.common.custom_names import CustomName, split_custom
 from onebit.common.fields import argument, read
 from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.layers import BINARY_TWINS, InputCoding, binarize_, binary_layers, input_quantizers, with_options
 from onebit.models.parts import init_latents_
+from onebit.models.settings import Custom, Model
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
-from onebit.recipe import ModelRecipe, Recipe
-from onebit.recipe.custom_names import CustomName, split_custom
+from onebit.recipe import Recipe
 
 Statistics = tuple[list[float], list[float]]
 _NAMED: dict[str, Callable[..., nn.Module]] = {}
@@ -85,7 +86,7 @@ def settle_code(recipe: Recipe, *, named: Mapping[str, str]) -> Recipe:
     for flag, table in (("model.weight_quantizer", WEIGHT_QUANTIZERS), ("model.input_quantizer", INPUT_QUANTIZERS)):
         if flag in found:
             table[code[flag]] = found[flag]
-    if not recipe.model.is_custom:
+    if not isinstance(recipe.model, Custom):
         return recipe
     known, typed = parameters(found["model.name"]), {}
     for option, value in (recipe.model.arguments or {}).items():
@@ -103,7 +104,7 @@ def _code(name: str, flag: str = "model.name") -> Callable[..., nn.Module]:
     return _NAMED[name]
 
 
-def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
+def binarized_(model: nn.Module, settings: Model) -> nn.Module:
     """Binarize a module in place with the quantizers of a recipe, unless it has binary layers.
 
     Latents are initialized as in the recipe, with torch's random numbers.
@@ -126,7 +127,7 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
     return model
 
 
-def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe) -> None:
+def refuse_other_quantizers(model: nn.Module, settings: Model) -> None:
     """Refuse binary layers with other quantizers than in a recipe; custom quantizers are accepted."""
     weights = [layer.weight_quantizer for _, layer in binary_layers(model)]
     inputs = [quantizer for _, quantizer in input_quantizers(model)]
@@ -143,8 +144,10 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe) -> None:
 
 
 def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
-    """A recipe of a custom model with its input coding resolved: none for a model that takes uint8 images."""
+    """A recipe with the input coding of a custom model resolved: none for a model that takes uint8 images."""
     settings = recipe.model
+    if not isinstance(settings, Custom):
+        return recipe
     model = build_own(replace(settings, coding="none"), input_shape=data.input_shape)
     refuse_other_quantizers(model, settings)
     if settings.coding != "auto":
@@ -158,7 +161,7 @@ def settle_input(recipe: Recipe, data: Dataset) -> Recipe:
     return replace(recipe, model=replace(settings, coding=coding))
 
 
-def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics = ([], [])) -> nn.Module:
+def build_own(settings: Custom, *, input_shape: Sequence[int], statistics: Statistics = ([], [])) -> nn.Module:
     """The custom model of a recipe with its input coding and binary layers; see `build_model`."""
     with torch.device("cpu"), warnings.catch_warnings():  # custom code may not work on the meta device
         warnings.simplefilter("ignore")  # about layers that stay real

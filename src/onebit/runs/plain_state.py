@@ -14,7 +14,7 @@ from onebit.common.files import write_atomic
 from onebit.errors import NotBinaryError
 from onebit.layers import binary_layers, latent_keys
 from onebit.runs.model import build_model
-from onebit.runs.run import Run
+from onebit.runs.opening import Run
 from onebit.train.weights import load_weights
 
 

@@ -13,9 +13,10 @@ from onebit.errors import UsageError
 from onebit.nets import is_packed
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
-from onebit.runs.model import Machine, build_model, build_training, resolve_machine, training_of
+from onebit.runs.model import build_model
 from onebit.runs.names import check_names
-from onebit.runs.run import first_stage, open_teacher
+from onebit.runs.run import first_stage
+from onebit.runs.training import Machine, prepare, resolve_machine, training_of
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import count_steps, plan_batches
 from onebit.train.weights import weight_file
@@ -59,7 +60,9 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
     """Build one training on the meta device."""
     entry = DATASETS.get(recipe.dataset)  # None for arrays of the user
     data = None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
-    shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
+    shape, classes = (
+        (data.input_shape, len(data.classes)) if data else recipe.model.likely_data(recipe.input_size or SIDE)
+    )
     with torch.device("meta"):
         model = build_model(recipe.model, input_shape=shape, classes=classes)
     with warnings.catch_warnings():
@@ -67,12 +70,11 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
         if data is None:
             training_of(recipe, model, images=MANY, labels=MANY, processes=processes)
         else:
-            training = build_training(recipe, data, model=model, device=torch.device("meta"), processes=processes)
+            training = prepare(recipe, data, model=model, device=torch.device("meta"), processes=processes)
             TrainingSamples(data.train[:1], training.augmentation, channels_last=False)
             count = len(data.train) * recipe.augmentation.repeats
             batches = plan_batches(count, batch_size=recipe.batch_size, processes=processes)
             count_steps(len(batches), recipe.epochs)
-            open_teacher(recipe, data)
 
 
 def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
@@ -88,12 +90,3 @@ def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
     held_out = (entry.validation if recipe.validation is None else recipe.validation) or 0
     refuse_held_out(held_out, total)
     return Dataset(entry.name, black(total - held_out), black(held_out), black(tested), entry.classes)
-
-
-def _likely(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) and number of classes that suit the net, if the real ones are unknown."""
-    widths = recipe.model.widths
-    if recipe.model.name == "mlp" and widths is not None:
-        return (1, 1, widths[0]), widths[-1]
-    side = recipe.input_size or SIDE
-    return (3, side, side), 10

@@ -11,24 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.files import json_text, sha256_of, write_atomic
-from onebit.data import Dataset, with_classes
+from onebit.data import Dataset
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import binary_layers
-from onebit.nets import is_packed
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, read_settings
-from onebit.runs.model import Machine, Training, build_training, resolve_machine
-from onebit.runs.opening import Run as Run, open_run
 from onebit.runs.result import RunResult
 from onebit.runs.trackers import tracking
-from onebit.runtime.torch_module import PackedModule
-from onebit.train.distillation import Teacher
+from onebit.runs.training import Machine, prepare, resolve_machine
 from onebit.train.fit_data import FitData
 from onebit.train.history import RESULT_FILE, STAGE_FOLDER, EpochLog, History, refuse_used
 from onebit.train.lock import lock_folder
-from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.run_files import is_of_epoch, refuse_other_data
 from onebit.train.run_settings import change_in_words
@@ -55,50 +50,9 @@ def refuse_other(folder: Path, recipe: Recipe, data: Dataset | None = None) -> N
         raise CheckpointError(f"{folder}: {change_in_words(name, was, now)}")
 
 
-def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **options: Any) -> History:
-    """`fit` with the settings of a recipe and the objects that `build_training` made from it.
-
-    Args:
-        options: of `fit`: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `on_restored`,
-            `batch_watch`, `verbose`.
-    """
-    return fit(
-        training.model,
-        data,
-        training.optimizer,
-        training.settings,
-        loss=training.loss,
-        schedule=training.schedule,
-        augmentation=training.augmentation,
-        teacher=open_teacher(recipe, data),
-        **options,
-    )
-
-
 def facts_of(recipe: Recipe, data: Dataset | FitData) -> dict[str, Any]:
     """The facts in a weight file from which `open_run` builds the net."""
     return {"recipe": recipe.settings(), "input_shape": data.input_shape, "classes": data.classes}
-
-
-def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
-    """The teacher of a recipe."""
-    name = recipe.teacher
-    if name is None:
-        return None
-    if is_packed(name):
-        model: Any = PackedModule(name)
-        classes = model.net.classes
-        trained: dict[str, Any] = {}  # on images as they are stored
-    else:
-        run = open_run(name)
-        model, classes = run.model, run.facts.get("classes")
-        trained = run.recipe.settings()
-    if isinstance(data, Dataset):
-        with_classes(data, classes, source=f"teacher {name}")
-    for change in ("whitening", "permutation"):
-        if trained.get(change) != getattr(recipe, change):
-            raise UsageError(f"teacher {name} was trained with another {change} of images")
-    return Teacher(model, recipe.teacher_weight, recipe.teacher_temperature)
 
 
 def first_stage(recipe: Recipe) -> Recipe:
@@ -112,9 +66,8 @@ def first_stage(recipe: Recipe) -> Recipe:
     if recipe.model.weight_quantizer is None:
         raise UsageError("first_stage: got a model with real weights, expected binary ones")
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
-    dropped = [option.name for option in WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options]
-    own = {name: value for name, value in recipe.optimizer.own.items() if name not in dropped}
-    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, own=own)
+    of_latents = ("latent_clip", "lr_scale", *WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).of_optimizer)
+    none: dict[str, Any] = dict.fromkeys(of_latents)
     share, schedule = recipe.first_stage / recipe.epochs, recipe.schedule
     stage = replace(
         recipe,
@@ -127,7 +80,7 @@ def first_stage(recipe: Recipe) -> Recipe:
         summary=f"first stage of {recipe.name}: real weights",
         measured="",
         model=real,
-        optimizer=optimizer,
+        optimizer=replace(recipe.optimizer, **none),
         epochs=recipe.first_stage,
         first_stage=0.0,
     )
@@ -192,7 +145,7 @@ def train_stage(
     machine = resolve_machine(recipe, ranks)
     torch.set_num_threads(machine.threads)
     begun = replace(recipe, precision=machine.precision, init_from=recipe.init_from if start is None else str(start))
-    training = build_training(begun, data, device=machine.device, processes=ranks.world)
+    training = prepare(begun, data, device=machine.device, processes=ranks.world)
     if on_model is not None:
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
     with tracking(trackers, recipe, folder, ranks=ranks) as tracked:
@@ -205,9 +158,7 @@ def train_stage(
             track(row)
             return on_epoch and on_epoch(row)
 
-        history = fit_recipe(
-            recipe,
-            training,
+        history = training.fit(
             data,
             folder=folder,
             facts=facts_of(recipe, data),
@@ -218,7 +169,7 @@ def train_stage(
         )
         ranks.first(lambda: _load_best(training.model, folder / "best.safetensors", history.best))
         ranks.same_(list(training.model.state_dict().values()))
-        scores = _test_scores(recipe, training, data, ranks)
+        scores = _test_scores(recipe, training.model, data, ranks)
     result = _result(recipe, data, training.model, history, machine, ranks)
     result |= {"test": {score.weights: score.as_dict() for score in scores}, "seconds": history.seconds}
     if start is not None and recipe.first_stage:
@@ -233,16 +184,16 @@ def train_stage(
     return result
 
 
-def _test_scores(recipe: Recipe, training: Training, data: Dataset, ranks: Ranks) -> list[Score]:
+def _test_scores(recipe: Recipe, model: nn.Module, data: Dataset, ranks: Ranks) -> list[Score]:
     """The scores on the test split in each of `test_modes`, without label smoothing; each rank tests its share."""
     share = data.test[ranks.part(len(data.test))]
 
     def score(mode: str) -> Score | None:
         if not len(share) and ranks.world > 1:
             return None
-        return evaluate(training.model, share, weights=mode, train=data.train, loss=recipe.loss, verbose=False)
+        return evaluate(model, share, weights=mode, train=data.train, loss=recipe.loss, verbose=False)
 
-    return [whole_score(ranks.gather(score(mode))) for mode in test_modes(training.model, draws=recipe.draws)]
+    return [whole_score(ranks.gather(score(mode))) for mode in test_modes(model, draws=recipe.draws)]
 
 
 def _result(

@@ -16,7 +16,8 @@ import torch
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.train.settings import SCHEDULES as SCHEDULES
+from onebit.optim.settings import StepPlan
+from onebit.train.settings import SCHEDULES, Schedule
 
 Factor = Callable[[int], float]
 """Step -> factor."""
@@ -112,3 +113,38 @@ def make_schedule(
     if others:
         return _SettingsSchedule(optimizer, rates, others)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
+
+
+def build_schedule(
+    settings: Schedule,
+    optimizer: torch.optim.Optimizer,
+    plan: StepPlan,
+    *,
+    rate: float,
+    factors: Mapping[str, Factor] = MappingProxyType({}),
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The torch scheduler of an optimizer; epochs become optimizer steps.
+
+    Args:
+        rate: the learning rate of which `final_lr` is a part.
+        factors: see `Optimizer.factors`.
+    """
+    final = settings.final_lr / rate
+    if settings.name == "plateau":
+        if factors:
+            raise UsageError("optimizer.decay_epochs does not belong to schedule plateau")
+        least = [final * group["lr"] for group in optimizer.param_groups]
+        kept: dict[str, Any] = {"patience": settings.patience, "min_lr": least, "eps": 0.0, "threshold": 0.0}
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=settings.gamma, **kept)
+    marks, total_steps = settings.milestones, max(1, plan.steps)
+    if settings.name == "step" and settings.step_size:
+        marks = tuple(settings.step_size * i for i in range(1, int(plan.epochs / settings.step_size) + 1))
+    factor = schedule_factor(
+        settings.name,
+        total_steps=total_steps,
+        warmup_steps=min(round(settings.warmup * plan.steps_per_epoch), total_steps - 1),  # both are rounded
+        final=final,
+        gamma=settings.gamma,
+        milestones=[round(epoch * plan.steps_per_epoch) for epoch in marks],
+    )
+    return make_schedule(optimizer, factor, factors)

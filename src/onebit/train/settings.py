@@ -1,14 +1,16 @@
-"""The settings of `fit`. Imports no torch: they are fields of recipes, too."""
+"""The settings of `fit` and of schedules. Imports no torch: they are fields of recipes, too."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
-from onebit.common.fields import Checked, Count, NotNegative, Positive, Share, within
+from onebit.common.fields import Checked, Count, NotNegative, NotNegativeInt, Positive, Share, within
+from onebit.errors import UsageError
+from onebit.optim.settings import StepSettings
 
-Schedule = Literal["constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "plateau", "step"]
-SCHEDULES: tuple[str, ...] = get_args(Schedule)
+ScheduleName = Literal["constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "plateau", "step"]
+SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class SharedSettings(Checked):
 
 
 @dataclass(frozen=True)
-class Fit(SharedSettings):
-    """How `fit` trains: the settings of `SharedSettings`, and these.
+class Fit(StepSettings, SharedSettings):
+    """How `fit` trains: the settings of `SharedSettings` and `StepSettings`, and these.
 
     The batch size is 100 by default, or the number of samples if that is less; a loader keeps its batches. `patience`
     looks at the figure that selects the best epoch. Balanced class weights are N/(K·n) for n of N labels and K classes.
@@ -54,11 +56,6 @@ class Fit(SharedSettings):
         steps_per_epoch: optimizer steps between two validations and checkpoints; by default a pass, or all steps of a
             loader without length. An epoch goes on where the last one ended; on resume, a loader is read up to there.
         ignore_index: samples with this label count neither in the loss nor as errors.
-        accumulate: number of parts of a batch, to save memory: the gradient is that of the whole batch, but BatchNorm
-            sees one part at a time. Parts have at least two samples.
-        clip_grad_norm: limit of the norm of all gradients; None for no limit.
-        clip_grad_value: limit of the magnitude of each gradient; None for no limit.
-        samples: Monte Carlo samples: passes over the batch with different random weights, which are averaged.
 
     Raises:
         UsageError: a value of another type, or out of bounds.
@@ -67,7 +64,39 @@ class Fit(SharedSettings):
     steps: Count | None = None
     steps_per_epoch: Count | None = None
     ignore_index: int | None = None
-    accumulate: Count = 1
-    clip_grad_norm: Positive | None = None
-    clip_grad_value: Positive | None = None
-    samples: Count = 1
+
+
+@dataclass(frozen=True)
+class Schedule(Checked):
+    """The learning-rate schedule.
+
+    Args:
+        name: constant, linear, cosine, one_cycle, exponential, step, milestones or plateau
+        final_lr: lr at the end of linear, cosine, one_cycle and exponential, and the least of plateau; other rates fall
+            by the same factor
+        warmup: epochs of linear warm-up; for one_cycle, of its rise (0 means 30 % of training)
+        gamma: factor at each step, milestone or plateau
+        step_size: epochs between steps
+        milestones: epochs at which the rate falls
+        patience: a plateau is more epochs than this without a better validation figure
+    """
+
+    PART: ClassVar[str] = "schedule"
+
+    name: ScheduleName = "cosine"
+    final_lr: NotNegative = 0.0
+    warmup: NotNegative = 0.0
+    gamma: Positive = 0.1
+    step_size: Positive | None = None
+    milestones: tuple[Positive, ...] = ()
+    patience: NotNegativeInt = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, fits, needed in (
+            ("step", self.step_size, "schedule.step_size"),
+            ("milestones", self.milestones, "schedule.milestones"),
+            ("plateau", self.gamma < 1 and not self.warmup, "schedule.gamma below 1 and schedule.warmup 0"),
+        ):
+            if name == self.name and not fits:
+                raise UsageError(f"schedule {name} needs {needed}")

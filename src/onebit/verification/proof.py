@@ -22,8 +22,8 @@ from onebit.packed import Card, CardScore, Certificate, LayerProof, PackedNet, T
 from onebit.packed.certificate import PROMISES
 from onebit.packed.difference import Difference, array_differences, graph_difference
 from onebit.runs.card import card_score, stored_result
+from onebit.runs.opening import Run
 from onebit.runs.plain_state import plain_twin, save_plain
-from onebit.runs.run import Run
 from onebit.runtime import native_plan
 from onebit.train.weights import read_state
 from onebit.verification.agreement import certify

@@ -18,7 +18,7 @@ from onebit.evaluation.modes import fixed_weights, reestimate_batch_norm_
 from onebit.fold import pack
 from onebit.integer.nets import Calibrated, calibrated
 from onebit.packed import PackedNet
-from onebit.runs.run import Run
+from onebit.runs.opening import Run
 from onebit.verification.agreement import certify
 
 CALIBRATION = 500

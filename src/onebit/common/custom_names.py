@@ -1,21 +1,12 @@
-"""Names of custom code in a recipe: `package.module:Class` or `path/to/file.py:Class`. Imports none of it."""
+"""Names of custom code: `package.module:Class` or `path/to/file.py:Class`. Imports none of it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from onebit.errors import UsageError
 
-CUSTOM_FIELDS = (
-    *("name", "weight_quantizer", "input_quantizer", "weight_options", "input_options"),
-    *("value", "init", "coding", "real_first", "real_last"),
-)
-"""Fields of the recipe that binarize a custom model; any other `--model.NAME` is an argument of it."""
-ARGUMENTS = "model.arguments"
-"""Field of a recipe with the arguments of a custom model."""
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -55,9 +46,3 @@ def split_custom(name: str) -> CustomName:
     if not (is_file or _DOTTED.fullmatch(where)) or not _DOTTED.fullmatch(attribute):
         raise UsageError(f"{name!r}: expected path/to/file.py:Class or package.module:Class")
     return CustomName(where, attribute, is_file)
-
-
-def names_custom_model(words: Sequence[str]) -> bool:
-    """Whether a command line names a custom model with `--model` or `-a`."""
-    after_flag = (after for word, after in pairwise(words) if word in ("--model", "-a", "--model.name"))
-    return any(map(is_custom, (*after_flag, *(word for word in words if word.startswith("--model=")))))
