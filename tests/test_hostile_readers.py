@@ -24,6 +24,7 @@ from onebit.errors import OnebitError
 from onebit.recipe import build_recipe, read_settings
 from onebit.recipe.translations.json_config import flags_of, read_config
 from onebit.report.run_folders import read_runs
+from onebit.runs.folder import RunFolder
 from onebit.runs.opening import open_run
 from onebit.runs.run import train_run
 from onebit.verification.inspection import inspect_file
@@ -238,7 +239,7 @@ def resume_forged(run: Path, folder: Path, count: int) -> None:
         container[key] = STRANGE[case % len(STRANGE)]
         torch.save(state, folder / "last.ckpt")
         (folder / "recipe.yaml").write_bytes((run / "recipe.yaml").read_bytes())
-        seen.append(outcome(lambda: train_run(recipe, DATA, folder, resume=True)))
+        seen.append(outcome(lambda: train_run(recipe, DATA, RunFolder(folder, resume=True))))
     assert "refused" in seen
 
 
@@ -267,7 +268,7 @@ def test_values_without_end_in_a_checkpoint_are_refused(run: Path, folder: Path,
         values["more"] = bomb
     torch.save(state, folder / "last.ckpt")
     with bounded(), pytest.raises(OnebitError, match="too many values"):
-        train_run(build_recipe(TOY), DATA, folder, resume=True)
+        train_run(build_recipe(TOY), DATA, RunFolder(folder, resume=True))
 
 
 def test_states_of_another_kind_are_resumed_or_refused(run: Path, folder: Path) -> None:

@@ -26,10 +26,11 @@ from onebit.evaluation.trees import mapped
 from onebit.recipe import Recipe, flatten, merge
 from onebit.recipe.request import request_recipe
 from onebit.report import plot_history
+from onebit.runs.folder import RunFolder
 from onebit.runs.opening import load_recipe_data
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
 from onebit.runs.resolve import resolve
-from onebit.runs.run import facts_of, start_folder
+from onebit.runs.run import facts_of
 from onebit.runs.training import prepare, resolve_device
 from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.history import EpochLog, History
@@ -162,7 +163,7 @@ class Trainer:
                 recipe = replace(recipe, batch_size=batch_size_of(source, batch_size, usual=recipe.batch_size))
             training = prepare(recipe, source, model=given, steps_per_epoch=steps_per_epoch)
             if folder is not None and given is None:
-                start_folder(Path(folder), recipe, resume=resume)
+                RunFolder(Path(folder), resume=resume).start(recipe)
             self.recipe, self._about, self.model = recipe, about, training.model
             self._data = data if isinstance(data, Dataset) else source
             history = training.fit(source, facts=facts, steps_per_epoch=steps_per_epoch, **options)

@@ -17,10 +17,8 @@ from onebit.cli.seeds import parse_seeds, train_seeds
 from onebit.data import load_dataset
 from onebit.errors import CheckpointError, UsageError
 from onebit.recipe import Recipe, build_recipe, read_settings
-from onebit.runs import folders
-from onebit.runs.folders import seed_folder
+from onebit.runs.folder import ASIDE, MOVING, RunFolder
 from onebit.train.printing import TrainingPrinter
-from onebit.train.ranks import ALONE
 from support.command_line import Onebit
 
 NET = ["--dataset", "toy", "--model.widths", "64,4", "--batch_size", "256", "--threads", "1"]
@@ -122,11 +120,11 @@ def test_without_a_step_the_old_run_is_kept_and_no_new_folder_left(
 @pytest.mark.parametrize("half", [False, True])
 def test_what_a_killed_training_left_aside_comes_back(onebit: Onebit, trained: Path, half: bool) -> None:
     before = content(trained)
-    folders._set_aside([trained])
-    assert content(trained).keys() > {f"{folders.ASIDE}/last.ckpt", "notes.txt"}
+    RunFolder(trained)._set_aside()
+    assert content(trained).keys() > {f"{ASIDE}/last.ckpt", "notes.txt"}
     if half:  # of it was moved
-        (trained / folders.ASIDE).rename(trained / folders.MOVING)
-        (trained / folders.MOVING / "last.ckpt").rename(trained / "last.ckpt")
+        (trained / ASIDE).rename(trained / MOVING)
+        (trained / MOVING / "last.ckpt").rename(trained / "last.ckpt")
     else:
         (trained / "log.txt").write_text("new")
     assert onebit("train", *SHORT, "--out", trained).status == 2
@@ -249,14 +247,14 @@ def test_finished_seeds_are_of_the_same_data(seeds: Path, tmp_path: Path) -> Non
     recipe = build_recipe(read_settings(seeds / "seed-0" / "recipe.yaml"))
     other = replace(data, note="a copy stored as JPEG")
     with pytest.raises(CheckpointError, match="other data"):
-        train_seeds(recipe, [0], seeds, data=other, train=pytest.fail, resume=True, ranks=ALONE)
-    run, own = seed_folder(tmp_path, 0), Recipe(dataset="own")
+        train_seeds(recipe, [0], RunFolder(seeds, resume=True), data=other, train=pytest.fail)
+    run, own = RunFolder(tmp_path).seed(0).path, Recipe(dataset="own")
     run.mkdir()
     (run / "recipe.yaml").write_text(own.to_yaml())
     (run / "result.json").write_text("{}")
     (run / "data.json").write_text(json.dumps({"directory": "/own", "digest": "of other data"}))
     with pytest.raises(CheckpointError, match="other images"):
-        train_seeds(own, [0, 1], tmp_path, data=data, train=pytest.fail, resume=True, ranks=ALONE)
+        train_seeds(own, [0, 1], RunFolder(tmp_path, resume=True), data=data, train=pytest.fail)
 
 
 def test_a_finished_seed_is_about_the_weights_in_its_folder(onebit: Onebit, seeds: Path) -> None:

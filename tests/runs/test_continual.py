@@ -16,6 +16,7 @@ from onebit.evaluation.modes import evaluate
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
 from onebit.runs import continual
 from onebit.runs.continual import arms, task_recipe, train_continual
+from onebit.runs.folder import RunFolder
 from onebit.runs.opening import open_run
 from onebit.train.weights import read_state
 
@@ -41,7 +42,7 @@ def recipe(**settings: Any) -> Recipe:
 @pytest.fixture(scope="module")
 def learned(toy: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("tasks") / "run"
-    return folder, train_continual(recipe(), toy, folder)
+    return folder, train_continual(recipe(), toy, RunFolder(folder))
 
 
 def test_both_methods_are_tested_on_every_task_seen(learned: tuple[Path, dict[str, Any]]) -> None:
@@ -124,12 +125,12 @@ def test_a_stopped_training_goes_on_bit_identically(
 
     steps = 0
     with pytest.raises(KeyboardInterrupt):
-        train_continual(recipe(), toy, tmp_path, on_step=stop)
+        train_continual(recipe(), toy, RunFolder(tmp_path), on_step=stop)
     assert (tmp_path / "bayesbinn" / "task-2" / "last.ckpt").exists()
-    result = train_continual(recipe(), toy, tmp_path, resume=True)
+    result = train_continual(recipe(), toy, RunFolder(tmp_path, resume=True))
     assert result["cells"] == learned[1]["cells"]
     monkeypatch.setattr(continual, "train_part", None)  # finished tasks are not trained again
-    assert train_continual(recipe(), toy, tmp_path, resume=True)["cells"] == learned[1]["cells"]
+    assert train_continual(recipe(), toy, RunFolder(tmp_path, resume=True))["cells"] == learned[1]["cells"]
     for part in ("bayesbinn/task-3", "ste/task-3"):
         ours, whole = (read_state(folder / part / "final.safetensors")[0] for folder in (tmp_path, learned[0]))
         assert all(torch.equal(ours[name], whole[name]) for name in whole)

@@ -14,8 +14,9 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.recipe import Recipe, build_recipe, merge
 from onebit.runs import opening
 from onebit.runs.continual import train_continual
+from onebit.runs.folder import RunFolder
 from onebit.runs.opening import OTHER_FILES, load_run_data, open_run
-from onebit.runs.run import start_folder, train_run
+from onebit.runs.run import train_run
 from support.image_folders import masked_folder
 from support.toy_training import TOY, Stop, stop_after_epoch, toy_data
 
@@ -36,8 +37,9 @@ def recipe(**settings: Any) -> Recipe:
 
 
 def train(folder: Path, asked: Recipe, data: Dataset = OWN, *, resume: bool = False, **options: Any) -> dict[str, Any]:
-    start_folder(folder, asked, resume=resume)
-    return train_run(asked, data, folder, resume=resume, **options)
+    run = RunFolder(folder, resume=resume)
+    run.start(asked)
+    return train_run(asked, data, run, **options)
 
 
 def test_a_finished_first_stage_is_of_the_same_data(tmp_path: Path) -> None:
@@ -52,13 +54,13 @@ def test_a_finished_first_stage_is_of_the_same_data(tmp_path: Path) -> None:
 
 def test_finished_tasks_are_of_the_same_data(tmp_path: Path) -> None:
     asked = recipe(continual={"tasks": 2}, epochs=1)
-    train_continual(asked, OWN, tmp_path)
+    train_continual(asked, OWN, RunFolder(tmp_path))
     with pytest.raises(CheckpointError, match=OTHER_LABELS):
-        train_continual(asked, OTHER, tmp_path, resume=True)
+        train_continual(asked, OTHER, RunFolder(tmp_path, resume=True))
     (tmp_path / "continual.json").unlink()
     with pytest.raises(CheckpointError, match=OTHER_LABELS):
-        train_continual(asked, OTHER, tmp_path, resume=True)
-    train_continual(asked, OWN, tmp_path, resume=True)
+        train_continual(asked, OTHER, RunFolder(tmp_path, resume=True))
+    train_continual(asked, OWN, RunFolder(tmp_path, resume=True))
 
 
 def test_other_test_labels_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

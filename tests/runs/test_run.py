@@ -13,8 +13,9 @@ from onebit.errors import CheckpointError, FormatError
 from onebit.evaluation.modes import evaluate
 from onebit.recipe import Recipe, build_recipe, merge
 from onebit.runs.card import stored_result
+from onebit.runs.folder import RunFolder
 from onebit.runs.opening import open_run
-from onebit.runs.run import start_folder, train_run
+from onebit.runs.run import train_run
 from onebit.train.history import EpochLog
 from onebit.train.weights import load_weights, read_weights
 from support.toy_training import TOY, Stop, toy_data
@@ -27,8 +28,9 @@ def trained(
     folder: Path, data: Dataset, *, resume: bool = False, trackers: tuple[str, ...] = (), **settings: Any
 ) -> dict[str, Any]:
     recipe = build_recipe(merge(TOY, {"precision": "fp32", **settings}))
-    start_folder(folder, recipe, resume=resume)
-    return train_run(recipe, data, folder, resume=resume, trackers=trackers)
+    run = RunFolder(folder, resume=resume)
+    run.start(recipe)
+    return train_run(recipe, data, run, trackers=trackers)
 
 
 def test_the_scores_are_those_of_the_chosen_epoch_with_the_loss_of_the_training(tmp_path: Path) -> None:

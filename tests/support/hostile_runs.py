@@ -15,7 +15,8 @@ import pytest
 from onebit.data import load_dataset
 from onebit.errors import LONGEST_MESSAGE, OnebitError
 from onebit.recipe import build_recipe
-from onebit.runs.run import start_folder, train_run
+from onebit.runs.folder import RunFolder
+from onebit.runs.run import train_run
 
 SECONDS = 60
 """Far more than any of them needs; a reader that hangs is stopped."""
@@ -68,8 +69,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = build_recipe(TOY)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        start_folder(folder, recipe, resume=False)
-        train_run(recipe, DATA, folder)
+        run = RunFolder(folder)
+        run.start(recipe)
+        train_run(recipe, DATA, run)
     return folder
 
 

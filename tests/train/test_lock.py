@@ -17,8 +17,8 @@ from onebit.__main__ import main
 from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.recipe import build_recipe
-from onebit.runs.folders import free_folder
-from onebit.runs.run import start_folder, train_run
+from onebit.runs.folder import RunFolder
+from onebit.runs.run import train_run
 from onebit.train.lock import LOCK_FILE, lock_folder
 from support.toy_training import CASES, DATA, TOY, Stop, build, stop_at_step
 
@@ -80,8 +80,9 @@ def fit_trainer(folder: Path, data: Dataset) -> Any:
 
 def stages(folder: Path, data: Dataset) -> Any:
     recipe = build_recipe({**TOY, "first_stage": 1.0})
-    start_folder(folder.parent, recipe, resume=True)
-    return train_run(recipe, data, folder.parent, resume=True)
+    run = RunFolder(folder.parent, resume=True)
+    run.start(recipe)
+    return train_run(recipe, data, run)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +143,8 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 
 def test_another_thread_gets_the_next_free_folder(tmp_path: Path) -> None:
     def first_free() -> str:
-        with free_folder(tmp_path / "x") as folder:
-            return folder.name
+        with RunFolder(tmp_path / "x").free() as folder:
+            return folder.path.name
 
     with lock_folder(tmp_path / "x"), ThreadPoolExecutor(1) as pool:
         assert pool.submit(first_free).result() == "x-2"

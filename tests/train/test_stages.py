@@ -16,8 +16,9 @@ import onebit
 from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.recipe import Recipe, build_recipe, merge, methods
+from onebit.runs.folder import RunFolder
 from onebit.runs.opening import open_run
-from onebit.runs.run import first_stage, start_folder, test_modes as reported_modes, train_run
+from onebit.runs.run import first_stage, test_modes as reported_modes, train_run
 from onebit.runs.trackers import tracking
 from onebit.runs.training import prepare
 from onebit.train.history import STAGE_FOLDER
@@ -43,8 +44,9 @@ def recipe(**settings: Any) -> Recipe:
 
 def train(folder: Path, asked: Recipe | None = None, *, resume: bool = False, **talk: Any) -> dict[str, Any]:
     asked = asked or recipe()
-    start_folder(folder, asked, resume=resume)
-    return train_run(asked, DATA, folder, resume=resume, **talk)
+    run = RunFolder(folder, resume=resume)
+    run.start(asked)
+    return train_run(asked, DATA, run, **talk)
 
 
 def weights_of(path: Path) -> dict[str, bytes]:

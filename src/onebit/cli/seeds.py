@@ -5,20 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import say
-from onebit.common.files import json_text, write_atomic
 from onebit.errors import CheckpointError, FormatError, UsageError
 from onebit.recipe import Recipe
-from onebit.runs.folders import SEEDS_FILE, seed_folder, seed_folders
+from onebit.runs.folder import SEEDS_FILE, RunFolder
 from onebit.runs.result import RunResult
 from onebit.train.history import reported_weights
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
-    from onebit.train.ranks import Ranks
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -36,52 +33,47 @@ def parse_seeds(text: str) -> list[int]:
 def train_seeds(
     recipe: Recipe,
     seeds: Sequence[int],
-    folder: Path,
+    folder: RunFolder,
     *,
     data: Dataset,
-    train: Callable[[Recipe, Path], dict[str, Any]],
-    resume: bool,
-    ranks: Ranks,
+    train: Callable[[Recipe, RunFolder], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Train the recipe once for each seed into `folder/seed-N`; with `resume`, only the seeds without a result.
+    """Train the recipe once for each seed into `folder/seed-N`; on resume, only the seeds without a result.
 
     Returns seeds.json, which is written after each seed, with the results of all finished seeds in the folder.
     `train` trains one recipe into one folder and returns its result.json.
     """
     from onebit.report.tables import outcome_lines, summarize
 
-    results = ranks.first(lambda: _finished(recipe, data, folder))
+    results = folder.first(lambda: _finished(recipe, data, folder))
     summary: dict[str, Any] = {}
     for i, seed in enumerate(seeds, start=1):
-        run = seed_folder(folder, seed)
-        if resume and seed in results:
+        if folder.resume and seed in results:
             result = results[seed]
             time = "already trained"
         else:
-            result = train(replace(recipe, seed=seed), run)
+            result = train(replace(recipe, seed=seed), folder.seed(seed))
             time = f"{result['seconds']:.1f} s"
         results[seed] = result
-        summary = summarize(recipe, [results[each] for each in sorted(results)], folder)
-        if ranks.writes:
-            say(f"seed {seed} ({i} of {len(seeds)}, {time}): {'; '.join(outcome_lines(result)[:-1])}")
-            write_atomic(folder / SEEDS_FILE, (json_text(summary, indent=2) + "\n").encode())
+        summary = summarize(recipe, [results[each] for each in sorted(results)], folder.path)
+        say(f"seed {seed} ({i} of {len(seeds)}, {time}): {'; '.join(outcome_lines(result)[:-1])}")
+        folder.write(SEEDS_FILE, summary)
     return summary
 
 
-def _finished(recipe: Recipe, data: Dataset, folder: Path) -> dict[int, dict[str, Any]]:
+def _finished(recipe: Recipe, data: Dataset, folder: RunFolder) -> dict[int, dict[str, Any]]:
     """Seed -> result of the finished runs in a folder; CheckpointError if one has another recipe or other data."""
     from onebit.runs.continual import finished_tasks
-    from onebit.runs.run import refuse_other
 
     found = {}
-    for run in seed_folders(folder):
+    for run in folder.seeds():
         if not (number := re.fullmatch(r"seed-(\d+)", run.name)):
             continue
         seed = int(number[1])
         seeded = replace(recipe, seed=seed)
-        refuse_other(run, seeded, data)
+        RunFolder(run).refuse_other(seeded, data)
         if recipe.continual.tasks:
-            values = finished_tasks(seeded, data, run)
+            values = finished_tasks(seeded, data, RunFolder(run))
         else:
             result = RunResult.read(run)
             values = None if result is None else result.values

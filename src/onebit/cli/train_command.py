@@ -17,7 +17,7 @@ from onebit.recipe import Recipe, recipe_path
 from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, read_words
 from onebit.recipe.request import request_recipe
 from onebit.recipe.translations import binarynet, translate
-from onebit.runs.folders import seed_folders
+from onebit.runs.folder import RunFolder
 from onebit.train.lock import LOCK_FILE, lock_folder
 
 TRACKERS = ("tensorboard", "wandb")
@@ -144,7 +144,7 @@ def recipe_source(command: TrainCommand) -> Path | None:
         resolve(DATASETS, dataset, kind="data set")
     source = recipe_path(command.recipe) if command.recipe else None
     if source is None and command.resumed and command.folder is not None:
-        parts = (command.folder, *seed_folders(command.folder))
+        parts = (command.folder, *RunFolder(command.folder).seeds())
         source = next((path for part in parts if (path := part / "recipe.yaml").is_file()), None)
         if source is None:
             begun = (command.folder / LOCK_FILE).exists()

@@ -22,18 +22,8 @@ from onebit.common.progress import print_answer
 from onebit.common.text import table
 from onebit.errors import OnebitError, TrainingError, UsageError, shortened
 from onebit.recipe import Recipe, flag_text
-from onebit.runs.folders import (
-    PICTURE,
-    free_folder,
-    is_replaceable,
-    remove,
-    replacing,
-    seed_folder,
-    seed_folders,
-    written,
-)
+from onebit.runs.folder import PICTURE, RunFolder, remove
 from onebit.train.history import holds_run, refuse_used
-from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -115,64 +105,64 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     from onebit.report.tables import result_lines
 
     with _folder(command, recipe, ranks) as folder:
-        result = _train_all(command, recipe, folder, ranks)
+        result = _train_all(command, recipe, folder)
     answer_either(result, "\n".join(result_lines(result)), as_json=command.json)
     return 0
 
 
 @contextmanager
-def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Iterator[Path]:
+def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Iterator[RunFolder]:
     """The locked run folder of a command: the named one, or runs/NAME, numbered if that holds a run."""
-    folder = command.folder or Path("runs") / recipe.name
+    folder = RunFolder(command.folder or Path("runs") / recipe.name, ranks, command.resume)
     seeds = command.seeds
     if command.overwrite:
-        if not is_replaceable(folder):
+        if not folder.is_replaceable():
             raise UsageError(f"--overwrite: expected a run folder, got {folder}")
     elif command.folder or command.resume:
-        if seeds is None and seed_folders(folder):
+        if seeds is None and folder.seeds():
             raise UsageError(f"{folder} holds the runs of several seeds: add --seeds, or name one of them")
-        if seeds is not None and holds_run(folder):
+        if seeds is not None and holds_run(folder.path):
             raise UsageError(f"{folder} holds a single run: leave --seeds out, or choose another --out")
-        for run in [folder] if seeds is None else [seed_folder(folder, seed) for seed in seeds]:
-            refuse_used(run, resume=command.resume)
-    named = command.folder or command.resume or command.overwrite
-    # locked before the data are loaded, so that a second training fails at once
-    with lock_folder(folder, ranks) if named else free_folder(folder, ranks) as free:
-        if free not in (None, folder):
-            say(f"note: {folder} holds a run already (--resume, --overwrite): writing to {free}")
-        yield free or folder
+        for run in [folder] if seeds is None else map(folder.seed, seeds):
+            refuse_used(run.path, resume=command.resume)
+    if command.folder or command.resume or command.overwrite:
+        with folder.locked():  # before the data are loaded, so that a second training fails at once
+            yield folder
+    else:
+        with folder.free() as free:
+            if free != folder:
+                say(f"note: {folder} holds a run already (--resume, --overwrite): writing to {free}")
+            yield free
 
 
-def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
+def _train_all(command: TrainCommand, recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """Train into `folder`, or into a subfolder for each seed; returns result.json or seeds.json."""
     from onebit.common.memory import keep_freed_memory
-    from onebit.runs.opening import directory_of_training, load_recipe_data
+    from onebit.runs.opening import load_recipe_data
     from onebit.runs.own_model import settle_code, settle_input
     from onebit.runs.resolve import resolve
     from onebit.train.ranks import ALONE
 
-    ranks = ranks or ALONE
+    ranks = folder.ranks or ALONE
     set_threads()
     recipe = settle_code(recipe, named=command.flags)
     machine = resolve(recipe, ranks=ranks)
     keep_freed_memory()
-    known = directory_of_training(folder) if command.resume else None
+    known = folder.data_directory if command.resume else None
     with download_progress() as bar:
         data = ranks.in_turns(lambda: load_recipe_data(recipe, directory=command.data, fallback=known, progress=bar))
     recipe = dataclasses.replace(recipe, validation=len(data.validation))
     recipe = settle_input(recipe, data)
 
-    def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
-        with lock_folder(folder, ranks):  # the folder of a seed has its own lock
-            return _train(command, recipe, data, folder, machine=machine, ranks=ranks)
+    def train(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+        with folder.locked():  # the folder of a seed has its own lock
+            return _train(command, recipe, data, folder, machine)
 
     try:
-        with replacing(folder, ranks, wanted=command.overwrite, seeds=command.seeds):
+        with folder.replacing(wanted=command.overwrite, seeds=command.seeds):
             if command.seeds is None:
                 return train(recipe, folder)
-            return train_seeds(
-                recipe, command.seeds, folder, data=data, train=train, resume=command.resume, ranks=ranks
-            )
+            return train_seeds(recipe, command.seeds, folder, data=data, train=train)
     except KeyboardInterrupt:
         words = [
             word for flag, name in recipe.model.code().items() for word in (f"--{flag.removesuffix('.name')}", name)
@@ -183,18 +173,16 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
         raise KeyboardInterrupt(f"interrupted; continue with: {start} train {resume}") from None
 
 
-def _train(
-    command: TrainCommand, recipe: Recipe, data: Dataset, folder: Path, *, machine: Machine, ranks: Ranks
-) -> dict[str, Any]:
+def _train(command: TrainCommand, recipe: Recipe, data: Dataset, folder: RunFolder, machine: Machine) -> dict[str, Any]:
     """Train one task or several into a run folder, with progress messages; several are drawn at the end."""
     from onebit.report.tables import result_lines, result_rows
     from onebit.report.tasks import plot_tasks
     from onebit.runs.continual import train_continual
-    from onebit.runs.run import start_folder, train_run
+    from onebit.runs.run import train_run
     from onebit.train.step import BatchWatch
 
-    with _printing(recipe.name, folder, ranks) as printer:
-        has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))
+    with _printing(recipe.name, folder) as printer:
+        has_checkpoint = folder.start(recipe)
         if command.resume and not has_checkpoint and not recipe.continual.tasks:
             printer.note(f"{folder} holds no checkpoint yet: starting afresh")
         about = f": {recipe.summary}" if recipe.summary else ""
@@ -204,11 +192,10 @@ def _train(
             + (f" ({data.note})" if data.note else "")
         )
         threads = f"{machine.threads} thread{'' if machine.threads == 1 else 's'}"
-        devices = str(machine.device) if ranks.world == 1 else f"{ranks.world} processes, each {machine.device.type}"
+        world = 1 if folder.ranks is None else folder.ranks.world
+        devices = str(machine.device) if world == 1 else f"{world} processes, each {machine.device.type}"
         printer.note(f"{machine.precision} products on {devices}, {threads}")
         options: dict[str, Any] = {
-            "resume": command.resume,
-            "ranks": ranks,
             "trackers": command.trackers,
             "on_step": printer.step,
             "on_epoch": printer.epoch,
@@ -224,20 +211,20 @@ def _train(
             printer.write(line)
     if tasks:
         title = f"{recipe.name}, {recipe.dataset}, {recipe.epochs:g} epochs a task, seed {recipe.seed}"
-        plot_tasks(result_rows(result), folder / PICTURE, tasks=tasks, title=title)
+        plot_tasks(result_rows(result), folder.path / PICTURE, tasks=tasks, title=title)
     return result
 
 
 @contextmanager
-def _printing(name: str, folder: Path, ranks: Ranks) -> Iterator[TrainingPrinter]:
+def _printing(name: str, folder: RunFolder) -> Iterator[TrainingPrinter]:
     """A context in which warnings become notes; a run that fails before its first step leaves no new files."""
     from onebit.train.printing import TrainingPrinter
 
-    before, printer = written(folder), None
+    before, printer = folder.written(), None
     try:
         with (
             progress(name, "steps") as bar,
-            append_text(folder / "log.txt") if ranks.writes else nullcontext() as log,
+            append_text(folder.path / "log.txt") if folder.writes else nullcontext() as log,
             warnings.catch_warnings(),
         ):
             printer = TrainingPrinter(bar, log)
@@ -249,8 +236,8 @@ def _printing(name: str, folder: Path, ranks: Ranks) -> Iterator[TrainingPrinter
                     printer.write(str(stop) or "interrupted")
                 raise
     except Exception:
-        if ranks.writes and not (printer and printer.began):
-            for path in written(folder):
+        if folder.writes and not (printer and printer.began):
+            for path in folder.written():
                 if path not in before:
                     remove(path)
         raise

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from shutil import get_terminal_size
 from textwrap import wrap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from onebit.errors import escaped
+from onebit.errors import escaped, short
 
 GAP = 2
 """Spaces between two columns."""
@@ -88,3 +88,9 @@ def _narrowest(column: Sequence[str], right: bool, longest: int | None) -> int:
     """The least width of a column that breaks at words, and within those of more than `longest` characters."""
     word = max(len(word) for cell in column for word in cell.split() or [""])
     return max([min(word, longest or word), 1, *(map(len, column[1:]) if right else ())])
+
+
+def change_in_words(name: str, was: Any, now: Any) -> str:
+    """A changed setting; a whole float, such as a number of epochs, is written as an integer."""
+    was, now = (short(value).removesuffix(".0") for value in (was, now))
+    return f"the run has {name} = {was}, this command has {name} = {now}"

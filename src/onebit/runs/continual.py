@@ -17,14 +17,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import json_text, write_atomic
 from onebit.data import Dataset, permute_pixels
 from onebit.errors import UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
+from onebit.runs.folder import RunFolder
 from onebit.runs.opening import open_run
 from onebit.runs.result import Cell, RunResult, read_table
-from onebit.runs.run import refuse_other, test_modes, train_part
+from onebit.runs.run import test_modes, train_part
 from onebit.train.history import TABLE_FILE
 
 PERMUTATIONS = 1_000
@@ -65,7 +65,7 @@ def arms(recipe: Recipe) -> dict[str, Recipe]:
     return found
 
 
-def _parts(recipe: Recipe, folder: Path) -> list[tuple[str, int, Recipe, Recipe, Path]]:
+def _parts(recipe: Recipe, folder: RunFolder) -> list[tuple[str, int, Recipe, Recipe, RunFolder]]:
     """(method, task, recipe of the method and of the task, run folder) of all tasks, in order."""
     return [
         (method, task, own, task_recipe(own, task), folder / method / f"task-{task}")
@@ -74,25 +74,26 @@ def _parts(recipe: Recipe, folder: Path) -> list[tuple[str, int, Recipe, Recipe,
     ]
 
 
-def _cells(folder: Path) -> list[Cell]:
-    table = folder / TABLE_FILE
+def _cells(folder: RunFolder) -> list[Cell]:
+    table = folder.path / TABLE_FILE
     return list(read_table(table).cells) if table.exists() else []
 
 
 def train_continual(
     recipe: Recipe,
     data: Dataset,
-    folder: Path,
+    folder: RunFolder,
     *,
-    resume: bool = False,
     on_task: Callable[[str, int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Learn all tasks with every method of `arms`, and write continual.json after each.
 
+    It continues after the tasks whose cells are in continual.json; a folder that resumes, within a task from its last
+    checkpoint.
+
     Args:
         data: the data set, not permuted.
-        resume: continue after the tasks whose cells are in continual.json, within a task from its last checkpoint.
         on_task: called with the method and the task, unless it was finished before.
         options: of `train_part`, for each task.
 
@@ -104,27 +105,26 @@ def train_continual(
     done = {(cell.method, cell.task) for cell in cells}
     for method, task, own, asked, part in _parts(recipe, folder):
         if (method, task) in done:
-            refuse_other(part, asked, data)
+            part.refuse_other(asked, data)
             continue
-        before = part.with_name(f"task-{task - 1}") if task > 1 else None
+        before = folder / method / f"task-{task - 1}" if task > 1 else None
         permuted = permute_pixels(data, asked.permutation or 0)
-        train_part(asked, permuted, part, resume=resume, start=before, **options)
-        cells += test_seen(own, data, part, method=method, task=task)
-        text = json_text(_result(recipe, data, folder, cells), indent=1)
-        write_atomic(folder / TABLE_FILE, f"{text}\n".encode())
+        train_part(asked, permuted, part, start=before, **options)
+        cells += test_seen(own, data, part.path, method=method, task=task)
+        folder.write(TABLE_FILE, _result(recipe, data, folder.path, cells), indent=1)
         if on_task is not None:
             on_task(method, task)
-    return _result(recipe, data, folder, cells)
+    return _result(recipe, data, folder.path, cells)
 
 
-def finished_tasks(recipe: Recipe, data: Dataset, folder: Path) -> dict[str, Any] | None:
+def finished_tasks(recipe: Recipe, data: Dataset, folder: RunFolder) -> dict[str, Any] | None:
     """The result of `train_continual` in a folder with all tasks finished; else None."""
     cells, parts = _cells(folder), _parts(recipe, folder)
     if {part[:2] for part in parts} - {(cell.method, cell.task) for cell in cells}:
         return None
     for _, _, _, asked, part in parts:
-        refuse_other(part, asked, data)
-    return _result(recipe, data, folder, cells)
+        part.refuse_other(asked, data)
+    return _result(recipe, data, folder.path, cells)
 
 
 def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: int) -> list[Cell]:

@@ -15,6 +15,7 @@ from onebit.data import DATASETS, Dataset
 from onebit.errors import CheckpointError
 from onebit.evaluation.forward import kept_training
 from onebit.evaluation.sources import fitting_batch
+from onebit.fold.unfold import unfold_
 from onebit.layers import binary_layers
 from onebit.models.settings import Custom, Model
 from onebit.nets import is_packed
@@ -22,7 +23,6 @@ from onebit.packed import load
 from onebit.quantizers import Quantizer, sign
 from onebit.recipe import Recipe
 from onebit.runs.own_model import build_own
-from onebit.runs.unfold import unfold_
 from onebit.train.fit_data import FitData
 from onebit.train.weights import load_weights, read_state, weight_file
 

@@ -17,10 +17,9 @@ from onebit.data.preparation import permute_pixels, whiten
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.models.settings import MODELS, Custom
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
+from onebit.runs.folder import RunFolder
 from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
-from onebit.train.history import DATA_FILE
-from onebit.train.run_files import is_of_other_files, stored_data_folder
 from onebit.train.weights import load_weights, read_bytes, read_state, weight_file
 
 LARGEST = 1 << 24
@@ -158,19 +157,13 @@ def load_run_data(
     Returns:
         The data, with the note `OTHER_FILES` if they are not those of the training.
     """
-    recipe, folder = run.recipe, run.source.parent
+    recipe, folder = run.recipe, RunFolder(run.source.parent)
     same_name = dataset in (None, recipe.dataset)
     if not same_name:
         recipe = replace(recipe, dataset=dataset or "", validation=None)
     if not recipe.dataset:
         raise UsageError(f"{run.source}: its data are not stored: name them with --dataset")
-    known = stored_data_folder(folder) if same_name else None
+    known = folder.data_directory if same_name else None
     data = load_recipe_data(recipe, directory=directory, fallback=known, progress=progress)
     data = with_classes(data, run.facts.get("classes"), source=str(run.source))
-    return data.noted(OTHER_FILES) if same_name and is_of_other_files(folder, data) else data
-
-
-def directory_of_training(folder: Path) -> Path | None:
-    """The stored directory of the data of a training to resume: one run, or several seeds, stages or tasks."""
-    folders = [folder, *sorted(path.parent for path in folder.glob(f"*/**/{DATA_FILE}"))]
-    return next(filter(None, map(stored_data_folder, folders)), None)
+    return data.noted(OTHER_FILES) if same_name and folder.has_other_files(data) else data

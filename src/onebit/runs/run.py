@@ -10,44 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.files import json_text, sha256_of, write_atomic
+from onebit.common.files import sha256_of
 from onebit.data import Dataset
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import binary_layers
 from onebit.quantizers import WEIGHT_QUANTIZERS
-from onebit.recipe import Recipe, build_recipe, read_settings
+from onebit.recipe import Recipe
+from onebit.runs.folder import RunFolder
 from onebit.runs.result import RunResult
 from onebit.runs.trackers import tracking
 from onebit.runs.training import Machine, prepare, resolve_machine
 from onebit.train.fit_data import FitData
-from onebit.train.history import RESULT_FILE, STAGE_FOLDER, EpochLog, History, refuse_used
-from onebit.train.lock import lock_folder
+from onebit.train.history import RESULT_FILE, STAGE_FOLDER, EpochLog, History
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.run_files import is_of_epoch, refuse_other_data
-from onebit.train.run_settings import change_in_words
+from onebit.train.run_files import is_of_epoch
 from onebit.train.weights import load_weights, read_weights, weight_file
-
-
-def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
-    """Prepare a run folder and write recipe.yaml; returns whether there is a checkpoint to continue from."""
-    if refuse_used(folder, resume=resume):
-        refuse_other(folder, recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
-    return any((part / "last.ckpt").exists() for part in (folder, folder / STAGE_FOLDER))
-
-
-def refuse_other(folder: Path, recipe: Recipe, data: Dataset | None = None) -> None:
-    """Raise CheckpointError if the training in a folder has another recipe or other data."""
-    if data is not None:
-        refuse_other_data(folder, data)
-    if not (folder / "recipe.yaml").exists():
-        return
-    if changed := recipe.changed_from(build_recipe(read_settings(folder / "recipe.yaml"))):
-        name, was, now = min(changed, key=lambda change: change[0] != "epochs")  # which change others: name their cause
-        raise CheckpointError(f"{folder}: {change_in_words(name, was, now)}")
 
 
 def facts_of(recipe: Recipe, data: Dataset | FitData) -> dict[str, Any]:
@@ -87,8 +66,8 @@ def first_stage(recipe: Recipe) -> Recipe:
     return stage.with_warmup_of(recipe.epochs)
 
 
-def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **options: Any) -> dict[str, Any]:
-    """Train a recipe into a folder made by `start_folder`, in one stage or two.
+def train_run(recipe: Recipe, data: Dataset, folder: RunFolder, **options: Any) -> dict[str, Any]:
+    """Train a recipe into a folder after its `start`, in one stage or two.
 
     The first stage has its own run folder `folder/stage1`; the second one starts from its result.
 
@@ -99,56 +78,50 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
         The content of result.json; `test` maps each test mode to its counts on the test split.
     """
     if not recipe.first_stage:
-        return train_stage(recipe, data, folder, resume=resume, **options)
+        return train_stage(recipe, data, folder, **options)
     stage = folder / STAGE_FOLDER
-    train_part(first_stage(recipe), data, stage, resume=resume, **options)
-    return train_stage(recipe, data, folder, resume=resume, start=stage, **options)
+    train_part(first_stage(recipe), data, stage, **options)
+    return train_stage(recipe, data, folder, start=stage, **options)
 
 
-def train_part(
-    recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, ranks: Ranks = ALONE, **options: Any
-) -> None:
+def train_part(recipe: Recipe, data: Dataset, folder: RunFolder, **options: Any) -> None:
     """Train a stage or a task into its run folder, unless it is finished there."""
-
-    def finished() -> bool:
-        start_folder(folder, recipe, resume=resume)
-        refuse_other_data(folder, data)
-        return (folder / RESULT_FILE).exists()
-
-    with lock_folder(folder, ranks):
-        if not ranks.first(finished):
-            train_stage(recipe, data, folder, resume=resume, ranks=ranks, **options)
+    with folder.locked():
+        folder.start(recipe)
+        if not folder.finished(data):
+            train_stage(recipe, data, folder, **options)
 
 
 def train_stage(
     recipe: Recipe,
     data: Dataset,
-    folder: Path,
+    folder: RunFolder,
     *,
-    start: Path | None = None,
-    ranks: Ranks = ALONE,
+    start: RunFolder | None = None,
     trackers: Sequence[str] = (),
     on_epoch: Callable[[EpochLog], Any] | None = None,
     on_model: Callable[[nn.Module, Tensor], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write and return result.json.
+    """Train a recipe into a folder after its `start`, evaluate the chosen weights, write and return result.json.
+
+    Each process evaluates its share of the test split.
 
     Args:
         start: the run of an earlier stage or task to start from instead of the recipe's `init_from`.
-        ranks: this process among several, each of which evaluates its share of the test split.
         trackers: names in `onebit.runs.trackers.TRACKERS`.
         on_epoch: see `fit`; on_model: called with the net and blank images before the first step.
-        options: of `fit`: `resume`, `on_step`, `batch_watch`.
+        options: of `fit`: `on_step`, `batch_watch`.
     """
-    ranks.first(lambda: refuse_other_data(folder, data))
+    folder.first(lambda: folder.refuse_other_data(data))
+    ranks = folder.ranks or ALONE
     machine = resolve_machine(recipe, ranks)
     torch.set_num_threads(machine.threads)
     begun = replace(recipe, precision=machine.precision, init_from=recipe.init_from if start is None else str(start))
     training = prepare(begun, data, device=machine.device, processes=ranks.world)
     if on_model is not None:
         on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
-    with tracking(trackers, recipe, folder, ranks=ranks) as tracked:
+    with tracking(trackers, recipe, folder.path, ranks=ranks) as tracked:
 
         def track(row: EpochLog) -> None:
             for tracker in tracked:
@@ -160,25 +133,26 @@ def train_stage(
 
         history = training.fit(
             data,
-            folder=folder,
+            folder=folder.path,
+            resume=folder.resume,
             facts=facts_of(recipe, data),
             ranks=ranks,
             on_epoch=after_epoch,
             on_restored=track,  # a killed training may have written a checkpoint before it told the trackers
             **options,
         )
-        ranks.first(lambda: _load_best(training.model, folder / "best.safetensors", history.best))
+        folder.first(lambda: _load_best(training.model, folder.path / "best.safetensors", history.best))
         ranks.same_(list(training.model.state_dict().values()))
         scores = _test_scores(recipe, training.model, data, ranks)
     result = _result(recipe, data, training.model, history, machine, ranks)
     result |= {"test": {score.weights: score.as_dict() for score in scores}, "seconds": history.seconds}
     if start is not None and recipe.first_stage:
-        before = ranks.first(lambda: RunResult.read(start))
+        before = folder.first(lambda: RunResult.read(start.path))
         result["seconds"] += (before and before.seconds) or 0.0
     result["folder"] = str(folder)
     if ranks.writes:
-        result["sha256"] = sha256_of(weight_file(folder))  # what the scores are about
-        write_atomic(folder / RESULT_FILE, (json_text(result, indent=2) + "\n").encode())
+        result["sha256"] = sha256_of(weight_file(folder.path))  # what the scores are about
+    folder.write(RESULT_FILE, result)
     for tracker in tracked:
         tracker.end(result)
     return result

@@ -68,7 +68,8 @@ class Machine:
 
 def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
     """The machine for a recipe, with "auto" resolved; `ranks`: this process among several."""
-    device = rank_device(resolve_device(recipe.device), ranks)
+    found = resolve_device(recipe.device)
+    device = rank_device(found, ranks)
     return Machine(device, resolve_precision(recipe.precision, device), recipe.threads or torch.get_num_threads())
 
 

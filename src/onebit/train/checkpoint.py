@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from onebit.common.files import write_atomic
 from onebit.common.signals import uninterrupted
+from onebit.common.text import change_in_words
 from onebit.errors import CheckpointError, FormatError, first_line
 from onebit.evaluation.forward import generators_of
 from onebit.native import instruction_set
@@ -21,7 +22,7 @@ from onebit.optim import finish_steps_
 from onebit.train.average import copy_tensors_
 from onebit.train.history import History
 from onebit.train.job import Job
-from onebit.train.run_settings import PLAIN, change_in_words, first_difference, flat, of_states
+from onebit.train.run_settings import PLAIN, first_difference, flat, of_states
 from onebit.train.weights import is_unusual_storage, read_torch_file
 
 CHECKPOINT_FORMAT = 2

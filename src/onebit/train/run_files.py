@@ -7,46 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import read_json, write_atomic
-from onebit.data import DATASETS, Dataset
-from onebit.errors import CheckpointError, UsageError
+from onebit.common.files import write_atomic
+from onebit.data import DATASETS
+from onebit.errors import UsageError
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
-from onebit.train.history import DATA_FILE, MOST_RESULT, RESULT_FILE, EpochLog
+from onebit.train.history import DATA_FILE, EpochLog
 from onebit.train.job import Job
 from onebit.train.weights import save_weights
-
-
-def stored_data_folder(run: Path) -> Path | None:
-    """Where the data of a run were; None if unknown."""
-    directory = _stored_data(run).get("directory")
-    return None if directory is None else Path(directory)
-
-
-def _stored_data(run: Path) -> dict[str, str]:
-    """The fields of data.json."""
-    try:
-        return {key: str(value) for key, value in read_json(run / DATA_FILE, largest=MOST_RESULT).items()}
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def changed_data(folder: Path, data: Dataset) -> bool:
-    """Whether data differ from the stored digests of a run."""
-    stored, now = _stored_data(folder), {"digest": data.digest, "test": data.test_digest}
-    return any(stored.get(part, digest) != digest for part, digest in now.items())
-
-
-def is_of_other_files(folder: Path, data: Dataset) -> bool:
-    """Whether the data files differ from those of a run; the splits may differ."""
-    stored = _stored_data(folder).get("files")
-    return stored != data.files_digest if stored and data.files_digest else changed_data(folder, data)
-
-
-def refuse_other_data(folder: Path, data: Dataset) -> None:
-    """Raise CheckpointError if the run in a folder, finished or not, was trained on other data."""
-    trained = any((folder / name).exists() for name in ("last.ckpt", RESULT_FILE))
-    if trained and changed_data(folder, data):
-        raise CheckpointError(f"{folder}: was trained on other images or labels than these")
 
 
 def last_checkpoint(job: Job) -> Path | None:

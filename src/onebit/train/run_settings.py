@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from onebit.errors import short
 from onebit.evaluation.forward import generators_of
 from onebit.layers import binary_layers, input_quantizers
 from onebit.train.job import Job
@@ -86,12 +85,6 @@ def first_difference(began: Settings, last: Settings, now: Settings) -> tuple[st
         if was != given and not moved and not unknown:
             return name.removeprefix("settings."), was, given
     return None
-
-
-def change_in_words(name: str, was: Any, now: Any) -> str:
-    """A changed setting; a whole float, such as a number of epochs, is written as an integer."""
-    was, now = (short(value).removesuffix(".0") for value in (was, now))
-    return f"the run has {name} = {was}, this command has {name} = {now}"
 
 
 def _of_callable(function: Any) -> Any:

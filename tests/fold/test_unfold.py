@@ -11,12 +11,12 @@ from torch import nn
 
 from onebit.errors import CheckpointError
 from onebit.fold import pack
+from onebit.fold.unfold import unfold_
 from onebit.integer.nets import integer_net
 from onebit.packed import Dense, PackedNet, Threshold
 from onebit.packed.nodes.node import INT32
 from onebit.recipe import build_recipe, methods, with_method
 from onebit.runs.model import build_model
-from onebit.runs.unfold import unfold_
 from onebit.runtime import run
 from support.fold_nets import images_of
 from support.recipe_nets import RECIPES, SMALL, Net, packed_net, small
