@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from onebit.errors import UsageError
-from onebit.evaluation.counts import model_size
+from onebit.evaluation.counts import model_size, net_size
 from onebit.layers import (
     BinaryConv2d,
     BinaryLinear,
@@ -24,7 +24,6 @@ from onebit.layers import (
     binarize_,
     describe_layers,
 )
-from onebit.layers.description import weight_counts
 
 
 class OwnLinear(nn.Linear):
@@ -182,6 +181,17 @@ def test_the_rows_and_the_table_of_a_whole_net() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "build",
+    [lambda: binarize_(nn.LSTM(3, 4, 2), weight_quantizer="recu").model, lambda: weight_norm(BinaryLinear(4, 2))],
+    ids=["scales of parametrized weights", "weight norm"],
+)
+def test_the_rows_hold_the_numbers_that_are_packed(build: Callable[[], nn.Module]) -> None:
+    report = describe_layers(net := nn.Sequential(build()))
+    weights = sum(row.weights for row in report.binary)
+    assert (weights, sum(row.parameters for row in report.real)) == model_size(net)[:2]
+
+
 def test_any_model_can_be_described() -> None:
     net = nn.Sequential(BinaryConv2d(1, 2, 3, input_quantizer="ste_sign"), nn.Linear(4, 2), OwnLinear(2, 2))
     described = describe_layers(net)
@@ -206,5 +216,5 @@ def test_long_names_fit_a_screen() -> None:
 
 def test_the_weights_of_a_model_are_what_multiplies_and_what_is_looked_up() -> None:
     parts = nn.ModuleList([BinaryLinear(8, 4), nn.Linear(8, 1), nn.BatchNorm1d(4), nn.Embedding(5, 4), nn.PReLU(4)])
-    assert weight_counts(parts) == (32, 32 + 8 + 20)
-    assert weight_counts(binarize_(nn.LSTM(3, 4)).model) == (4 * 4 * (3 + 4), 4 * 4 * (3 + 4))
+    assert net_size(parts)[:2] == (32, 32 + 8 + 20)
+    assert net_size(binarize_(nn.LSTM(3, 4)).model)[:2] == (4 * 4 * (3 + 4), 4 * 4 * (3 + 4))

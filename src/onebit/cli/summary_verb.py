@@ -98,7 +98,7 @@ def _modules(args: Namespace) -> tuple[list[tuple[Any, ...]], list[str]]:
     rows = [
         (
             *(layer.name, layer.kind, layer.output_shape, layer.binary_weights, layer.real_parameters),
-            *(layer.bytes_packed, layer.binary_macs + layer.real_macs, layer.binary_macs),
+            *(layer.bytes_packed, layer.macs, layer.binary_macs),
             *verdicts.get(layer.name, ("", "")),
         )
         for layer in summary(model, input_shape=shape).layers

@@ -14,10 +14,11 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from onebit.common.text import NetSize, table
 from onebit.common.torch_private import BATCH_NORM, CONV_TRANSPOSE
+from onebit.common.weight_names import WEIGHT_NAME
 from onebit.evaluation.forward import kept_training, model_device
-from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations
+from onebit.layers import BinaryParametrization, InputCoding, latent_keys
 from onebit.layers.base import unwrapped
-from onebit.layers.description import weight_counts
+from onebit.layers.description import latents_of
 from onebit.layers.parametrized import kind_name
 from onebit.runtime.torch_attention import PackedAttention
 from onebit.runtime.torch_layers import PackedConv, PackedLayer
@@ -41,11 +42,11 @@ def layer_size(layer: nn.Module, counted: set[int] | None = None) -> tuple[int, 
         return 0, 0  # part of the layer that reads the weight
     if isinstance(layer, PackedLayer):
         return layer.packed_sizes
-    if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
-        return layer.weight.numel(), sum(p.numel() for p in layer.parameters(recurse=False)) - layer.weight.numel()
-    parameters = sum(p.numel() for p in layer.parameters(recurse=False) if id(p) not in counted)
-    counted.update(map(id, layer.parameters(recurse=False)))
-    return sum(part.weight.numel() for part in binary_parametrizations(layer).values()), parameters
+    latents = [latent.weight for latent in latents_of(layer)]
+    real = {id(p): p.numel() for p in layer.parameters(recurse=False) if all(p is not latent for latent in latents)}
+    numbers = sum(count for key, count in real.items() if key not in counted)
+    counted.update(real)
+    return sum(latent.numel() for latent in latents), numbers
 
 
 def model_size(model: nn.Module) -> Size:
@@ -84,8 +85,18 @@ def _summed(sizes: Iterable[tuple[int, int]]) -> Size:
 
 
 def net_size(model: nn.Module) -> NetSize:
-    """How much of a model is binary, and its bytes when packed."""
-    return NetSize(*weight_counts(model), model_size(model)[2])
+    """How much of a model is binary, and its bytes when packed.
+
+    Embeddings are weights; scales, biases and normalization are not.
+    """
+    binary, _, size = model_size(model)
+    latents, weights = latent_keys(model), binary
+    for name, parameter in model.named_parameters():
+        is_weight = parameter.dim() > 1 and WEIGHT_NAME.search(name) is not None
+        # a scale per channel may have axes of length 1
+        if name not in latents and (is_weight or sum(side > 1 for side in parameter.shape) > 1):
+            weights += parameter.numel()
+    return NetSize(binary, weights, size)
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,11 @@ class LayerSummary:
     real_parameters: int
     binary_macs: int
     real_macs: int
+
+    @property
+    def macs(self) -> int:
+        """All multiply-accumulates."""
+        return self.binary_macs + self.real_macs
 
     @property
     def bytes_packed(self) -> int:

@@ -13,9 +13,8 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from onebit.common.text import table
 from onebit.common.torch_private import BATCH_NORM, INSTANCE_NORM
-from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import UsageError, shortened
-from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, input_quantizers, latent_keys, unwrapped
+from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, input_quantizers, unwrapped
 from onebit.layers.binary import BINARY_TWINS
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
@@ -82,20 +81,6 @@ class BinarizeReport:
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])
 
 
-def weight_counts(model: nn.Module) -> tuple[int, int]:
-    """(binary weights, all weights): embeddings are weights; scales, biases and normalization are not."""
-    latents = latent_keys(model)
-    binary = sum(latent.layer.weight.numel() for latent in latents.values())
-    binary += sum(_packed_sizes(module)[0] for module in model.modules())
-    real = 0
-    for name, parameter in model.named_parameters():
-        is_weight = parameter.dim() > 1 and WEIGHT_NAME.search(name) is not None
-        # a scale per channel may have axes of length 1
-        if name not in latents and (is_weight or sum(size > 1 for size in parameter.shape) > 1):
-            real += parameter.numel()
-    return binary, binary + real
-
-
 def describe_layers(model: nn.Module, where: Callable[[str, nn.Module], bool] | None = None) -> BinarizeReport:
     """The report of `binarize_` for any model: which layers are binary, which are real and why.
 
@@ -118,12 +103,12 @@ def describe_layers(model: nn.Module, where: Callable[[str, nn.Module], bool] | 
         if id(module) not in modules and isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # part of a layer
         signs, real = _packed_sizes(module)
-        latents = _latents(module)
+        latents = latents_of(module)
         if latents or signs:
             weights = signs or sum(latent.weight.numel() for latent in latents)
             quantizer = _quantizers(latents[0]) if latents else "packed"
             report.binary.append(BinaryRow(name, kind_name(module), weights, quantizer))
-        parameters = {key: p for key, p in _parameters(module, latents).items() if id(p) not in latent_ids}
+        parameters = {key: p for key, p in _parameters(module).items() if id(p) not in latent_ids}
         if not parameters and not real:
             continue
         held = {holders.setdefault(id(parameter), name) for parameter in parameters.values()} - {name}
@@ -156,23 +141,21 @@ def _packed_sizes(module: nn.Module) -> tuple[int, int]:
     return getattr(module, "packed_sizes", (0, 0))
 
 
-def _latents(module: nn.Module) -> list[LatentWeight]:
+def latents_of(module: nn.Module) -> list[LatentWeight]:
+    """The latent weights of a module, without those of submodules."""
     if isinstance(module, BinaryLayer):
         return [module] if module.weight_quantizer is not None else []
     return list(binary_parametrizations(module).values())
 
 
-def _parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str, Tensor]:
-    """The parameters of a module, without those of submodules, and of its quantizers."""
+def _parameters(module: Any) -> dict[str, Tensor]:
+    """The parameters of a module, without those of submodules, and of its quantizers and parametrizations."""
     found: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
-    parts: list[Any] = [latent.weight_quantizer for latent in latents]
-    if is_parametrized(module):  # by weight_norm, for example
-        parts.append(module.parametrizations)
+    parts = [module.parametrizations] if is_parametrized(module) else []
     if isinstance(module, BinaryLayer) or any(_packed_sizes(module)):
-        parts.append(module.input_quantizer)
-    for part in parts:
-        if part is not None:
-            found |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
+        parts += [getattr(module, "weight_quantizer", None), module.input_quantizer]
+    for part in filter(None, parts):
+        found |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
     return found
 
 
@@ -198,7 +181,7 @@ def quantizer_config(model: nn.Module) -> dict[str, Any]:
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, module in unwrapped(model).named_modules():
-        weights = next((latent.weight_quantizer for latent in _latents(module)), None)
+        weights = next((latent.weight_quantizer for latent in latents_of(module)), None)
         inputs = getattr(module, "input_quantizer", None)
         whole = isinstance(module, BinaryLayer) or kind_of(module) in PARAMETRIZED  # no part of an attention layer
         if whole and not (weights is inputs is None):

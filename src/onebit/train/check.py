@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from onebit.common.text import NetSize
 from onebit.errors import OnebitError, first_line, shortened
+from onebit.evaluation.counts import net_size
 from onebit.evaluation.health import constant_inputs
 from onebit.fold import refusals_of
 from onebit.fold.shipped import no_binary_layers
 from onebit.fold.trace import Inputs, random_inputs
 from onebit.layers import BinarizeReport, BinaryLayer, binary_layers, input_quantizers
 from onebit.layers.base import unwrapped
-from onebit.layers.description import LEFT_REAL, NOT_CHOSEN, describe_layers, weight_counts
+from onebit.layers.description import LEFT_REAL, NOT_CHOSEN, describe_layers
 from onebit.quantizers import Quantizer
 
 REASON_LENGTH = 100
@@ -46,13 +46,13 @@ class CheckReport:
         """One line, which `fit` also prints: share of binary weights, how it packs, and the number of warnings."""
         count, real = len(self.layers.binary), {row.name for row in self.layers.real if row.reason in _WEIGHTS}
         total = len(real | {row.name for row in self.layers.binary})
-        share = f"{NetSize(*weight_counts(self.layers.model), 0).share} of weights"
-        packs = "packs whole"
-        if not self.whole:
-            path, reason = next(iter(self.reasons.items()))
+        packs, path = "packs whole", next(iter(self.reasons), "")
+        if path:
             packs = f"packs layer by layer, because of {path!r}"
-            packs = packs if path else f"does not pack whole: {shortened(reason, REASON_LENGTH)}"
-        text = f"check: {count} of {total} layers binary ({share}); {packs}"
+        elif not self.whole:
+            packs = f"does not pack whole: {shortened(self.reasons[path], REASON_LENGTH)}"
+        share = net_size(self.layers.model).share
+        text = f"check: {count} of {total} layers binary ({share} of weights); {packs}"
         found = len(self.warnings)
         return text + (f"; {found} warning{'s' * (found > 1)}: onebit.check(model, example)" if found else "")
 

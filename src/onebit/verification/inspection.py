@@ -158,8 +158,14 @@ def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict
         zeros = math.prod(layer.shape) - layer.plus_one - layer.minus_one
         if layer.verdict != "binary" and zeros and zeros == int((state[layer.name] == 0).sum()):
             warnings.append(f"{layer.name}: {zeros} weights are exactly 0: a ternary net, not a binary one?")
-    total = _total(state, layers)
-    total["weights"] += sum(state[name].numel() for name in others)
+    from onebit.evaluation.counts import state_size  # imports torch, which packed files do not need
+
+    total = _sizes(*state_size(state, found)) | {
+        "weights": sum(state[name].numel() for name in (*found, *others)),
+        "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
+        "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
+        "macs": None,  # they depend on the input
+    }
     return Inspection(
         file=file,
         kind=kind,
@@ -188,20 +194,8 @@ def net_totals(model: nn.Module) -> dict[str, Any]:
     from onebit.evaluation.counts import summary
 
     whole = summary(model)
-    counts = [whole.total(field) for field in ("binary_weights", "real_parameters", "bytes_packed")]
-    return _sizes(*counts) | {"macs": whole.total("binary_macs") + whole.total("real_macs")}
-
-
-def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[str, Any]:
-    from onebit.evaluation.counts import state_size  # imports torch, which packed files do not need
-
-    weights, others, packed = state_size(state, {layer.name for layer in layers})
-    return _sizes(weights, others, packed) | {
-        "weights": weights,
-        "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
-        "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
-        "macs": None,  # they depend on the input
-    }
+    binary, real, packed, macs = map(whole.total, ("binary_weights", "real_parameters", "bytes_packed", "macs"))
+    return _sizes(binary, real, packed) | {"macs": macs}
 
 
 def inspect_file(path: str | Path) -> Inspection:
