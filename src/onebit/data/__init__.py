@@ -2,11 +2,7 @@
 
 from onebit.common.augmentation import Augmentation as Augmentation
 from onebit.data.datasets import DATASETS as DATASETS, fetch_dataset as fetch_dataset, load_dataset as load_dataset
-from onebit.data.decoding import (
-    StreamedImages as StreamedImages,
-    prefetched as prefetched,
-    read_batches as read_batches,
-)
+from onebit.data.decoding import StreamedImages as StreamedImages, prefetched as prefetched
 from onebit.data.mask_folder import mask_classes as mask_classes, read_mask as read_mask, with_classes as with_classes
 from onebit.data.mask_scores import (
     VOID as VOID,

@@ -121,9 +121,3 @@ def prefetched(items: Iterable[_T], *, ahead: int = 2) -> Iterator[_T]:
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def read_batches(images: Images | StreamedImages, indices: Sequence[Any]) -> Iterator[Images]:
-    """`images[index]` for each slice or array in `indices`; streamed images are read ahead."""
-    batches = (images[index] for index in indices)
-    return prefetched(batches) if isinstance(images, StreamedImages) else batches

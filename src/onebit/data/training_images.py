@@ -149,18 +149,15 @@ class TrainingSamples:
     """
 
     def __init__(self, split: Split, augmentation: Augmentation | None, *, channels_last: bool) -> None:
-        augmentation = augmentation or Augmentation()
-        self.labels = split.labels
-        self.repeats = augmentation.repeats
-        self.count = len(split) * self.repeats
-        masks = split.labels.ndim > 1
+        augmentation, masks = augmentation or Augmentation(), split.labels.ndim > 1
+        self.labels, self.count = split.labels, len(split) * augmentation.repeats
         for name in _FOR_LABELS if masks else _FOR_MASKS:
             if getattr(augmentation, name):
                 raise UsageError(f"augmentation.{name} is for images with {'labels' if masks else 'masks'}")
         self._streamed = isinstance(split.images, StreamedImages)
-        self.images = self._masked = None  # one of them
+        self.images: TrainingImages | MaskedImages
         if masks:
-            self._masked = MaskedImages(split.images[:], split.labels, augmentation, channels_last=channels_last)
+            self.images = MaskedImages(split.images[:], split.labels, augmentation, channels_last=channels_last)
         else:
             self.images = TrainingImages(split.images, augmentation, channels_last=channels_last)
 
@@ -179,7 +176,5 @@ class TrainingSamples:
         return prefetched(made) if self._streamed else made
 
     def _batch(self, indices: Integers, part: slice, rng: np.random.Generator) -> tuple[Images, npt.NDArray]:
-        if self._masked is not None:
-            return self._masked.batch(indices, rng, part=part)
-        assert self.images is not None
-        return self.images.batch(indices, rng, part=part), self.labels[indices[part]]
+        made = self.images.batch(indices, rng, part=part)
+        return made if isinstance(made, tuple) else (made, self.labels[indices[part]])

@@ -105,10 +105,12 @@ def try_model(model: nn.Module, inputs: Any) -> Any:
         return called(plain.eval(), to_device(first_samples(inputs, 2), device))
 
 
-def in_tiles(model: nn.Module, split: Split) -> Split:
-    """Cut images with masks into tiles for the model, see `onebit.data.fitted`; other splits are unchanged."""
+def in_tiles(model: nn.Module, data: Any) -> Any:
+    """Cut a split of images with masks into tiles for the model, see `onebit.data.fitted`; other data are unchanged."""
+    if not isinstance(data, Split) or data.labels.ndim == 1:
+        return data
     taken, made = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
-    return split if split.labels.ndim == 1 or taken is None or made is None else fitted(split, taken, made)
+    return data if taken is None or made is None else fitted(data, taken, made)
 
 
 def predict_logits(

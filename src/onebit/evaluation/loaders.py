@@ -68,7 +68,7 @@ def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
     """
     batches: Iterator[Any] | None = None
     states: Any = None
-    loader = copy.copy(loader)
+    loader, end = copy.copy(loader), object()
     vars(loader).update(_iterator=None)  # persistent workers serve one pass at a time, that of a training may go on
     with seeded(loader, 0, 0):
         while True:
@@ -80,9 +80,7 @@ def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
                     torch.set_rng_state(states[0])
                     random.setstate(states[1])
                     np.random.set_state(states[2])
-                try:
-                    batch = next(batches)
-                except StopIteration:
+                if (batch := next(batches, end)) is end:
                     return
                 states = torch.get_rng_state(), random.getstate(), np.random.get_state()
             yield batch

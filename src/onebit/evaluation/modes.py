@@ -315,7 +315,7 @@ def evaluate(
         0.9783
     """
     data = data.test if isinstance(data, Dataset) else data
-    data = in_tiles(model, data) if isinstance(data, Split) else data
+    data = in_tiles(model, data)
     task = task_of(loss)
     known = getattr(model, "class_names", None)
     samples = as_samples(with_tokens(data, task), batch_size=batch_size, classes=known)
@@ -327,7 +327,7 @@ def evaluate(
         outputs, targets = mode_outputs(model, samples, mode, batch_size=batch_size, on_images=bar.update, task=task)
     if targets is None:
         raise DataError(f"{samples.name}: no targets")
-    named = len(getattr(samples, "classes", ()))
+    named = len(samples.classes)
     if named and (task not in ("classification", None) or named != outputs.shape[1]):
         of = f"outputs {tuple(outputs.shape)} of a {task or 'classification'}"
         raise UsageError(f"got the names of {named} classes as targets for {of}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset as TorchDataset, IterableDataset, TensorDataset
 
-from onebit.data import Dataset, Split, StreamedImages, read_batches
+from onebit.data import Dataset, Split, StreamedImages, prefetched
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import batch_samples, known_length, repeated, sampler_of, sequential
 from onebit.evaluation.trees import leaves, size_of
@@ -74,11 +74,11 @@ class ArraySamples:
         ordered = indices is None
         if ordered:
             indices = [slice(*bounds) for bounds in self._bounds(batch_size)]
-        streamed = read_batches(self.inputs, indices) if isinstance(self.inputs, StreamedImages) else None
-        for index in indices:
-            inputs = _each(_tensor, next(streamed) if streamed else _each(itemgetter(index), self.inputs))
+        pairs = (_each(itemgetter(index), (self.inputs, self.targets)) for index in indices)
+        for x, y in prefetched(pairs) if isinstance(self.inputs, StreamedImages) else pairs:
+            inputs = _each(_tensor, x)
             check_finite(inputs, self.name, wait=ordered)
-            yield inputs, _each(_as_targets, _each(itemgetter(index), self.targets))
+            yield inputs, _each(_as_targets, y)
 
     def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
         """Inputs of `count` evenly spaced samples; each batch is drawn from all of them with a fixed seed."""
@@ -110,6 +110,7 @@ class LoaderSamples:
 
     loader: DataLoader[Any]
     name: str = "the loader"
+    shape, classes = (), ()  # unknown
 
     @property
     def count(self) -> int | None:

@@ -157,14 +157,14 @@ class DeviceBatches:
 
     def __init__(self, samples: TrainingSamples, device: torch.device) -> None:
         self._samples, self._device, self._pixels = samples, device, None
-        pixels = None if samples.images is None else samples.images.pixels
+        pixels = samples.images.pixels if isinstance(samples.images, TrainingImages) else None
         if pixels is not None and _fits(pixels.nbytes, device):
             self._pixels, self._labels = (torch.from_numpy(each).to(device) for each in (pixels, samples.labels))
 
     def batches(self, chosen: Chosen, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (N, C, H, W), uint8, and labels of each batch. Do not use `rng` before the iterator ends."""
         images = self._samples.images
-        if self._pixels is None or images is None:
+        if self._pixels is None or not isinstance(images, TrainingImages):
             pairs = self._samples.batches(chosen, rng)
             for pixels, labels in pairs if self._device.type == "cpu" else prefetched(pairs):
                 yield sent(torch.from_numpy(pixels), self._device), sent(torch.from_numpy(labels), self._device)

@@ -39,8 +39,7 @@ class FitData:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample; () for a loader."""
-        samples = as_samples(self.train)
-        return samples.shape if isinstance(samples, ArraySamples) else ()
+        return as_samples(self.train).shape
 
     @property
     def count(self) -> int | None:

@@ -350,7 +350,7 @@ def _share(model: nn.Module, data: Split | Samples, ranks: Ranks) -> Samples | N
     part = data[ranks.part(len(data))]
     if not len(part):
         return None
-    return as_samples(in_tiles(model, part) if isinstance(part, Split) else part, name="validation")
+    return as_samples(in_tiles(model, part), name="validation")
 
 
 def statistics_of_saved_(job: Job) -> None:
