@@ -60,32 +60,28 @@ def _lines(found: Inspection, *, latent: bool) -> Iterator[str]:
     packed, total = found.kind == "packed", found.total
     yield f"{escaped(found.file)}: {found.verdict} ({found.kind} file)"
     if "bits_per_weight" in total:
-        heads = ["layer", "shape", "type", "bits a weight", "verdict", "smallest", "largest"]
-        rows = [
-            [x.name, _sizes(x.shape), x.dtype, f"{x.bits:.4g}", x.verdict, f"{x.low:.4g}", f"{x.high:.4g}"]
-            for x in found.layers
-        ]
-        yield table([heads, *rows], right=(3, 5, 6))
+        rows = [["layer", "shape", "type", "bits a weight", "verdict", "smallest", "largest"]]
+        for x in found.layers:
+            bits, *ends = (f"{number:.4g}" for number in (x.bits, x.low, x.high))
+            rows.append([x.name, _sizes(x.shape), x.dtype, bits, x.verdict, *ends])
+        yield table(rows, right=(3, 5, 6))
         yield (
             f"{total['binary_weights']:,} of {total['weights']:,} weights binary; {size(total['bytes_in_file'])}, "
             f"{total['bits_per_weight']:.2f} bits a weight in all"
         )
-        for key, value in found.facts.items():
-            yield from _fact(key, value)
-        return
-    rows = [["layer", "shape", "verdict", "-1", "+1", "between", "beyond", "distance to ±1"]]
-    for layer in found.layers:
-        counts = (layer.minus_one, layer.plus_one, layer.between, layer.outside)
-        rows.append([layer.name, _sizes(layer.shape), layer.verdict, *(f"{n:,}" for n in counts)])
-        rows[-1].append(f"{layer.distance:.4f}")
-    yield table(rows, right=range(3, 8))
-    yield (
-        f"{total['parameters']:,} parameters, {total['binary_weights']:,} of {total['weights']:,} weights binary"
-        f"{' (these are latent weights; their signs ship)' if latent else ''}; "
-        f"{size(total['bytes_in_file'])} {'in the file' if packed else 'of tensors here'}, "
-        f"{size(total['bytes_at_32_bit'])} at 32 bits, {size(total['bytes_at_1_bit'])} with weights at 1 bit"
-        + (f"; {total['macs']:,} multiply-adds a sample" if total["macs"] is not None else "")
-    )
+    else:
+        rows = [["layer", "shape", "verdict", "-1", "+1", "between", "beyond", "distance to ±1"]]
+        for x in found.layers:
+            counts = (f"{count:,}" for count in (x.minus_one, x.plus_one, x.between, x.outside))
+            rows.append([x.name, _sizes(x.shape), x.verdict, *counts, f"{x.distance:.4f}"])
+        yield table(rows, right=range(3, 8))
+        yield (
+            f"{total['parameters']:,} parameters, {total['binary_weights']:,} of {total['weights']:,} weights binary"
+            f"{' (these are latent weights; their signs ship)' if latent else ''}; "
+            f"{size(total['bytes_in_file'])} {'in the file' if packed else 'of tensors here'}, "
+            f"{size(total['bytes_at_32_bit'])} at 32 bits, {size(total['bytes_at_1_bit'])} with weights at 1 bit"
+            + (f"; {total['macs']:,} multiply-adds a sample" if total["macs"] is not None else "")
+        )
     if packed:
         given = found.facts["outputs"]
         for key, taken in found.facts.get("inputs", {"": found.facts.get("input")}).items():

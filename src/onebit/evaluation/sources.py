@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any
 
@@ -18,10 +18,13 @@ from torch.utils.data import DataLoader, Dataset as TorchDataset, IterableDatase
 from onebit.data import Dataset, Split, StreamedImages, prefetched
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import batch_samples, known_length, repeated, sampler_of, sequential
-from onebit.evaluation.trees import leaves, size_of
+from onebit.evaluation.trees import leaves, mapped, size_of
 
 BATCH_SIZE = 100
 """Default number of samples of a batch."""
+ARRAYS = (Tensor, np.ndarray, StreamedImages)
+"""What a tree of samples holds."""
+_each, _arrays = partial(mapped, leaf=ARRAYS), partial(leaves, leaf=ARRAYS)
 
 
 def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[int, int]]:
@@ -55,14 +58,14 @@ class ArraySamples:
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(_parts(self.inputs)[0])
+        return len(next(_arrays(self.inputs)))
 
     count = property(__len__)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
-        return tuple(_parts(self.inputs)[0].shape[1:])
+        return tuple(next(_arrays(self.inputs)).shape[1:])
 
     def __getitem__(self, index: Any) -> ArraySamples:
         inputs = self.inputs
@@ -97,7 +100,7 @@ class ArraySamples:
     @cached_property
     def digest(self) -> str:
         """sha256 of bytes, shape and dtype of inputs and targets; streamed images by their number and targets."""
-        return "arrays " + _digest(_parts((self.inputs, self.targets)))
+        return "arrays " + _digest(_arrays((self.inputs, self.targets)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,9 +189,10 @@ def as_samples(
     if isinstance(data, list) and data and all(isinstance(one, (tuple, Mapping)) for one in data):
         data = pair_of(_stacked(data), name)
     inputs, targets = pair_of(data, name) if isinstance(data, (tuple, list)) else (data, None)
-    inputs, targets = (_each(_array, part) if _is_tree(part) else _array(part) for part in (inputs, targets))
-    targets, named = _numbered(targets, classes, name)
-    sizes = [len(part) for part in _parts((inputs, targets))]
+    targets, named = _numbered(_array(targets), classes, name)
+    inputs = _array(inputs)
+    sizes: list[int] = []
+    _each(lambda part: sizes.append(len(part)), (inputs, targets))
     if len({*sizes}) > 1:
         raise DataError(f"{name}: got {', '.join(f'{size:,}' for size in sizes)} samples, expected equal numbers")
     return ArraySamples(inputs, targets, name, named)
@@ -240,30 +244,12 @@ def refuse_shifted(inputs: Any, targets: Any, task: str | None) -> None:
         raise UsageError("next_token: got targets that are not the inputs, which it shifts itself")
 
 
-def _is_tree(value: Any) -> bool:
-    """Whether a value is a dict or a tuple of arrays, not of numbers."""
-    several = isinstance(value, tuple) and all(getattr(part, "shape", ()) for part in value)
-    return several or isinstance(value, dict)
-
-
-def _each(change: Callable[[Any], Any], value: Any) -> Any:
-    """`mapped` for arrays."""
-    if isinstance(value, dict):
-        return {key: _each(change, part) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_each(change, part) for part in value)
-    return None if value is None else change(value)
-
-
-def _parts(value: Any) -> list[Any]:
-    """The arrays of a tree."""
-    found: list[Any] = []
-    _each(found.append, value)
-    return found
-
-
 def _array(value: Any) -> Any:
-    """A tensor, or an array in native byte order and contiguous, as torch takes it."""
+    """A tensor, or an array in native byte order and contiguous, as torch takes it; or a dict or a tuple of them."""
+    if isinstance(value, dict):
+        return {key: _array(part) for key, part in value.items()}
+    if isinstance(value, tuple) and all(getattr(part, "shape", ()) for part in value):  # not of numbers
+        return tuple(map(_array, value))
     if value is None or isinstance(value, StreamedImages):
         return value
     if isinstance(value, Tensor):

@@ -16,27 +16,28 @@ def size_of(value: Any) -> int:
     return len(next(leaves(value)))
 
 
-def leaves(value: Any) -> Iterator[Tensor]:
-    """The tensors of a tree."""
-    found: list[Tensor] = []
-    mapped(found.append, value)
+def leaves(value: Any, *, leaf: Any = Tensor) -> Iterator[Any]:
+    """The tensors of a tree; for `leaf` see `mapped`."""
+    found: list[Any] = []
+    mapped(found.append, value, leaf=leaf)
     if not found:
         raise DataError(f"got {type(value).__name__}, expected tensors, or tuples or dicts of tensors")
     return iter(found)
 
 
-def mapped(change: Callable[..., Any], value: Any, *others: Any) -> Any:
+def mapped(change: Callable[..., Any], value: Any, *others: Any, leaf: Any = Tensor) -> Any:
     """The tree of `change(tensor)` for every tensor; None stays.
 
     Args:
         others: trees of the same structure, whose tensors `change` gets as well.
+        leaf: the classes of what `change` gets.
     """
-    if value is None or isinstance(value, Tensor):
+    if value is None or isinstance(value, leaf):
         return None if value is None else change(value, *others)
     if isinstance(value, Mapping):
-        return {key: mapped(change, item, *(other[key] for other in others)) for key, item in value.items()}
+        return {key: mapped(change, item, *(x[key] for x in others), leaf=leaf) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        items = [mapped(change, *each) for each in zip(value, *others, strict=True)]
+        items = [mapped(change, *each, leaf=leaf) for each in zip(value, *others, strict=True)]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     raise DataError(f"got {type(value).__name__}, expected tensors, or tuples or dicts of tensors")
 
