@@ -77,7 +77,7 @@ class ArraySamples:
         ordered = indices is None
         if ordered:
             indices = [slice(*bounds) for bounds in self._bounds(batch_size)]
-        pairs = (_each(itemgetter(index), (self.inputs, self.targets)) for index in indices)
+        pairs = ((_each(at, self.inputs), _each(at, self.targets)) for at in map(itemgetter, indices))
         for x, y in prefetched(pairs) if isinstance(self.inputs, StreamedImages) else pairs:
             inputs = _each(_tensor, x)
             check_finite(inputs, self.name, wait=ordered)
