@@ -8,28 +8,19 @@ from typing import Any
 import numpy as np
 
 from onebit.native import library
-from onebit.native.arena import NativePlan, lay_out, most_batch
+from onebit.native.arena import NativePlan, lay_out
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, WORD, Slot
 from onebit.native.layout import NotPlanned
-from onebit.native.panels import panels, sign_panels
+from onebit.native.panels import panels
 from onebit.native.pointwise import Pointwise
+from onebit.native.products import Product, call_of
 from onebit.native.taps import Axis, axes_of, whole
-from onebit.native.weight_kernels import (
-    WeightKernel,
-    depthwise_kernel,
-    dot_kernel,
-    lookup_kernel,
-    planes_of_bytes,
-    real_kernel,
-    scaled_kernel,
-    tap_sums,
-)
+from onebit.native.weight_kernels import WeightKernel, scaled_kernel, segment_units, tap_sums
 from onebit.packed import OneBitWeights, PackedNet, nodes
-from onebit.packed.grid import GRID_BITS, on_grid
+from onebit.packed.grid import on_grid
 from onebit.packed.net import readers
 from onebit.packed.nodes.node import INT32
 
-_SEGMENT_UNITS = 6  # of scratch memory per tap
 _MOST_SCRATCH = 2**28  # units of 4 bytes
 
 
@@ -138,35 +129,13 @@ class _Planner(Pointwise):
         levels = self.levels.get(node.inputs[0])
         if padding or levels:
             fields["tap_sums"] = tap_sums(rows)
-        depthwise = depthwise_kernel(node, rows, on_a_grid=self.known[node.inputs[0]].bound is None)
-        if one_bit and slot.kind == BITS and (groups == 1 or channels % WORD == 0):
-            # with levels, the sums of weights are in scratch memory
-            kernel = WeightKernel("xnor", *sign_panels(rows, self.isa.lanes), 2 * groups * outputs * bool(levels))
-            fields["levels"] = levels is not None
-        elif one_bit and self.isa.dot_fours and slot.coding and depthwise is None and node.centre is None:
-            kernel = dot_kernel(node, rows, axes, slot, slot.coding, self.isa)
-        else:
-            if depthwise is not None and outputs > 1:
-                slot = self.channels_repeated(slot, outputs)
-            if depthwise is None or not one_bit or slot.kind != BYTES:
-                slot = self.integers(node, slot)
-            fields["real"] = slot.call is not None and slot.call.kernel == "grid"
-            if depthwise is not None:
-                kernel = depthwise
-                fields |= {"groups": 1, "outputs": groups * outputs}
-            elif not one_bit:
-                kernel = real_kernel(node, rows)
-            else:
-                kernel = lookup_kernel(node, rows, axes, slot.shape[2], self.isa)
+        on_a_grid = self.known[node.inputs[0]].bound is None
+        call = call_of(self, Product(node, slot, rows, axes, levels, on_a_grid, self.isa))
+        fields |= call.fields
         kind = INTEGER if one_bit and not fields.get("real") and not levels else REAL
-        sources = (slot,) if levels is None else (slot, levels)
-        answer = self.product(node, kernel, sources, made, kind, taps=taps, **fields)
+        sources = (call.slot,) if levels is None else (call.slot, levels)
+        answer = self.product(node, call.kernel, sources, made, kind, taps=taps, **fields)
         assert answer.call is not None
-        dense = kernel.name == "lut" and slot.shape[1:] == made[1:] == (1, 1)
-        if dense and not kernel.more and 0 < self.isa.byte_tiles <= most_batch(slot.buffer.units):
-            block, units = planes_of_bytes(channels, self.isa)
-            answer.call.fields |= {"planes": self.isa.byte_tiles, "block": block}
-            answer.call.scratch = max(answer.call.scratch, units)
         if one_bit and (node.scale is not None or node.centre is not None):
             if kind == INTEGER:
                 answer.then("real")
@@ -194,25 +163,10 @@ class _Planner(Pointwise):
         fields |= {"tap_words": kernel.tap_words, **kernel.more}
         answer = self.emit(kernel.name, sources, made, kind, **fields)
         assert answer.call is not None
-        answer.call.scratch = -(-taps // 8) * 8 * _SEGMENT_UNITS + kernel.scratch
+        answer.call.scratch = segment_units(taps) + kernel.scratch
         if answer.call.scratch > _MOST_SCRATCH:
             raise NotPlanned("tables of a layer beyond a gigabyte")
         return answer
-
-    def integers(self, node: Any, slot: Slot) -> Slot:
-        """The inputs of a product as integers: real values are rounded to their grid."""
-        bound = self.known[node.inputs[0]].bound
-        if slot.kind != REAL:
-            slot = self.as_kind(slot, INTEGER)
-        beyond = not isinstance(node, OneBitWeights) and bound is not None and bound > 2**GRID_BITS
-        if slot.kind == INTEGER and not beyond:
-            return slot
-        slot = self.as_kind(slot, REAL)
-        padded = abs(getattr(node, "padding_value", 0))
-        key = f"grid {padded}"
-        if key not in slot.kinds:
-            slot.kinds[key] = self.emit("grid", (slot,), slot.shape, INTEGER, constant=padded)
-        return slot.kinds[key]
 
     def add(self, node: nodes.Add | nodes.Multiply) -> Slot:
         made = self.known[node.output]

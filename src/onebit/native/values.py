@@ -11,7 +11,8 @@ import numpy as np
 
 from onebit.native.kernel_calls import BITS, BYTES, CENTERED, INTEGER, REAL, UNSIGNED, KernelCalls, Slot
 from onebit.native.layout import Axis, image_of, permuted, repeated, reshaped, strides
-from onebit.packed import InputSpec, Node, PackedNet, Value, nodes
+from onebit.packed import InputSpec, Node, OneBitWeights, PackedNet, Value, nodes
+from onebit.packed.grid import GRID_BITS
 
 
 class Values(KernelCalls):
@@ -147,3 +148,18 @@ class Values(KernelCalls):
         channels, height, width = slot.shape
         axes = repeated(slot.shape, (times, 1, 1))
         return self.copy(slot, (channels * times, height, width), axes)
+
+    def integers(self, node: Any, slot: Slot) -> Slot:
+        """The inputs of a product as integers: real values are rounded to their grid."""
+        bound = self.known[node.inputs[0]].bound
+        if slot.kind != REAL:
+            slot = self.as_kind(slot, INTEGER)
+        beyond = not isinstance(node, OneBitWeights) and bound is not None and bound > 2**GRID_BITS
+        if slot.kind == INTEGER and not beyond:
+            return slot
+        slot = self.as_kind(slot, REAL)
+        padded = abs(getattr(node, "padding_value", 0))
+        key = f"grid {padded}"
+        if key not in slot.kinds:
+            slot.kinds[key] = self.emit("grid", (slot,), slot.shape, INTEGER, constant=padded)
+        return slot.kinds[key]

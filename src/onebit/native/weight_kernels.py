@@ -23,6 +23,7 @@ _TABLES_KEPT, _TABLE_UNITS = 51, 16  # of csrc/dot_lut.h: tables of a dense row 
 _STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, bytes of an int32: as in csrc/amx.h
 _DENSE_WEIGHTS, _DENSE_ROWS = 2**14, 256  # bytes of weights and rows of a dense layer at the same time: as there
 _MOST_PLANES_BYTES = 2**18  # one byte of each input that is split at the same time
+_SEGMENT_UNITS = 6  # of scratch memory per tap
 _MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
 
 
@@ -158,6 +159,11 @@ def _dot_lookup_kernel(rows: np.ndarray, pixel: int, more: dict[str, Any], isa: 
         kept, width = more["table_rows"], more["table_width"]
         units += kept * (width * fives + LOOKUPS - 1) * _TABLE_UNITS + (kept + 1) * width + 8 + -(-pixel // 4)
     return WeightKernel("dot_lut", weights, weights.shape[2] // taps, units, more)
+
+
+def segment_units(taps: int) -> int:
+    """Units of scratch memory for the segments of taps."""
+    return -(-taps // 8) * 8 * _SEGMENT_UNITS
 
 
 def tap_sums(rows: np.ndarray) -> np.ndarray:
