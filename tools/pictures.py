@@ -83,11 +83,9 @@ def draw_quantizer(axes: Axes, table: str, name: str) -> None:
         axes.plot(x, gradient, "." if noisy else "-", color=drawing.COLORS[1], alpha=shade, markersize=1.5)
         top = max(top, float(gradient.abs().max()))
     axes.axhline(0, color=drawing.GREY, linewidth=0.6)
-    axes.set_title(f"{name}, T = {OPTIONS[name]['temperature']:g}" if name in OPTIONS else name)
-    axes.set_xlim(-2, 2)
-    axes.set_xticks([-2, -1, 0, 1, 2])
+    title = f"{name}, T = {OPTIONS[name]['temperature']:g}" if name in OPTIONS else name
     limit = 1.15 * max(1.25, top)
-    axes.set_ylim(-max(1.4, 0.14 * limit), limit)
+    axes.set(title=title, xlim=(-2, 2), xticks=range(-2, 3), ylim=(-max(1.4, 0.14 * limit), limit))
 
 
 def draw_quantizers(out: Path) -> None:
@@ -147,11 +145,9 @@ def draw_bars(out: Path, groups: Mapping[str, Sequence[tuple[str, Mapping[str, s
                     offset, side = (2, "left") if ratio >= 1 else (-2, "right")
                     label(axes, cells[column], (ratio, height), (offset, 0), ha=side, va="center", fontsize=6)
             axes.set_yticks(range(len(group)), [label for label, _ in group])
-            axes.set_ylim(len(group) - 0.4, -0.6)
             axes.grid(axis="y", visible=False)
             axes.tick_params(axis="y", length=0)
-            axes.set_title(title)
-            axes.set_xscale("log")
+            axes.set(ylim=(len(group) - 0.4, -0.6), title=title, xscale="log")
             drawing.log_ticks(axes.xaxis)
             axes.axvline(1, color=drawing.GREY, linewidth=0.8)
         panels[-1].set_xlabel("times as fast; below 1 the other engine is faster")
@@ -198,9 +194,7 @@ def draw_methods(out: Path) -> None:
                 axes.errorbar(mean, row, xerr=deviation, fmt="o", color=color, capsize=2)
                 label(axes, figures[name][0], (mean, row), (0, 5), ha="center", fontsize=6.5)
             axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(len(names) - 0.5, -0.8)
-            axes.set_title(title)
-            axes.set_xlabel("test accuracy in %")
+            axes.set(ylim=(len(names) - 0.5, -0.8), title=title, xlabel="test accuracy in %")
 
 
 def draw_seconds(out: Path) -> None:
@@ -212,13 +206,10 @@ def draw_seconds(out: Path) -> None:
         axes.plot(seconds, accuracies, "o-", color=drawing.COLORS[0])
         for second, accuracy in zip(seconds, accuracies, strict=True):
             label(axes, f"{accuracy:.2f} % in {second:.2f} s", (second, accuracy), (7, -8), fontsize=8)
-        axes.set_xscale("log")
+        axes.set(xscale="log", xlabel="seconds of training on one CPU thread", ylabel="test accuracy in %")
+        axes.set(title="Binary nets on MNIST, median of five seeds")
+        axes.set(xlim=(min(seconds) * 0.8, max(seconds) * 2.5), ylim=(min(accuracies) - 0.7, max(accuracies) + 0.5))
         drawing.log_ticks(axes.xaxis)
-        axes.set_xlim(min(seconds) * 0.8, max(seconds) * 2.5)
-        axes.set_ylim(min(accuracies) - 0.7, max(accuracies) + 0.5)
-        axes.set_xlabel("seconds of training on one CPU thread")
-        axes.set_ylabel("test accuracy in %")
-        axes.set_title("Binary nets on MNIST, median of five seeds")
 
 
 DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
@@ -251,10 +242,8 @@ def nets_of(dataset: str) -> list[tuple[str, str, float, float]]:
     for name, result in results.results().items():
         if result["dataset"] != dataset:
             continue
-        settings = onebit.recipe.read_settings(results.RESULTS / name / "recipe.yaml")
-        recipe, data = onebit.recipe.build_recipe(settings), onebit.data.DATASETS[dataset]
-        assert data.input_shape
-        assert data.classes
+        recipe = results.stored_recipe(name)
+        data: Any = onebit.data.DATASETS[dataset]
         model = onebit.runs.model.build_model(recipe.model, input_shape=data.input_shape, classes=len(data.classes))
         weights, inputs = results.bits_of(recipe).split("/")
         if weights == "32":
@@ -280,11 +269,9 @@ def draw_sizes(out: Path) -> None:
                 if name in NAMED:
                     text, side, up = NAMED[name]
                     label(axes, text, (size, accuracy), (7 if side == "left" else -7, up), ha=side, fontsize=8)
-            axes.set_xscale("log")
+            axes.set(xscale="log", title=title, xlabel="size of the net in kB")
             drawing.log_ticks(axes.xaxis, subs=(1, 3))
             axes.margins(x=0.1, y=0.08)
-            axes.set_title(title)
-            axes.set_xlabel("size of the net in kB")
         panels[0].set_ylabel("test accuracy in %")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 

@@ -32,7 +32,7 @@ from benchmarks import training_step
 from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_names, recipe_path
 from onebit.report.tasks import NORMS, Row, task_rows
-from onebit.report.wording import percent, plus_minus, share
+from onebit.report.wording import number_range, percent, plus_minus, share
 from onebit.runs.result import read_table
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
@@ -67,6 +67,11 @@ def save(path: Path, values: Any) -> None:
 def results() -> dict[str, dict[str, Any]]:
     """Recipe -> its result.json."""
     return {file.parent.name: load(file) for file in sorted(RESULTS.glob("*/result.json"))}
+
+
+def stored_recipe(name: str) -> Recipe:
+    """The recipe that a result was trained with."""
+    return build_recipe(read_settings(RESULTS / name / "recipe.yaml"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs
@@ -143,11 +148,6 @@ def accuracy(score: Mapping[str, Any], *, error: bool = False) -> str:
     return percent([1 - one if error else one for one in shares])
 
 
-def seeds_of(result: Mapping[str, Any], dash: str = "–") -> str:
-    """The first and the last seed, or the only one."""
-    return dash.join(map(str, sorted({result["seeds"][0], result["seeds"][-1]})))
-
-
 def measured(result: Mapping[str, Any]) -> str:
     """The results in one sentence, for the recipe."""
     parts = []
@@ -158,18 +158,16 @@ def measured(result: Mapping[str, Any]) -> str:
         words = DRAWS.get(mode, f"{mode} weights")
         parts.append(f"{accuracy(score)}{masks} with {words}{norm} ({counts} of {score['count']:,})")
     what = "pixel accuracy" if result["dataset"] == "membrane" else "accuracy"
-    several = len(result["seeds"]) > 1
-    chosen = "–".join(map(str, sorted({min(result["chosen_epochs"]), max(result["chosen_epochs"])})))
-    epochs = f"epoch {chosen} of {result['epochs']:g}, by {result['chosen_by']}"
+    epochs = f"epoch {number_range(result['chosen_epochs'])} of {result['epochs']:g}, by {result['chosen_by']}"
     if result["chosen_by"] == "last epoch":
         epochs = f"the last of {result['epochs']:g} epochs"
     note = result["note"].partition(";")[0]
     data = f" on {result['dataset']} ({note})" if note else ""
-    flag = f" --seeds {seeds_of(result, '-')}" if several else f" --seed {seeds_of(result)}"
-    command = f"onebit train {result['recipe']}{'' if flag == ' --seed 0' else flag} --threads 1"
+    seeds = f"{'seeds' if len(result['seeds']) > 1 else 'seed'} {number_range(result['seeds'])}"
+    flag = "" if result["seeds"] == [0] else f" --{seeds.replace('–', '-')}"
     return (
-        f"Test {what} {'; '.join(parts)}; seed{'s' if several else ''} {seeds_of(result)}; {epochs}; "
-        f"{result['precision']}{data}; {command}{'. ' if result['remark'] else ''}{result['remark']}"
+        f"Test {what} {'; '.join(parts)}; {seeds}; {epochs}; {result['precision']}{data}; "
+        f"onebit train {result['recipe']}{flag} --threads 1{'. ' if result['remark'] else ''}{result['remark']}"
     )
 
 
@@ -200,7 +198,7 @@ def table(head: list[str], rows: list[list[str]], right: int = 0) -> str:
 def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[str]) -> list[str]:
     """A row of the table of a data set; long remarks are appended to the notes below the table."""
     name, folder = result["recipe"], f"results/{result['recipe']}"
-    recipe = build_recipe(read_settings(RESULTS / name / "recipe.yaml"))
+    recipe = stored_recipe(name)
     begun = f"Begun with the weights of `{Path(recipe.init_from).name}`" if recipe.init_from else ""
     taught = f"{', taught' if begun else 'Taught'} by `{Path(recipe.teacher).name}`" if recipe.teacher else ""
     real = ""
@@ -216,7 +214,7 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any], notes: list[s
         bits_of(recipe) + real,
         f"**{ships}**",
         ", ".join(f"{text} {mode}" for mode, text in shown.items()),
-        seeds_of(result),
+        number_range(result["seeds"]),
         f"[{epochs}]({folder}/{curve})" if (RESULTS / name / curve).exists() else epochs,
         compared(result, published, notes) if published else "",
     ]

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onebit.native import MOST_TAPS, ConvolutionStruct, InstructionSet, run_weight_gradient
+from onebit.quantizers.base import Surrogate
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 
 _MOST_CHANNELS = 128
@@ -32,7 +33,9 @@ def convolved(
     isa = _instruction_set(x, weight, bias, padding, dilation, groups)
     if isa is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    return _Convolved.apply(isa, x.to(torch.bfloat16), weight.to(torch.bfloat16), stride, padding)
+    x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+    y = F.conv2d(x.detach(), weight.detach(), None, stride, padding)
+    return Surrogate.apply(x, y, _gradients, (isa, stride, padding), weight)
 
 
 def _instruction_set(
@@ -69,39 +72,30 @@ def _becomes_bf16(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16
 
 
-class _Convolved(torch.autograd.Function):
-    """conv2d(x, weight) without bias, groups and dilation."""
-
-    @staticmethod
-    def forward(ctx: Any, isa: InstructionSet, x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
-        ctx.isa, ctx.stride, ctx.padding = isa, stride, padding
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, None, stride, padding)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        _, to_x, to_weight, _, _ = ctx.needs_input_grad
-        window = (ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1)
-        # hooks of saved tensors may have changed their dtype
-        plain = is_plain_training(gradient) and x.dtype == gradient.dtype == torch.bfloat16
-        by_torch = torch.is_grad_enabled() or not plain
-        mask = [to_x, to_weight and by_torch, False]
-        x_gradient = weight_gradient = None
-        if any(mask):
-            x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, *window, mask
-            )
-        if to_weight and not by_torch:
-            weight_gradient = _weight_gradient(ctx, x, weight, gradient)
-        return None, x_gradient, weight_gradient, None, None
+def _gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients to x and to the weight, where they are needed."""
+    # hooks of saved tensors may have changed their dtype
+    plain = is_plain_training(gradient) and x.dtype == gradient.dtype == torch.bfloat16
+    by_kernel = weight.requires_grad and plain and not torch.is_grad_enabled()
+    to_x = to_weight = None
+    mask = [x.requires_grad, weight.requires_grad and not by_kernel, False]
+    if any(mask):
+        window = (stride, padding, (1, 1), False, (0, 0), 1)
+        to_x, to_weight, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *window, mask)
+    if by_kernel:
+        to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding)
+    return to_x, to_weight
 
 
-def _weight_gradient(ctx: Any, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+def _weight_gradient(
+    gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any
+) -> Tensor:
     x, gradient = (part.contiguous(memory_format=torch.channels_last) for part in (x, gradient))
     to = torch.empty_like(weight, dtype=torch.float32)
     sizes = {"images": x.shape[0], "channels": x.shape[1], "outputs": weight.shape[0], "to_stride": to.stride()}
     sizes |= {"in_size": x.shape[2:], "out_size": gradient.shape[2:], "kernel": weight.shape[2:]}
-    sizes |= {"stride": tuple(ctx.stride), "padding": tuple(ctx.padding)}
-    launch(run_weight_gradient, ctx.isa, ConvolutionStruct, x=x, gradient=gradient, to=to, **sizes)
+    sizes |= {"stride": tuple(stride), "padding": tuple(padding)}
+    launch(run_weight_gradient, isa, ConvolutionStruct, x=x, gradient=gradient, to=to, **sizes)
     return to.to(weight.dtype)
