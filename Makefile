@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RELEASE := build/release
 # one process per core; the tests of a file run in the same process, so their fixtures are made once
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
@@ -65,8 +66,18 @@ docs: setup
 	$(PIP_INSTALL) --quiet 'onebit[docs]'
 	$(BIN)/python -m tools.site
 
-# sdist and wheel of the last commit in dist/, checked; publishes nothing
+# sdist and wheel of the last commit in dist/, checked, and used in a fresh environment without torch; publishes nothing
+release: export PYTHONPATH :=
 release: setup
+	@! git status --porcelain | grep . || { echo "a release is of a commit, but these files differ from it"; exit 1; }
+	rm -rf $(RELEASE)
+	$(BIN)/python -m venv $(RELEASE)/tools
+	$(RELEASE)/tools/bin/python -m pip install --quiet -c constraints.txt build twine
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(RELEASE)/tools/bin/python -m build --outdir $(RELEASE)
+	$(RELEASE)/tools/bin/twine check --strict $(RELEASE)/onebit-*
+	$(BIN)/python -m venv $(RELEASE)/use
+	$(RELEASE)/use/bin/python -m pip install --quiet -c constraints.txt $(RELEASE)/*.whl
+	cd $(RELEASE) && use/bin/python ../../tools/wheel_check.py
 	$(BIN)/python -m tools.release
 
 lint: setup
