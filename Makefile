@@ -77,7 +77,7 @@ release: setup
 	$(RELEASE)/tools/bin/twine check --strict $(RELEASE)/onebit-*
 	$(BIN)/python -m venv $(RELEASE)/use
 	$(RELEASE)/use/bin/python -m pip install --quiet -c constraints.txt $(RELEASE)/*.whl
-	cd $(RELEASE) && use/bin/python ../../tools/wheel_check.py
+	$(RELEASE)/use/bin/python -I tools/wheel_check.py
 	$(BIN)/python -m tools.release
 
 lint: setup

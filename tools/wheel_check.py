@@ -42,7 +42,10 @@ def main() -> int:
     test = onebit.load_dataset("mnist-sample").test
     right = (onebit.run("mnist-mlp", test.images).argmax(axis=1) == test.labels).mean()
     print(f"{right:.2%} of the digits are right")
-    return int(not onebit.__file__.startswith(sys.prefix) or "torch" in sys.modules or right < 0.95)
+    if right < 0.95 or "torch" in sys.modules:
+        print("expected 95 %, without torch", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
