@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,21 +40,17 @@ def train(training: str, home: Path, end: float) -> bool:
     if (run / "result.json").exists() or time.monotonic() > end:
         return True
     run.mkdir(parents=True, exist_ok=True)
-    onebit = [sys.executable, "-m", "onebit"]
     words = ["train", *training.split(), "--threads", "1", "--out", str(run), "--resume"]
+    pack = ["pack", str(run), "-o", str(run / "net.1bit"), "--images", "1000"]  # a tenth of the test images
     with (run / "output.log").open("ab") as log:
-        process = subprocess.Popen([*onebit, *words], stdout=log, stderr=log)
+        call, onebit = partial(subprocess.run, stdout=log, stderr=log), [sys.executable, "-m", "onebit"]
         try:
-            status = process.wait(max(0.1, end - time.monotonic()))
+            status = call([*onebit, *words], timeout=max(0.1, end - time.monotonic())).returncode
         except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
             print(f"{training}: goes on next time", flush=True)
             return True
         if status == 0:
-            # compared on a tenth of the test images
-            pack = ["pack", str(run), "-o", str(run / "net.1bit"), "--images", "1000"]
-            subprocess.run([*onebit, *pack], stdout=log, stderr=log)
+            call([*onebit, *pack])
     print(f"{training}: {'failed' if status else 'finished'}, see {log.name}", flush=True)
     return status == 0
 
