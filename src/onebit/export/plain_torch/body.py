@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from onebit.packed import Value
+from onebit.packed.nodes.node import per_channel
 
 WIDTH = 120
 LONGEST = 40
@@ -79,9 +80,9 @@ class Body:
         self.layers.append(f"{INDENT}self.{attribute} = {kind}({', '.join(given)})")
         return f"self.{attribute}"
 
-    def parameter(self, name: str, value: np.ndarray) -> str:
-        """Add a parameter of the net, ones until the weights are loaded; its expression."""
-        attribute = new_name(name, self._attributes)
+    def parameter(self, name: str, channels: np.ndarray, rank: int) -> str:
+        """Add a parameter of channels, shaped for values with `rank` axes, ones until it is loaded; its expression."""
+        attribute, value = new_name(name, self._attributes), per_channel(channels, rank + 1)
         sizes = ", ".join(map(str, value.shape))
         self.layers.append(f"{INDENT}self.{attribute} = nn.Parameter(torch.ones({sizes}))")
         self.state[attribute] = value

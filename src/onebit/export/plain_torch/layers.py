@@ -13,10 +13,15 @@ from onebit.packed import Node, nodes
 from onebit.packed.grid import FLOAT32_EXACT
 
 
-def sides(padding: tuple[int, int, int, int]) -> str:
-    """Padding (top, bottom, left, right) in the order of `F.pad`."""
+def sides(padding: tuple[int, int, int, int], channels: tuple[int, int] = (0, 0)) -> str:
+    """Padding (top, bottom, left, right), and that of channels (before, after), in the order of `F.pad`."""
     top, bottom, left, right = padding
-    return str((left, right, top, bottom))
+    return str((left, right, top, bottom, *(channels if any(channels) else ())))
+
+
+def padded(x: str, sizes: str, value: object = 0) -> str:
+    """`x` with a border."""
+    return f"nn.functional.pad({x}, {sizes}{f', value={value}' if value else ''})"
 
 
 def is_even(padding: tuple[int, int, int, int]) -> bool:
@@ -27,15 +32,13 @@ def is_even(padding: tuple[int, int, int, int]) -> bool:
 # ------------------------------------------------------------------------------------------------------------- weights
 def products(body: Body, node: Any, x: str, kind: str, *sizes: int, **fields: Any) -> str:
     """A layer of weights, with scale and center."""
-    layer = body.layer(node.output, kind, *sizes, **fields)
-    shape = -1, *[1] * (len(body.values[node.output].shape) - 1)
+    layer, rank = body.layer(node.output, kind, *sizes, **fields), len(body.values[node.output].shape)
     scale, centre = (getattr(node, name, None) for name in ("scale", "centre"))
     made = f"{layer}({x})"
     if scale is not None:
-        made += f" * {body.parameter(f'{node.output}_scale', scale.reshape(shape))}"
+        made += f" * {body.parameter(f'{node.output}_scale', scale, rank)}"
     if centre is not None:
-        name = body.parameter(f"{node.output}_center", centre.reshape(shape))
-        made += f" + {body.part('sums')}({layer}, {x}) * {name}"
+        made += f" + {body.part('sums')}({layer}, {x}) * {body.parameter(f'{node.output}_center', centre, rank)}"
     return made
 
 
@@ -46,8 +49,7 @@ def dense(body: Body, node: nodes.DenseLayer, x: str) -> str:
 def conv(body: Body, node: nodes.Convolution, x: str) -> str:
     inside = is_even(node.padding) and not node.padding_value
     if not inside and any(node.padding):
-        value = f", value={node.padding_value}" if node.padding_value else ""
-        x = body.step(f"nn.functional.pad({x}, {sides(node.padding)}{value})")
+        x = body.step(padded(x, sides(node.padding), node.padding_value))
     return windows(body, node, "nn.Conv2d", x, inside=inside)
 
 
@@ -73,7 +75,7 @@ def conv_transpose(body: Body, node: nodes.Transposed, x: str) -> str:
     made = windows(body, node, "nn.ConvTranspose2d", x, inside=inside, output_padding=extra)
     if inside or not any((*node.padding, *node.extra)):
         return made
-    return f"nn.functional.pad({made}, {sides((-top, down - bottom, -left, across - right))})"
+    return padded(made, sides((-top, down - bottom, -left, across - right)))
 
 
 # --------------------------------------------------------------------------------------------------------------- pools
@@ -94,7 +96,7 @@ def max_pool(body: Body, node: nodes.MaxPool, x: str) -> str:
     if node.whole:
         return f"{x}.amax(dim=(2, 3), keepdim=True)"
     if not fits(node):
-        x = body.step(f"nn.functional.pad({x}, {sides(node.padding)}, value=-torch.inf)")
+        x = body.step(padded(x, sides(node.padding), "-torch.inf"))
     return pool(body, node, "nn.MaxPool2d", x, dilation=node.dilation)
 
 
@@ -106,10 +108,6 @@ def average_pool(body: Body, node: nodes.AveragePool, x: str) -> str:
     count_padding = bool(node.count_padding or node.sums or not any(node.padding))
     divide = {"divisor_override": 1} if node.sums else {}
     return pool(body, node, "nn.AvgPool2d", x, count_include_pad=count_padding, **divide)
-
-
-def adaptive_average_pool(body: Body, node: nodes.AdaptiveAveragePool, x: str) -> str:
-    return f"{body.layer(node.output, 'nn.AdaptiveAvgPool2d', pair(node.size))}({x})"
 
 
 # ---------------------------------------------------------------------------------------------------- for each channel
@@ -147,10 +145,6 @@ def sign(body: Body, node: nodes.Sign, x: str) -> str:
     return compared(body, node, x, node.shift, np.ones_like(node.shift))
 
 
-def prelu(body: Body, node: nodes.Prelu, x: str) -> str:
-    return f"{body.layer(node.output, 'nn.PReLU', len(node.slope), weight=node.slope)}({x})"
-
-
 def bounded(body: Body, node: nodes.Bounded, x: str) -> str:
     ends = zip(("min", "max"), node.bounds, strict=True)
     bounds = [f"{name}={float(str(np.float32(bound)))}" for name, bound in ends if abs(bound) < inf]
@@ -163,10 +157,6 @@ def requantize(body: Body, node: nodes.Requantize, *inputs: str) -> str:
     return f"{layer}({', '.join(inputs)})"
 
 
-def quantize(body: Body, node: nodes.Quantize, x: str) -> str:
-    return f"{body.part('quantize')}({x}, least={node.least}, most={node.most})"
-
-
 # --------------------------------------------------------------------------------------------------- moves of values
 def slice_(body: Body, node: nodes.Slice, x: str) -> str:
     parts = list[str]()
@@ -177,16 +167,6 @@ def slice_(body: Body, node: nodes.Slice, x: str) -> str:
         end = "" if stop == size else str(stop - size if parts else stop)
         parts.append(f"{start or ''}:{end}{f':{step}' if step > 1 else ''}")
     return f"{x}[:, {', '.join(parts)}]"
-
-
-def take(body: Body, node: nodes.Take, x: str) -> str:
-    return f"{x}[{':, ' * (node.axis + 1)}{node.indices.tolist()}]"
-
-
-def pad(body: Body, node: nodes.Pad, x: str) -> str:
-    top, bottom, left, right = node.padding
-    sizes = (left, right, top, bottom, *(node.channels if any(node.channels) else ()))
-    return f"nn.functional.pad({x}, {sizes}{f', value={node.value}' if node.value else ''})"
 
 
 def flatten(body: Body, node: nodes.Flatten, x: str) -> str:
@@ -208,10 +188,6 @@ def repeat(body: Body, node: nodes.Repeat, x: str) -> str:
     return x
 
 
-def concat(body: Body, node: nodes.Concat, *inputs: str) -> str:
-    return f"torch.cat([{', '.join(inputs)}], dim=1)"
-
-
 LAYERS: dict[type, Callable[..., str]] = {
     nodes.Flatten: flatten,
     nodes.DenseLayer: dense,
@@ -219,12 +195,16 @@ LAYERS: dict[type, Callable[..., str]] = {
     nodes.Transposed: conv_transpose,
     nodes.MaxPool: max_pool,
     nodes.AveragePool: average_pool,
-    nodes.AdaptiveAveragePool: adaptive_average_pool,
+    nodes.AdaptiveAveragePool: lambda body, node, x: (
+        f"{body.layer(node.output, 'nn.AdaptiveAvgPool2d', pair(node.size))}({x})"
+    ),
     nodes.Affine: affine,
     nodes.Threshold: threshold,
     nodes.Sign: sign,
     nodes.Relu: lambda body, node, x: f"torch.relu({x})",
-    nodes.Prelu: prelu,
+    nodes.Prelu: lambda body, node, x: (
+        f"{body.layer(node.output, 'nn.PReLU', len(node.slope), weight=node.slope)}({x})"
+    ),
     nodes.Bounded: bounded,
     nodes.Sigmoid: lambda body, node, x: f"torch.sigmoid({x})",
     nodes.Tanh: lambda body, node, x: f"torch.tanh({x})",
@@ -233,15 +213,15 @@ LAYERS: dict[type, Callable[..., str]] = {
     nodes.GeluTanh: lambda body, node, x: f"nn.functional.gelu({x}, approximate='tanh')",
     nodes.Hardswish: lambda body, node, x: f"nn.functional.hardswish({x})",
     nodes.Add: lambda body, node, a, b: f"{a} + {b}",
-    nodes.Concat: concat,
+    nodes.Concat: lambda body, node, *inputs: f"torch.cat([{', '.join(inputs)}], dim=1)",
     nodes.Slice: slice_,
-    nodes.Take: take,
-    nodes.Pad: pad,
+    nodes.Take: lambda body, node, x: f"{x}[{':, ' * (node.axis + 1)}{node.indices.tolist()}]",
+    nodes.Pad: lambda body, node, x: padded(x, sides(node.padding, node.channels), node.value),
     nodes.Reshape: reshape,
     nodes.Permute: permute,
     nodes.Repeat: repeat,
     nodes.Multiply: lambda body, node, a, b: f"{a} * {b}",
     nodes.Requantize: requantize,
-    nodes.Quantize: quantize,
+    nodes.Quantize: lambda body, node, x: f"{body.part('quantize')}({x}, least={node.least}, most={node.most})",
 }
 """Operation, or base class of operations -> function of (body, node, variables of its inputs) for its output."""

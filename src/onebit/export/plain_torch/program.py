@@ -61,9 +61,8 @@ class Program(Body):
             return f"2 * {x} - 255"
         if spec.mean is None or spec.std is None:
             return x
-        ones = [1] * (len(spec.shape) - 1)
-        mean = self.parameter(f"{name}_mean", spec.mean.reshape(-1, *ones))
-        std = self.parameter(f"{name}_std", spec.std.reshape(-1, *ones))
+        moments = ("mean", spec.mean), ("std", spec.std)
+        mean, std = (self.parameter(f"{name}_{what}", array, len(spec.shape)) for what, array in moments)
         return f"({x} - {mean}) / {std}"
 
     # ------------------------------------------------------------------------------------------------------- whole text
