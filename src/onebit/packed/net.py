@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NamedTuple
 
@@ -254,10 +255,8 @@ class PackedNet(Record):
             spec.check_values()
         known = self.values
         for node in self.nodes:
-            try:
+            with _named(node):
                 node.check_values(*(known[name] for name in node.inputs))
-            except FormatError as error:  # noqa: PERF203
-                raise _of_node(node, error) from None
 
 
 def infer(net: PackedNet) -> dict[str, Value]:
@@ -274,7 +273,7 @@ def infer(net: PackedNet) -> dict[str, Value]:
     values = {name: spec.value for name, spec in net.inputs.items()}
     used = set(net.outputs)
     for node in net.nodes:
-        try:
+        with _named(node):
             if not is_name(node.output):
                 raise FormatError("the name of its output is invalid")
             unknown = [name for name in node.inputs if name not in values]
@@ -284,8 +283,6 @@ def infer(net: PackedNet) -> dict[str, Value]:
             made = node.infer(*(values[name] for name in node.inputs))
             check_size("its value", made.shape)
             values[node.output] = made
-        except FormatError as error:  # noqa: PERF203
-            raise _of_node(node, error) from None
     missing = [name for name in net.outputs if name not in values or name in net.inputs]
     if wrong := missing + [name for name in values if name not in used]:
         raise FormatError(f"no node computes the value {short(wrong[0])}, or none reads it")
@@ -305,11 +302,9 @@ def resized(net: PackedNet, sizes: Mapping[str, Sequence[int]]) -> PackedNet:
         values, nodes = {name: spec.value for name, spec in inputs.items()}, []
         for node in net.nodes:
             first = node.inputs[0]
-            try:
+            with _named(node):
                 made = node.resized(net.values[first], values[first])
                 values[node.output] = made.infer(*(values[name] for name in node.inputs))
-            except FormatError as error:
-                raise _of_node(node, error) from None
             nodes.append(made)
         return replace(net, inputs=inputs, nodes=tuple(nodes))
     except FormatError as error:
@@ -330,6 +325,11 @@ def readers(net: PackedNet) -> dict[str, list[Node]]:
     return found
 
 
+def only_readers(net: PackedNet) -> dict[str, Node]:
+    """The node that alone reads a value, for the values that only one node reads and that are no outputs."""
+    return {name: found[0] for name, found in readers(net).items() if len(found) == 1 and name not in net.outputs}
+
+
 def needed(nodes: Sequence[Node], names: Iterable[str]) -> tuple[Node, ...]:
     """The nodes, in order, that compute the values of these names."""
     wanted, kept = set(names), []
@@ -340,8 +340,13 @@ def needed(nodes: Sequence[Node], names: Iterable[str]) -> tuple[Node, ...]:
     return tuple(reversed(kept))
 
 
-def _of_node(node: Node, error: FormatError) -> FormatError:
-    return FormatError(f"node {short(node.output)} ({op_name(node)}): {error}")
+@contextmanager
+def _named(node: Node) -> Iterator[None]:
+    """Adds the name of the node to a FormatError of the block."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"node {short(node.output)} ({op_name(node)}): {error}") from None
 
 
 class NodeCost(NamedTuple):

@@ -11,7 +11,7 @@ from onebit.errors import UsageError
 from onebit.export.c.stages import Stages, index, real
 from onebit.export.c.values import LOADS
 from onebit.packed import Node, PackedNet, Value, nodes
-from onebit.packed.net import readers
+from onebit.packed.net import only_readers
 from onebit.packed.nodes.node import INT32
 
 
@@ -73,17 +73,13 @@ def signs_before_pools(net: PackedNet) -> PackedNet:
     Rising thresholds commute with the maximum: max(x) >= t where some x >= t. So does the sign of reals, unless one is
     NaN, which requires a float32 input.
     """
-    known = net.values
-    reads = readers(net)
+    alone = only_readers(net)
     changed: dict[str, Node] = {}
     for pool in net.nodes:
-        only = reads[pool.output]
-        if not isinstance(pool, nodes.MaxPool) or len(only) != 1 or pool.output in net.outputs:
-            continue
-        (sign,) = only
-        numbers = all(spec.dtype != "float32" for spec in net.inputs.values()) or known[pool.output].exact
+        sign = alone.get(pool.output)
+        numbers = all(spec.dtype != "float32" for spec in net.inputs.values()) or net.values[pool.output].exact
         rising = isinstance(sign, nodes.Threshold) and (sign.direction > 0).all()
-        if rising or (isinstance(sign, nodes.Sign) and numbers):
+        if isinstance(pool, nodes.MaxPool) and sign and (rising or (isinstance(sign, nodes.Sign) and numbers)):
             changed[pool.output] = replace(sign, inputs=pool.inputs, output=pool.output)
             changed[sign.output] = replace(pool, inputs=(pool.output,), output=sign.output)
     return replace(net, nodes=tuple(changed.get(node.output, node) for node in net.nodes)) if changed else net

@@ -14,7 +14,7 @@ from onebit.export.c.stages import index, real
 from onebit.export.c.values import BITS, LOADS, RANGES, Stored, plain
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
-from onebit.packed.net import readers
+from onebit.packed.net import only_readers
 
 PART = 96
 """Inputs that are multiplied at once, as in kernels.h."""
@@ -273,12 +273,11 @@ class Products(Pointwise):
 
 def sums_last(net: PackedNet) -> PackedNet:
     """The same net with sums right before the only `requantize` that reads them: they need no memory."""
-    reads = readers(net)
+    alone = only_readers(net)
     waiting: dict[str, Node] = {}
     order: list[Node] = []
     for node in net.nodes:
-        alone = node.output not in net.outputs and len(reads[node.output]) == 1
-        if isinstance(node, OneBitWeights) and alone and isinstance(reads[node.output][0], nodes.Requantize):
+        if isinstance(node, OneBitWeights) and isinstance(alone.get(node.output), nodes.Requantize):
             waiting[node.output] = node
             continue
         order += [waiting.pop(name) for name in node.inputs if name in waiting]

@@ -11,7 +11,7 @@ from math import prod
 
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.net import readers
+from onebit.packed.net import only_readers
 
 MOVES = (nodes.Move, nodes.MaxPool)
 """Operations of one input that work on codes of ±1 as on the numbers."""
@@ -48,9 +48,8 @@ class Uses:
     """
 
     def __init__(self, net: PackedNet) -> None:
-        self.net = net
         self.values = net.values
-        self.readers = readers(net)
+        self.only_reader = only_readers(net).get
         self.exact = {*net.inputs}
         for node in net.nodes:
             if self._keeps_bits(node):
@@ -75,24 +74,18 @@ class Uses:
             return inputs[0].exact and sum_bound(node, inputs[0]) <= FLOAT32_EXACT
         return all(name in self.exact for name in node.inputs)
 
-    def only_reader(self, node: Node) -> Node | None:
-        """The only node that reads the output of `node`; None if there are more, or it is an output of the net."""
-        found = self.readers[node.output]
-        return found[0] if len(found) == 1 and node.output not in self.net.outputs else None
-
     def conv_to_sign(self, node: nodes.Conv) -> tuple[nodes.MaxPool | None, Node] | None:
         """The max pool, if any, and the sign that alone read the sums of a convolution of ±1."""
         if self.values[node.inputs[0]].bound != 1 or not self.values[node.output].exact:
             return None
-        after = self.only_reader(node)
-        pool = None
+        pool, after = None, self.only_reader(node.output)
         if isinstance(after, nodes.MaxPool):
-            pool, after = after, self.only_reader(after)
+            pool, after = after, self.only_reader(after.output)
         return (pool, after) if isinstance(after, SIGNS) else None
 
     def conv_to_requantize(self, node: nodes.Conv) -> nodes.Requantize | None:
         """The requantization to bytes that alone reads the sums of a convolution of bytes."""
-        x, after = self.values[node.inputs[0]], self.only_reader(node)
+        x, after = self.values[node.inputs[0]], self.only_reader(node.output)
         if not (isinstance(after, nodes.Requantize) and len(after.inputs) == 1):
             return None
         # the border has a code, too
