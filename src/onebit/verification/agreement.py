@@ -136,7 +136,7 @@ def certify(
     certificate = replace(
         found,
         dataset=dataset or found.dataset,
-        split=split_name or ("test" if dataset else found.split),
+        split=("test" if dataset else found.split) if split_name is None else split_name,
         source=source,
         recipe=recipe,
         images=images,
@@ -212,6 +212,4 @@ def pack(
     dtype = None if preprocess is None else torch.uint8
     inputs = {name: torch.as_tensor(x, dtype=dtype, device="cpu").detach() for name, x in example.items()}
     samples = inputs if len(packed.inputs) > 1 else next(iter(inputs.values()))
-    packed = certify(model, packed, samples, numpy=NUMPY_EXAMPLES, **what)
-    assert packed.certificate is not None
-    return replace(packed, certificate=replace(packed.certificate, dataset="the example"))
+    return certify(model, packed, samples, dataset="the example", split_name="", numpy=NUMPY_EXAMPLES, **what)

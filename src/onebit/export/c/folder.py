@@ -68,18 +68,14 @@ def header(plan: Planner, facts: list[str]) -> str:
         "    net_run(input, output);",
     ]
     once = "The memory between the layers is static: one call at a time."
-    inputs = outputs = classes = ""
-    if len(net.inputs) > 1:
-        inputs = "\n\n/* Where each input begins. */"
-        for k, (name, spec) in enumerate(net.inputs.items()):
-            what = source.comment(f"{name}: {source.dimensions(spec.shape)}")
-            inputs += f"\n#define NET_INPUT_{k} {plan.input_offsets[name]} {what}"
-    if not isinstance(net.output, str):
-        outputs = "\n\n/* Where each output begins. */"
-        pairs = net.output.items() if isinstance(net.output, dict) else enumerate(net.output)
-        for k, (key, name) in enumerate(pairs):
-            shape = source.dimensions(plan.values[name].shape)
-            outputs += f"\n#define NET_OUTPUT_{k} {plan.output_offsets[name]} {source.comment(f'{key}: {shape}')}"
+    places = classes = ""
+    inputs = {name: name for name in net.inputs if len(net.inputs) > 1}
+    outputs = {} if isinstance(net.output, str) else net.keyed
+    for what, names, offsets in (("input", inputs, plan.input_offsets), ("output", outputs, plan.output_offsets)):
+        places += f"\n\n/* Where each {what} begins. */" if names else ""
+        for k, (key, name) in enumerate(names.items()):
+            meaning = source.comment(f"{key}: {source.dimensions(plan.values[name].shape)}")
+            places += f"\n#define NET_{what.upper()}_{k} {offsets[name]} {meaning}"
     if net.classes:
         classes = f"""
 /* The names of the classes. */
@@ -100,7 +96,7 @@ extern const char *const net_classes[NET_CLASS_COUNT];
 #define NET_INPUT_SIZE {plan.input_size}
 #define NET_OUTPUT_SIZE {plan.output_size}
 #define NET_INPUT_IS_FLOAT {int(kind == "float")}
-#define NET_OUTPUT_IS_FLOAT {int(made == "float")}{inputs}{outputs}
+#define NET_OUTPUT_IS_FLOAT {int(made == "float")}{places}
 
 typedef {kind} net_input_t;
 typedef {made} net_output_t;
