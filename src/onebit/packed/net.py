@@ -327,7 +327,8 @@ def readers(net: PackedNet) -> dict[str, list[Node]]:
 
 def only_readers(net: PackedNet) -> dict[str, Node]:
     """The node that alone reads a value, for the values that only one node reads and that are no outputs."""
-    return {name: found[0] for name, found in readers(net).items() if len(found) == 1 and name not in net.outputs}
+    outputs = net.outputs
+    return {name: found[0] for name, found in readers(net).items() if len(found) == 1 and name not in outputs}
 
 
 def needed(nodes: Sequence[Node], names: Iterable[str]) -> tuple[Node, ...]:

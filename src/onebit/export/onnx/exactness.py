@@ -44,7 +44,7 @@ class Uses:
     """Properties of the values of a net that depend on the nodes around them.
 
     values: shape and kind. exact: values that a graph computes bit for bit. precise: exact values whose bits matter.
-    codes: ±1 values that products of integers read as {0, 2}.
+    codes: ±1 values that products of integers read as {0, 2}. only_reader: of the name of a value, see `only_readers`.
     """
 
     def __init__(self, net: PackedNet) -> None:

@@ -13,15 +13,15 @@ from onebit.packed import Node, nodes
 from onebit.packed.grid import FLOAT32_EXACT
 
 
-def sides(padding: tuple[int, int, int, int], channels: tuple[int, int] = (0, 0)) -> str:
-    """Padding (top, bottom, left, right), and that of channels (before, after), in the order of `F.pad`."""
+def sides(padding: tuple[int, int, int, int]) -> tuple[int, ...]:
+    """Padding (top, bottom, left, right) in the order of `F.pad`."""
     top, bottom, left, right = padding
-    return str((left, right, top, bottom, *(channels if any(channels) else ())))
+    return left, right, top, bottom
 
 
-def padded(x: str, sizes: str, value: object = 0) -> str:
-    """`x` with a border."""
-    return f"nn.functional.pad({x}, {sizes}{f', value={value}' if value else ''})"
+def padded(x: str, padding: tuple[int, int, int, int], value: object = 0, channels: tuple[int, ...] = ()) -> str:
+    """An image with a border; channels: how many are added before and after."""
+    return f"nn.functional.pad({x}, {(*sides(padding), *channels)}{f', value={value}' if value else ''})"
 
 
 def is_even(padding: tuple[int, int, int, int]) -> bool:
@@ -49,7 +49,7 @@ def dense(body: Body, node: nodes.DenseLayer, x: str) -> str:
 def conv(body: Body, node: nodes.Convolution, x: str) -> str:
     inside = is_even(node.padding) and not node.padding_value
     if not inside and any(node.padding):
-        x = body.step(padded(x, sides(node.padding), node.padding_value))
+        x = body.step(padded(x, node.padding, node.padding_value))
     return windows(body, node, "nn.Conv2d", x, inside=inside)
 
 
@@ -75,7 +75,7 @@ def conv_transpose(body: Body, node: nodes.Transposed, x: str) -> str:
     made = windows(body, node, "nn.ConvTranspose2d", x, inside=inside, output_padding=extra)
     if inside or not any((*node.padding, *node.extra)):
         return made
-    return padded(made, sides((-top, down - bottom, -left, across - right)))
+    return padded(made, (-top, down - bottom, -left, across - right))
 
 
 # --------------------------------------------------------------------------------------------------------------- pools
@@ -96,7 +96,7 @@ def max_pool(body: Body, node: nodes.MaxPool, x: str) -> str:
     if node.whole:
         return f"{x}.amax(dim=(2, 3), keepdim=True)"
     if not fits(node):
-        x = body.step(padded(x, sides(node.padding), "-torch.inf"))
+        x = body.step(padded(x, node.padding, "-torch.inf"))
     return pool(body, node, "nn.MaxPool2d", x, dilation=node.dilation)
 
 
@@ -173,10 +173,6 @@ def flatten(body: Body, node: nodes.Flatten, x: str) -> str:
     return f"torch.{'flatten' if body.values[node.inputs[0]].shape else 'unsqueeze'}({x}, 1)"
 
 
-def reshape(body: Body, node: nodes.Reshape, x: str) -> str:
-    return f"{x}.reshape({', '.join(map(str, (f'len({x})', *node.shape)))})"
-
-
 def permute(body: Body, node: nodes.Permute, x: str) -> str:
     return f"torch.permute({x}, ({', '.join(map(str, (0, *(axis + 1 for axis in node.axes))))}))"
 
@@ -216,8 +212,8 @@ LAYERS: dict[type, Callable[..., str]] = {
     nodes.Concat: lambda body, node, *inputs: f"torch.cat([{', '.join(inputs)}], dim=1)",
     nodes.Slice: slice_,
     nodes.Take: lambda body, node, x: f"{x}[{':, ' * (node.axis + 1)}{node.indices.tolist()}]",
-    nodes.Pad: lambda body, node, x: padded(x, sides(node.padding, node.channels), node.value),
-    nodes.Reshape: reshape,
+    nodes.Pad: lambda body, node, x: padded(x, node.padding, node.value, node.channels if any(node.channels) else ()),
+    nodes.Reshape: lambda body, node, x: f"{x}.reshape({', '.join(map(str, (f'len({x})', *node.shape)))})",
     nodes.Permute: permute,
     nodes.Repeat: repeat,
     nodes.Multiply: lambda body, node, a, b: f"{a} * {b}",
