@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, strategies as st
 
-from onebit.common.fields import Checked, Share, argument, read, within
+from onebit.common.fields import Checked, Share, argument, checked, read, within
 from onebit.errors import UsageError
 from onebit.recipe import flag_text
 
@@ -79,7 +78,7 @@ def test_an_interval_with_open_and_closed_ends(closed_low: bool, closed_high: bo
 
 
 def test_a_dataclass_converts_its_fields_and_names_the_wrong_one() -> None:
-    @dataclass(frozen=True)
+    @checked(frozen=True)
     class Made(Checked):
         PART = "made"
         share: Share = 0.5

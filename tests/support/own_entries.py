@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.fields import Positive
+from onebit.common.fields import Positive, checked
 from onebit.data import DATASETS, DatasetEntry
 from onebit.data.splits import LoadedFiles
 from onebit.data.toy import make_toy
@@ -44,7 +44,7 @@ class OwnOptimizer(torch.optim.SGD):
     """SGD."""
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class OwnSettings(Optimizer):
     """SGD.
 
@@ -72,7 +72,7 @@ def own_net(*, input_shape: Sequence[int] = (1, 8, 8), classes: int = 4, own_uni
     return net
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class OwnUnits(Model):
     """Two dense layers.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from onebit.common.fields import Checked, Positive, PositiveShare, within
+from onebit.common.fields import Checked, Positive, PositiveShare, checked, within
 from onebit.errors import UsageError
 
 Side = Annotated[int, within("[1, 4096]")]
 """Pixels."""
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Augmentation(Checked):
     """Random changes to training images, whole batches at a time.
 

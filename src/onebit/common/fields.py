@@ -10,9 +10,10 @@ import json
 import operator
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING
 from pathlib import PurePath
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
 from onebit.errors import UsageError, short
 
@@ -60,7 +61,7 @@ class MismatchError(Exception):
 
 
 class Checked:
-    """Base of a frozen dataclass that converts its fields to their types.
+    """Base of a frozen dataclass, decorated by `checked`, that converts its fields to their types.
 
     Raises:
         UsageError: a value that its type does not take.
@@ -68,10 +69,46 @@ class Checked:
 
     PART: ClassVar[str] = ""
 
+    def __init__(self, *given: Any, **named: Any) -> None:
+        kinds = dataclasses.fields(self)  # type: ignore[arg-type]  # each subclass is a dataclass
+        values = dict(zip((kind.name for kind in kinds), given, strict=False)) | named
+        for kind in kinds:
+            if kind.name not in values and kind.default is MISSING and kind.default_factory is MISSING:
+                raise TypeError(f"{type(self).__name__} lacks {kind.name!r}")
+            default = kind.default if kind.default_factory is MISSING else kind.default_factory()
+            vars(self)[kind.name] = values.pop(kind.name, default)
+        for name in values:
+            raise TypeError(f"{type(self).__name__} has no field {name!r}")
+        self.__post_init__()
+
     def __post_init__(self) -> None:
         prefix = f"{self.PART}." if self.PART else ""
         for name, hint in field_types(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
-            object.__setattr__(self, name, read(getattr(self, name), hint, name=prefix + name))
+            vars(self)[name] = read(vars(self)[name], hint, name=prefix + name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} cannot change: use dataclasses.replace")
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as checked
+else:
+
+    def checked(*, frozen: bool, **options: Any) -> Callable[[type], type]:
+        """`dataclasses.dataclass` of a subclass of `Checked`, without methods whose code would slow down `--help`."""
+        return dataclasses.dataclass(init=False, repr=False, eq=False, **options)
+
+
+_annotations = functools.cache(functools.partial(inspect.get_annotations, eval_str=True))
 
 
 @functools.cache
@@ -79,7 +116,7 @@ def field_types(kind: Any) -> dict[str, Any]:
     """Field -> its type, with its bounds."""
     hints: dict[str, Any] = {}
     for base in reversed(kind.__mro__):  # a third faster than `get_type_hints`
-        hints |= inspect.get_annotations(base, eval_str=True)
+        hints |= _annotations(base)
     return {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.init}
 
 

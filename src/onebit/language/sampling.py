@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
 import numpy as np
 
-from onebit.common.fields import Checked, within
+from onebit.common.fields import Checked, checked, within
 from onebit.common.record import Whole
 from onebit.errors import UsageError
 
@@ -17,7 +16,7 @@ _FIRST = 256
 """Tokens that are sorted first; all are if these are too few for `top_p`."""
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Sampling(Checked):
     """How the next token is drawn, in the order of the options, as in transformers.
 

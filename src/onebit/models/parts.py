@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
-from onebit.common.fields import Checked, Positive, read
+from onebit.common.fields import Checked, Positive, checked, read
 from onebit.errors import UsageError
 from onebit.layers import (
     BINARY_TWINS,
@@ -45,7 +44,7 @@ def init_latents_(layer: nn.Module, init: str) -> None:
         nn.init.uniform_(layer.weight, -bound, bound)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Parts(Checked):
     """The settings that all models share; makes their layers.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from onebit.common.custom_names import is_custom
 from onebit.common.entries import Entry, Table, load
-from onebit.common.fields import Bound, Checked, Positive, PositiveShare, Share, within
+from onebit.common.fields import Bound, Checked, Positive, PositiveShare, Share, checked, within
 
 MOST_LAYERS = 1_000
 Widths = Annotated[
@@ -22,7 +22,7 @@ Widths = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Model(Checked):
     """The settings of all models; null takes the model's default.
 
@@ -85,7 +85,7 @@ class Model(Checked):
         return create_model(given.pop("name"), input_shape=tuple(input_shape), classes=classes, **given, **statistics)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Custom(Model):
     """A model by its code, FILE.py:Class or package.module:Class.
 
@@ -101,7 +101,7 @@ class Custom(Model):
         return cls(**{item.name: getattr(model, item.name) for item in dataclasses.fields(Model)} | changes)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Dropout(Model):
     """A model with dropout.
 
@@ -112,7 +112,7 @@ class Dropout(Model):
     dropout: Share | None = None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Mlp(Dropout):
     """A fully connected net.
 
@@ -128,7 +128,7 @@ class Mlp(Dropout):
         return super().likely_data(side) if self.widths is None else ((1, 1, self.widths[0]), self.widths[-1])
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Stem(Model):
     """A model whose first layers depend on the size of images.
 
@@ -139,12 +139,12 @@ class Stem(Model):
     stem: Literal["cifar", "imagenet"] | None = None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class AlexNet(Stem, Dropout):
     """AlexNet."""
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class CifarResNet(Model):
     """A ResNet for small images.
 
@@ -155,12 +155,12 @@ class CifarResNet(Model):
     bireal: bool | None = None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class ImageNetResNet(CifarResNet, Stem):
     """A ResNet for images of any size."""
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class UNet(Dropout):
     """A U-Net.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from onebit.common.entries import Entry, Table
-from onebit.common.fields import Checked, Count, NotNegative, Positive, PositiveShare, Share, within
+from onebit.common.fields import Checked, Count, NotNegative, Positive, PositiveShare, Share, checked, within
 from onebit.errors import UsageError
 
 FUSED = ("adam", "adamw", "sgd")
@@ -36,7 +36,7 @@ class StepPlan(NamedTuple):
         return round(self.epochs * self.steps_per_epoch)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class StepSettings(Checked):
     """What an optimizer step does with a batch.
 
@@ -54,7 +54,7 @@ class StepSettings(Checked):
     clip_grad_value: Positive | None = None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Optimizer(StepSettings):
     """An optimizer of torch, or the base of the settings of another; the defaults suit ordinary ones.
 
@@ -145,7 +145,7 @@ class Optimizer(StepSettings):
         return {}
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Adam(Optimizer):
     """Adam, and the optimizers of torch that average in the same way.
 
@@ -156,7 +156,7 @@ class Adam(Optimizer):
     betas: tuple[Share, Share] = (0.9, 0.999)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Bop(Optimizer):
     """Flips a weight when the running mean of its gradient is steadily against it, see `onebit.optim.Bop`.
 
@@ -192,7 +192,7 @@ class Bop(Optimizer):
         }
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class BayesBiNN(Optimizer):
     """The Bayesian learning rule of random weights, see `onebit.optim.BayesBiNN`.
 

@@ -11,8 +11,8 @@ from onebit.common.entries import Table
 from onebit.common.fields import field_types
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError, short
-from onebit.models.settings import MODELS, Custom, Model
-from onebit.optim.settings import OPTIMIZERS, Optimizer
+from onebit.models.settings import MODELS, Custom, Mlp, Model
+from onebit.optim.settings import OPTIMIZERS, Adam, Optimizer
 from onebit.quantizers.quantizer_table import WEIGHT_QUANTIZERS
 from onebit.recipe.settings import Recipe, flatten
 
@@ -21,6 +21,8 @@ CHOICES: dict[Any, Table[Any]] = {Model: MODELS, Optimizer: OPTIMIZERS}
 ARGUMENTS = "model.arguments"
 """Field with the arguments of a custom model."""
 CUSTOM = "a custom model"
+_CHOSEN = {"model.name": Mlp.name, "model.weight_quantizer": Mlp.weight_quantizer, "optimizer.name": Adam.name}
+"""The settings of `owners` in a recipe that names none."""
 
 
 def own_types(kind: Any) -> dict[str, tuple[Any, type, list[str]]]:
@@ -59,7 +61,7 @@ def foreign(names: Iterable[str], settings: Mapping[str, Any]) -> dict[str, list
         names: of flags.
         settings: a tree, which names the model, the optimizer and the quantizer.
     """
-    chosen, known, found = Recipe().values() | flatten(settings), owners(), {}
+    chosen, known, found = _CHOSEN | flatten(settings), owners(), {}
     for name in names:
         chosen_by, entries = known.get(ARGUMENTS if name.startswith(ARGUMENTS) else name, ("", []))
         entry = str(chosen.get(chosen_by))

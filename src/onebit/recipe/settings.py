@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
 from onebit.common.augmentation import Augmentation, Side
 from onebit.common.custom_names import is_same_code
-from onebit.common.fields import Bound, Checked, NotNegativeInt, Positive, PositiveShare, Share, within
+from onebit.common.fields import Bound, Checked, NotNegativeInt, Positive, PositiveShare, Share, checked, within
 from onebit.models.settings import Mlp, Model
 from onebit.optim.settings import Adam, Optimizer, StepSettings
 from onebit.train.settings import Fit, Schedule, SharedSettings
@@ -32,7 +32,7 @@ RunName = Annotated[
 """The name of a folder in runs/."""
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class ContinualRecipe(Checked):
     """Continual learning: one net learns the data set several times, with a new permutation of the pixels each time.
 
@@ -51,7 +51,7 @@ class ContinualRecipe(Checked):
     own: str | None = None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Recipe(SharedSettings):
     """Every setting of a run.
 

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from onebit.common.fields import Checked, Count, NotNegative, NotNegativeInt, read
+from onebit.common.fields import Checked, Count, NotNegative, NotNegativeInt, checked, read
 from onebit.common.files import read_json
 from onebit.common.text import NetSize
 from onebit.errors import FormatError, UsageError, first_line
@@ -83,7 +83,7 @@ class RunResult:
 MOST_TASKS = 999
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Cell(Checked):
     """Correct test images of task `seen` after task `task`, both numbered from 1.
 

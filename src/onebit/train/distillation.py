@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from onebit.common.fields import Checked, Positive, PositiveShare
+from onebit.common.fields import Checked, Positive, PositiveShare, checked
 from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, distillation, ignored_label, per_sample
 from onebit.evaluation.trees import called, floats, leaves, to_device
 from onebit.runtime.torch_module import PackedModule
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Teacher(Checked):
     """A net to learn from: loss = (1 − weight)·loss(labels) + weight·distillation(teacher).
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, get_args
 
-from onebit.common.fields import Checked, Count, NotNegative, NotNegativeInt, Positive, Share, within
+from onebit.common.fields import Checked, Count, NotNegative, NotNegativeInt, Positive, Share, checked, within
 from onebit.errors import UsageError
 from onebit.optim.settings import StepSettings
 
@@ -13,7 +12,7 @@ ScheduleName = Literal["constant", "cosine", "exponential", "linear", "milestone
 SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class SharedSettings(Checked):
     """What `fit` and a recipe call the same.
 
@@ -42,7 +41,7 @@ class SharedSettings(Checked):
     sync_norm: bool = False
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Fit(StepSettings, SharedSettings):
     """How `fit` trains: the settings of `SharedSettings` and `StepSettings`, and these.
 
@@ -66,7 +65,7 @@ class Fit(StepSettings, SharedSettings):
     ignore_index: int | None = None
 
 
-@dataclass(frozen=True)
+@checked(frozen=True)
 class Schedule(Checked):
     """The learning-rate schedule.
 

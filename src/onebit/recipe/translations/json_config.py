@@ -10,11 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from onebit.common.fields import Bound, Checked, Count, NotNegative, NotNegativeInt, Positive, PositiveShare, Share
+from onebit.common.fields import (
+    Bound,
+    Checked,
+    Count,
+    NotNegative,
+    NotNegativeInt,
+    Positive,
+    PositiveShare,
+    Share,
+    checked,
+)
 from onebit.errors import UsageError
 from onebit.recipe.flags import flag_text
 
@@ -47,7 +57,7 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(frozen=True, kw_only=True)
 class Config(Checked):
     """The keys of a file; null leaves a key open."""
 
