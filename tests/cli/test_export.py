@@ -90,7 +90,6 @@ def test_without_data_it_says_so(
         raise DataError("no such folder")
 
     monkeypatch.setattr("onebit.cli.export_verb.load_data", missing)
-    monkeypatch.setattr("onebit.cli.export_verb.load_data_of_net", missing)
     for source in (run_folder, packed_file):
         request = ["export", source, "--to", "archive", "-o", "net.zip"]
         for flags, what in (([], "20 random inputs"), (["--images", "7"], "7 random inputs")):

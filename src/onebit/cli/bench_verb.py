@@ -55,11 +55,10 @@ def _language_model(args: Any) -> int:
     from onebit.language.timing import time_language_model
 
     model = load_language_model(args.net, threads=args.threads, context=args.prompt + args.tokens)
+    asked = {"prompt": args.prompt, "tokens": args.tokens}
     with progress(args.net, "rounds") as bar:
-        found = time_language_model(
-            model, prompt=args.prompt, tokens=args.tokens, rounds=args.rounds, on_round=bar.update
-        )
-    found = {"net": args.net, "threads": args.threads, "prompt": args.prompt, "tokens": args.tokens} | found
+        found = time_language_model(model, **asked, rounds=args.rounds, on_round=bar.update)
+    found = {"net": args.net, "threads": args.threads, **asked, **found}
     share = found["generated_per_s"] / found["limit_per_s"]
     resident = "" if found["resident"] is None else f", {size(found['resident'])} resident"
     threads = f"{args.threads} thread{'' if args.threads == 1 else 's'}, medians of {args.rounds} rounds"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained, set_threads
+from onebit.cli.inputs import data_facts, load_data, open_net, set_threads
 from onebit.cli.output import answer_either, percent, progress
 from onebit.cli.parsing import Parser
 from onebit.errors import UsageError
@@ -74,18 +74,15 @@ def _gguf(args: Any) -> int:
         rows = np.atleast_2d(np.load(own_path("tokens", args.data), allow_pickle=False)).tolist()
     else:
         rows = [model.encode(read_regular(args.text, largest=MOST_TEXT).decode("utf-8", "replace"))]
-    loss, count = 0.0, 0
-    with progress("evaluating", "tokens") as bar:
-        total = sum(map(len, rows))
-        for row in rows:
-            for begin in range(0, len(row), model.context):
-                part = row[begin : begin + model.context]
-                if len(part) > 1:
-                    some, number = model.loss(part)
-                    loss, count = loss + some, count + number
-                bar.update(min(count, total), total)
-    if not count:
+    parts = [row[begin : begin + model.context] for row in rows for begin in range(0, len(row), model.context)]
+    loss, count, total = 0.0, 0, sum(len(part) - 1 for part in parts)
+    if not total:
         raise UsageError("got no row of 2 tokens or more")
+    with progress("evaluating", "tokens") as bar:
+        for part in parts:
+            some, number = model.loss(part)
+            loss, count = loss + some, count + number
+            bar.update(count, total)
     perplexity = float(np.exp(loss / count))
     found = {"model": args.run, "text": args.text or args.data, "perplexity": perplexity, "tokens": count}
     found |= {"context": model.context, "loss": loss / count}
@@ -120,35 +117,28 @@ def _evaluated(args: Any) -> dict[str, Any]:
         raise UsageError(f"--weights: expected packed for a packed net, got {weights!r}")
     if packed and args.split != "test":
         raise UsageError("a packed net does not store its training split: evaluate the run, or use --split test")
-    net: Any = None
-    if packed:
-        from onebit.runtime import load
-
-        net = load(args.run)
-        data = load_data_of_net(net, args)
-    else:
-        run = open_trained(args, args.run)
-        data = load_data(run, args)
-        if weights == "packed":
-            from onebit.verification.agreement import pack
-
-            net = pack(run.model, classes=data.classes)
+    net: Any = open_net(args)
+    data = load_data(net, args)
     images = getattr(data, args.split)
     if not len(images):
         raise UsageError(f"{data.name} has no {args.split} images in this recipe")
     facts: dict[str, Any] = {**data_facts(data), "split": args.split, "classes": list(data.classes)}
     with progress("evaluating", "images") as bar:
-        if net is not None:
+        if weights == "packed":
             from onebit.evaluation.packed_nets import score_packed
 
+            if not packed:
+                from onebit.verification.agreement import pack
+
+                net = pack(net.model, classes=data.classes)
             return facts | score_packed(net, images, on_images=bar.update)
         from onebit.evaluation.modes import evaluate, parse_weights, scored_loss
         from onebit.layers import has_unsettled_statistics
 
-        bn, loss = args.bn, run.recipe.loss
-        if bn == "auto" and has_unsettled_statistics(run.model):  # training was stopped after few steps
+        bn, loss = args.bn, net.recipe.loss
+        if bn == "auto" and has_unsettled_statistics(net.model):  # training was stopped after few steps
             bn = "reestimate"
         options = {"weights": weights, "train": data.train, "bn": bn, "loss": loss, "seed": args.seed}
-        score = evaluate(run.model, images, **options, on_images=bar.update)
+        score = evaluate(net.model, images, **options, on_images=bar.update)
     drawn = {"seed": args.seed} if parse_weights(score.weights)[0] == "sample" else {}
     return facts | score.as_dict() | drawn | {"loss_name": scored_loss(score.weights, loss)}

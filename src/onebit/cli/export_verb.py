@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import load_data, load_data_of_net, open_trained
+from onebit.cli.inputs import load_data, open_net
 from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
@@ -16,6 +15,7 @@ from onebit.nets import is_packed
 if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.packed import PackedNet
+    from onebit.runs.opening import Run
 
 LANGUAGE = {
     "tokenizer": "folder of tokenizer.json (default: that of the model)",
@@ -92,27 +92,23 @@ def _options() -> list[str]:
 
 def _opened(args: Any) -> tuple[PackedNet, Dataset | None]:
     """The packed net of a file or a run, and images to compare on; a run is certified if its data can be loaded."""
+    net: Any = open_net(args)
     if is_packed(args.run):
-        from onebit.packed import load
-
-        net = load(args.run)
-        if net.certificate is None or not _takes_images(net):
-            return net, None
-        return net, _loaded(args, lambda: load_data_of_net(net, args))
+        return net, _loaded(net, args) if net.certificate and _takes_images(net) else None
     from onebit.verification.run_packing import fold_run, on_raw_images, pack_run
 
-    run = on_raw_images(open_trained(args, args.run))
-    data = _loaded(args, lambda: load_data(run, args))
+    run = on_raw_images(net)
+    data = _loaded(run, args)
     if data is None:
         return fold_run(run, None)[1], None
     net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))
     return net, data if _takes_images(net) else None
 
 
-def _loaded(args: Any, read: Callable[[], Dataset]) -> Dataset | None:
+def _loaded(net: Run | PackedNet, args: Any) -> Dataset | None:
     """The data; None, with a note, if they cannot be loaded and there is no `--data`."""
     try:
-        return read()
+        return load_data(net, args)
     except (DataError, UsageError) as error:
         if args.data is not None:
             raise

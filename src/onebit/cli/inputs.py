@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from onebit.cli.output import download_progress, say
 from onebit.cli.parsing import thread_number
 from onebit.errors import UsageError
+from onebit.nets import is_packed
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -42,31 +43,37 @@ def open_trained(args: Namespace, path: str) -> Run:
     from onebit.runs.opening import open_run
 
     set_threads()
-    options = {"recipe": args.recipe, "dataset": getattr(args, "dataset", None)}
-    return open_run(path, model=named_model(args), quantizers=args.quantizers, **options)
+    return open_run(path, recipe=args.recipe, model=named_model(args), quantizers=args.quantizers, dataset=args.dataset)
 
 
-def load_data(run: Run, args: Namespace) -> Dataset:
-    """Load and announce the data of a run, or those of `--data` and `--dataset`; see `load_run_data`."""
-    from onebit.runs.opening import load_run_data
+def open_net(args: Namespace) -> Run | PackedNet:
+    """The packed net, run folder or weight file `args.run`."""
+    if not is_packed(args.run):
+        return open_trained(args, args.run)
+    from onebit.packed import load
+
+    return load(args.run)
+
+
+def load_data(trained: Run | PackedNet, args: Namespace) -> Dataset:
+    """Load and announce the data of a run, or of the packed net `args.run`, from `--data`.
+
+    `--dataset` names others than those of the run (`load_run_data`) or of the certificate.
+    """
+    from onebit.packed import PackedNet
 
     with download_progress() as fetched:
-        options = {"dataset": getattr(args, "dataset", None), "directory": args.data}
-        return _announced(load_run_data(run, **options, progress=fetched))
+        if isinstance(trained, PackedNet):
+            from onebit.evaluation.packed_nets import load_packed_data
 
+            name = args.dataset or (trained.certificate.dataset if trained.certificate else None)
+            if name is None:
+                raise UsageError(f"{args.run} has no certificate that names its data set: add --dataset NAME")
+            data = load_packed_data(trained, name, directory=args.data, progress=fetched, source=args.run)
+        else:
+            from onebit.runs.opening import load_run_data
 
-def load_data_of_net(net: PackedNet, args: Namespace) -> Dataset:
-    """Load and announce the data of the packed net `args.run`: of `--dataset`, or of its certificate."""
-    from onebit.evaluation.packed_nets import load_packed_data
-
-    name = getattr(args, "dataset", None) or (net.certificate.dataset if net.certificate else None)
-    if name is None:
-        raise UsageError(f"{args.run} has no certificate that names its data set: add --dataset NAME")
-    with download_progress() as fetched:
-        return _announced(load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run))
-
-
-def _announced(data: Dataset) -> Dataset:
+            data = load_run_data(trained, dataset=args.dataset, directory=args.data, progress=fetched)
     say(f"{data.name} from {data.directory or 'memory'}")
     if data.note:
         say(f"note: {data.note}")

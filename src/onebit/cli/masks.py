@@ -38,13 +38,9 @@ MOST_BORDER = 64
 """Sizes to try for an image in one piece: a net of depth 6 takes one of these."""
 GAP = 6
 """White pixels between two parts of a picture."""
-COLORS = np.array(
-    [
-        (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
-        (204, 121, 167), (153, 153, 153),
-    ],
-    np.uint8,
-)  # fmt: skip
+COLORS = np.frombuffer(
+    bytes.fromhex("000000 e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7 999999"), np.uint8
+).reshape(-1, 3)
 """Colors of the classes of masks with more than two; they repeat after the last."""
 
 

@@ -97,13 +97,6 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     from onebit.verification.sample_comparison import reference_images
 
     data = load_data(run, args)
-    compared = 0
-
-    def update(done: int, total: int) -> None:
-        nonlocal compared
-        compared = total
-        bar.update(done, total)
-
     ranges: dict[str, Any] = {}
 
     def state(found: Any) -> None:
@@ -114,9 +107,10 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
     bits = args.activations
     rounding = None if bits is None else Rounding(bits, args.calibration or CALIBRATION, state)
     options = {"weights": args.weights, "seed": args.seed, "sizes": args.sizes, "images": args.images}
-    with progress("comparing", "images") as bar:
-        packed = pack_run(run, data, on_images=update, rounding=rounding, **options)
-    others = OTHER_FILES in data.note
+    totals: list[int] = []
+    with progress("comparing", "images", lambda _, total: totals.append(total), verbose=True) as bar:
+        packed = pack_run(run, data, on_images=bar.update, rounding=rounding, **options)
+    compared, others = totals[-1], OTHER_FILES in data.note
     facts: dict[str, Any] = {"images": compared, "native": None, "numpy": compared, "other_files": others}
     if (plan := native_plan(packed)) is not None:
         facts |= {"native": plan.isa.name, "numpy": reference_images(compared)}

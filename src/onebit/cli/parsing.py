@@ -19,6 +19,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, verb: str, description: str, *shared: str) -> None:
         super().__init__(prog=f"onebit {verb}", description=description, allow_abbrev=False)
         self.register("type", None, _not_empty)  # the default type, of paths and names
+        self.set_defaults(dataset=None)  # for verbs without --dataset
         common = self.add_argument_group("common options")  # printed last
         for name in shared:
             if name in RUNS:

@@ -79,12 +79,10 @@ def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[
 
 def _values(net: PackedNet, outputs: Any) -> Iterator[dict[str, Any]]:
     """The outputs of each sample: `values` of the only one, or `outputs` by key or position."""
-    if isinstance(net.output, str):
-        yield from ({"values": row.tolist()} for row in outputs)
-        return
-    by_name = outputs if isinstance(outputs, dict) else dict(zip(map(str, range(len(outputs))), outputs, strict=True))
-    for i in range(len(next(iter(by_name.values())))):
-        yield {"outputs": {key: array[i].tolist() for key, array in by_name.items()}}
+    arrays = net.by_name(outputs)
+    for rows in zip(*(arrays[name].tolist() for name in net.keyed.values()), strict=True):
+        by_key = dict(zip(net.keyed, rows, strict=True))
+        yield {"values": by_key[""]} if isinstance(net.output, str) else {"outputs": by_key}
 
 
 def _line(found: dict[str, Any]) -> str:

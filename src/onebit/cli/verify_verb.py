@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.inputs import data_facts, load_data, load_data_of_net, open_trained
+from onebit.cli.inputs import data_facts, load_data, open_net, open_trained
 from onebit.cli.output import answer, answer_either, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
@@ -52,15 +52,16 @@ def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Cl
     from onebit.verification.proof import Claim, prove_packed, prove_run
     from onebit.verification.run_packing import on_raw_images
 
+    if args.source and not is_packed(args.run):
+        raise UsageError(f"--source is for a packed net, got {args.run}")
     try:
+        net: Any = open_net(args)
         if is_packed(args.run):
-            net, source, data = _packed(args)
+            source, data = _compared(net, args)
             about.update(data_facts(data) if data is not None else {})
             yield from prove_packed(net, data, source=source, on_images=on_images)
-        elif args.source:
-            raise UsageError(f"--source is for a packed net, got {args.run}")
         else:
-            run = on_raw_images(open_trained(args, args.run))
+            run = on_raw_images(net)
             data = load_data(run, args)
             about.update(data_facts(data))
             yield from prove_run(run, data, on_images=on_images)
@@ -68,21 +69,19 @@ def _steps(args: Any, on_images: OnImages, about: dict[str, str]) -> Iterator[Cl
         yield Claim("binary", False, str(error))
 
 
-def _packed(args: Any) -> tuple[PackedNet, Run | None, Dataset | None]:
-    """A packed net, the run of `--source` or None, and the data to compare on or None."""
+def _compared(net: PackedNet, args: Any) -> tuple[Run | None, Dataset | None]:
+    """The run of `--source` or None, and the data to compare a packed net on or None."""
     from onebit.data import with_classes
-    from onebit.packed import Card, load
+    from onebit.packed import Card
     from onebit.verification.run_packing import on_raw_images
 
-    net = load(args.run)
     if net.certificate is None and not args.source:
         raise UsageError(f"{args.run} has no certificate: add --source RUN, the run it was packed from")
     source = on_raw_images(open_trained(args, args.source)) if args.source else None
     if net.certificate is None and "packed" not in (net.card or Card()).test:
         say(f"note: {args.run} has no certificate: no images are compared")
-        return net, source, None
+        return source, None
     if source is None:
         say("note: only --source RUN recomputes the comparison with torch in the certificate")
-        return net, None, load_data_of_net(net, args)
-    data = load_data(source, args)
-    return net, source, with_classes(data, net.classes, source=args.run)
+        return None, load_data(net, args)
+    return source, with_classes(load_data(source, args), net.classes, source=args.run)
