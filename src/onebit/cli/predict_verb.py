@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
-from os.path import isdir
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,19 +107,16 @@ def _samples(words: Sequence[str], net: PackedNet, *, invert: bool) -> tuple[lis
     image, shape = is_image(net.input), net.input.shape
     if invert and not image:
         raise UsageError(f"--invert is for images, the net takes {described(net.input)}")
-    reader: PictureReader | None = None
-    found = (image_files([word]) if image or not isdir(word) else [Path(word)] for word in words)
-    for path in chain.from_iterable(found):
+    reader = PictureReader(shape[0], (shape[1], shape[2]), invert=invert) if image else None
+    for path in image_files(words):
         file: dict[str, Any] = {"file": str(path)} | ({"notes": []} if image else {})
         if path.suffix.lower() in SUFFIXES or (path == STANDARD_INPUT and not image):
             part = read_samples(path, net.input)
             samples += list(255 - part if invert else part)
             facts += [file | {"index": i} for i in range(len(part))] if len(part) > 1 else [file]
-        elif not image:
+        elif reader is None:
             raise UsageError(f"{str(path)!r}: the net takes {described(net.input)}: name .npy or .csv files")
-        else:
-            reader = reader or PictureReader(shape[0], (shape[1], shape[2]), invert=invert)
-            if (read := reader.read(path)) is not None:
-                samples.append(read.pixels)
-                facts.append(file | {"notes": read.notes})
+        elif (read := reader.read(path)) is not None:
+            samples.append(read.pixels)
+            facts.append(file | {"notes": read.notes})
     return facts, samples, reader.failures if reader else []
