@@ -62,8 +62,7 @@ def main(argv: list[str]) -> int:
 
         images = fitted_to(net, data.test).spread(args.images or affordable(net, IMAGES))
         inputs, what = images.images[:], f"{len(images):,} {data.name} test images"
-    count = args.images if data is None else None
-    made = export_net(net, args.to, path, inputs=inputs, count=count, what=what, report=args.report, **options)
+    made = export_net(net, args.to, path, inputs=inputs, count=args.images, what=what, report=args.report, **options)
     facts = {
         "file": args.output,
         "files": [str(file) for file in made.files],

@@ -15,6 +15,8 @@ from onebit.errors import OnebitError, one_line
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
+EXTRAS = {"onnx": "export", "tensorboard": "log", "wandb": "wandb", "tokenizers": "language", "jinja2": "language"}
+"""Module of another project -> the extra of onebit that installs it; `train` for others."""
 
 
 def run_verb(verb: str, argv: list[str], verbs: Mapping[str, str]) -> int:
@@ -38,13 +40,15 @@ def run_program(run: Callable[[list[str]], int], argv: list[str], *, name: str) 
         # without the source line that raised it
         warnings.showwarning = lambda message, *where: print_note(f"onebit: {one_line(f'note: {message}')}")
         try:
-            status = run(argv)
+            status, message = run(argv), ""
         except KeyboardInterrupt as error:
-            status = _say(str(error) or "interrupted", INTERRUPTED)
+            status, message = INTERRUPTED, str(error) or "interrupted"
         except Exception as error:
             if os.environ.get("ONEBIT_DEBUG", "0") != "0":
                 traceback.print_exc()
-            status = _say(_message(error, name), OnebitError.exit_status)
+            status, message = OnebitError.exit_status, _message(error, name)
+    if message:
+        print_note(f"onebit: {one_line(message)}")
     if sys.stderr is not None:  # as after `2>&-`, and under pythonw
         try:
             sys.stderr.flush()
@@ -59,18 +63,5 @@ def _message(error: Exception, name: str) -> str:
     if isinstance(error, (OnebitError, OSError)):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("onebit"):
-        extras = {
-            "onnx": "export",
-            "tensorboard": "log",
-            "wandb": "wandb",
-            "tokenizers": "language",
-            "jinja2": "language",
-        }
-        extra = extras.get(error.name or "", "train")
-        return f"`{name}` needs {error.name}: pip install 'onebit[{extra}]'"
+        return f"`{name}` needs {error.name}: pip install 'onebit[{EXTRAS.get(error.name or '', 'train')}]'"
     return f"{type(error).__name__}: {error} (ONEBIT_DEBUG=1 shows where)"
-
-
-def _say(message: str, status: int) -> int:
-    print_note(f"onebit: {one_line(message)}")
-    return status
