@@ -22,7 +22,8 @@ def test_circles_are_rooms_that_reach_themselves() -> None:
 def test_the_slowest_tests_come_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sizes, "TESTS_XML", tmp_path / "tests.xml")
+    for name, path in (("ROOT", tmp_path), ("PACKAGE", tmp_path), ("TESTS_XML", tmp_path / "tests.xml")):
+        monkeypatch.setattr(sizes, name, path)
     cases = "".join(f'<testcase classname="t" name="n{i}" time="{i}"/>' for i in range(12))
     (tmp_path / "tests.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
     sizes.main()
