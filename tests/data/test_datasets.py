@@ -62,7 +62,6 @@ def test_contract_of_every_data_set(name: str, tmp_path: Path) -> None:
         assert data.classes == ("n01", "n02", "n03")
         assert (data.input_shape, len(data.validation), len(data.train), len(data.test)) == ((3, 8, 8), 3, 27, 6)
     else:
-        assert entry.counts is not None
         assert (data.classes, data.input_shape) == (entry.classes, entry.input_shape)
         assert (len(data.train) + len(data.validation), len(data.test)) == entry.counts
         assert len(data.validation) == entry.validation

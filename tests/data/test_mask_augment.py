@@ -102,11 +102,7 @@ def test_an_epoch_uses_each_image_repeats_times() -> None:
     assert labels.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"cutout": 4}, {"min_area": 0.5}, {"crop_padding": 4}, {"crop_size": 41}],
-    ids=str,
-)
+@pytest.mark.parametrize("options", [{"cutout": 4}, {"min_area": 0.5}, {"crop_padding": 4}, {"crop_size": 41}], ids=str)
 def test_options_that_do_not_work_with_masks_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         TrainingSamples(Split(IMAGES, MASKS), Augmentation(**options), channels_last=False)

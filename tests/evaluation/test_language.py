@@ -145,7 +145,6 @@ def test_an_ensemble_averages_the_probabilities_of_the_tokens() -> None:
     probabilities = []
     for _ in range(4):
         weight = net.linear.sample_weight(generator=draws)
-        assert weight is not None
         net.linear.fixed_weight = weight.dense()
         probabilities.append((-token_costs(net(tokens), tokens)[0]).exp())
     net.linear.fixed_weight = None

@@ -15,12 +15,7 @@ from onebit.data import Dataset, Split, make_toy
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.forward import predict_logits
 from onebit.evaluation.losses import LOSSES
-from onebit.evaluation.modes import (
-    evaluate,
-    fixed_weights,
-    parse_weights,
-    reestimate_batch_norm_,
-)
+from onebit.evaluation.modes import evaluate, fixed_weights, parse_weights, reestimate_batch_norm_
 from onebit.evaluation.scores import Score, whole_score
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, binary_layers

@@ -11,13 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    SubsetRandomSampler,
-    TensorDataset,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from onebit.data import make_toy
 from onebit.errors import DataError, UsageError

@@ -57,7 +57,6 @@ def test_a_weight_quantizer_and_a_kind_of_layer(kind: str, quantizer: str) -> No
     (net.train()(x) * normal(*net(x).shape, seed=1)).sum().backward()
     optimizer.step()
     for name, layer in binary_layers(net):
-        assert layer.weight.grad is not None
         assert bool(layer.weight.grad.isfinite().all())
         assert not torch.equal(layer.weight, before[name]), name
     # what eval mode computes is what ships
@@ -109,7 +108,6 @@ def test_an_input_quantizer_and_a_kind_of_layer(name: str, quantizer: str) -> No
         expected = onebit.sign(moved) * (1 if scale is None else scale) + (0 if centre is None else centre)
         assert torch.equal(found, expected)
     layer.train()(x).square().sum().backward()
-    assert x.grad is not None
     assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in inputs.parameters())
 
 

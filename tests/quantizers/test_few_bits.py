@@ -277,7 +277,6 @@ def test_checkpointing_repeats_a_pass_with_its_limit(rule: str) -> None:
         model(normal(16, 8))
         x = (3 * normal(16, 8, seed=1)).requires_grad_()
         call(model, x).square().sum().backward()
-        assert x.grad is not None
         made.append((x.grad, model[1].integer_input().step))
     assert torch.equal(made[0][0], made[1][0])
     assert torch.equal(made[0][1], made[1][1])

@@ -52,7 +52,6 @@ def results(module: nn.Module, x: Tensor, gradient: Tensor) -> Tensors:
     with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
         y = module(x)
     y.backward(gradient)
-    assert x.grad is not None
     return {"y": y.detach(), "x": x.grad, **{key: p.grad.clone() for key, p in module.named_parameters()}}
 
 
@@ -270,7 +269,6 @@ def test_gradients_that_are_not_needed(name: str) -> None:
     frozen.zero_grad()
     x = drawn(*SHAPE).requires_grad_()
     frozen(x).backward(gradient)
-    assert x.grad is not None
     assert torch.equal(x.grad, expected["x"])
     assert all(parameter.grad is None for parameter in frozen.parameters())
 

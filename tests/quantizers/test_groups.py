@@ -44,11 +44,9 @@ def test_weight_and_gradient_follow_the_formula_in_each_group(
             expected = scales[row, at] * gradient * (np.abs(w) <= 1)
             if name == "xnor":
                 expected += signs * (gradient * signs).mean()
-            assert latent.grad is not None
             np.testing.assert_allclose(latent.grad[row, part], expected, rtol=2e-3, atol=1e-5)
             np.testing.assert_allclose(weight.detach()[row, part], scales[row, at] * signs, rtol=1e-3)
     shipped = quantizer(name, group).decompose(latent)
-    assert shipped.scale is not None
     assert shipped.scale.shape == (rows, groups)
     assert torch.equal(shipped.dense(), weight)
     assert torch.equal(shipped.scale.half().float(), shipped.scale)

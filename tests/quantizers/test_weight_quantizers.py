@@ -101,7 +101,6 @@ def test_recu_clamps_both_tails_of_laplacian_latents_at_the_quantile(progress: f
 def test_irnet_scales_are_powers_of_two() -> None:
     latent = torch.stack([torch.linspace(-1, 1, 64), torch.cat([torch.zeros(63), torch.ones(1)])])
     scale = IRNet().decompose(latent).scale
-    assert scale is not None
     assert scale.tolist() == [1.0, 0.25]  # mean|ŵ| = 0.87 and 0.25
 
 
@@ -113,7 +112,6 @@ def test_a_negative_learned_scale_ships_as_opposite_signs() -> None:
     with torch.no_grad():
         quantizer.scale.copy_(torch.tensor([0.5, -0.5, 0.0]))
     after = layer.binary_weight()
-    assert after.scale is not None
     assert after.scale.tolist() == pytest.approx([0.5, 0.5, 1e-12])
     assert torch.equal(after.signs, before.signs * torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1, 1))
     assert torch.equal(layer.effective_weight(), layer.dense(after))
@@ -127,7 +125,6 @@ def test_a_learned_scale_starts_uniform_and_from_the_seed() -> None:
         torch.manual_seed(3)
         quantizer = ReCU()
         quantizer.bind(torch.zeros(1000, 2))
-        assert quantizer.scale is not None
         scales.append(quantizer.scale.detach())
     assert torch.equal(*scales)
     assert 0 <= float(scales[0].min()) < 0.05
@@ -199,7 +196,6 @@ def test_a_surrogate_is_finite_and_vanishes_at_infinity(
     out = signed(x, surrogate, *parameters)
     assert out.tolist() == [1, 1, 1, -1, 1, -1, 1, -1]
     out.sum().backward()
-    assert x.grad is not None
     assert x.grad.dtype == dtype
     assert x.grad.double()[:4].tolist() == pytest.approx([at_zero] * 2 + [at_one] * 2, abs=0.04)
     assert float(x.grad[4:].abs().max()) < 1e-30

@@ -43,10 +43,7 @@ def test_a_row_for_each_method_task_and_norm() -> None:
     first, _, third = task_tables(rows)
     assert first.heading == "bayesbinn, binary weights, BatchNorm of the latest task"
     assert first.head == ["test accuracy", "task 1", "task 2", "mean"]
-    assert first.rows == [
-        ["after task 1", "90.00 %", "", "90.00 %"],
-        ["after task 2", "80.00 %", "70.00 %", "75.00 %"],
-    ]
+    assert first.rows == [["after task 1", "90.00 %", "", "90.00 %"], ["after task 2", "80.00 %", "70.00 %", "75.00 %"]]
     assert third.heading.endswith("BatchNorm of each task")
 
 

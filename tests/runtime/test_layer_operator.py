@@ -26,12 +26,7 @@ from onebit.runtime import layer_operator
 from onebit.runtime.layer_operator import dense_signs, packed_linear
 from onebit.runtime.torch_layers import PackedLinear
 from support.executors import EXECUTORS, chosen
-from support.one_bit_layers import (
-    assert_same_bits,
-    of_node,
-    small_conv,
-    small_layer,
-)
+from support.one_bit_layers import assert_same_bits, of_node, small_conv, small_layer
 
 
 def test_the_operators_pass_the_checks_of_torch() -> None:

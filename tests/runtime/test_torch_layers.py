@@ -17,14 +17,7 @@ from onebit.packed.bits import pack_signs, words_to_bytes
 from onebit.runtime import layer_operator
 from onebit.runtime.layer_operator import PackedWindow
 from onebit.runtime.torch_layers import PackedConv, PackedLinear
-from support.one_bit_layers import (
-    assert_node,
-    assert_same_bits,
-    parameters_of,
-    rows_of,
-    small_conv,
-    small_layer,
-)
+from support.one_bit_layers import assert_node, assert_same_bits, parameters_of, rows_of, small_conv, small_layer
 
 CHOSEN = st.sets(st.sampled_from(("scale", "center", "bias"))).map(lambda names: tuple(sorted(names)))
 SEEDS = st.integers(0, 2**32 - 1)
@@ -175,7 +168,6 @@ def test_many_sizes_of_images_share_weights_and_memory() -> None:
         for array in plan.kept
         if isinstance(array, np.ndarray)
     }
-    assert THREAD.memory is not None
     assert sum(kept.values()) + THREAD.memory[0].nbytes <= 30 * 2**20
     assert sum(kept.values()) <= 2**20
     address = layer.signs.data_ptr()

@@ -42,8 +42,6 @@ class Holder:
         )
 
     def send(self, line: str) -> str:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(line + "\n")
         return self.process.stdout.readline().strip()
 

@@ -87,7 +87,6 @@ def test_synchronized_statistics_are_those_of_the_whole_batch(folder: Path, name
         whole = x.double().requires_grad_()
         y = norm(whole)
         y.backward(gradient.double())
-    assert whole.grad is not None
     expected = {f"grad.{key}": value.grad for key, value in norm.named_parameters()}
     expected |= {f"buffer.{key}": value for key, value in norm.named_buffers()}
     expected |= {"y": y.detach(), "dx": whole.grad, "eval": norm.eval()(x.double()).detach()}

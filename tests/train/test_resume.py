@@ -252,7 +252,6 @@ class Slower(torch.optim.Optimizer):
         for group in self.param_groups:
             group["count"] = group.get("count", 0) + 1
             for parameter in group["params"]:
-                assert parameter.grad is not None
                 parameter.add_(parameter.grad, alpha=-group["lr"] / group["count"])
 
 

@@ -58,7 +58,6 @@ def test_the_right_preprocessing_is_certified(
     raw = IMAGES.numpy(), labels.numpy()
     packed = onebit.pack(model, preprocessed()[:8], preprocess=RIGHT, data=raw, trained=trained, name="cnn")
     certificate = packed.certificate
-    assert certificate is not None
     assert (certificate.dataset, certificate.split, certificate.count) == ("own data (arrays)", "", COUNT)
     assert (certificate.label_mismatches, certificate.trained_correct) == (0, COUNT * 4 // 5)
     assert (onebit.run(packed, raw[0]).argmax(1) == raw[1]).sum() == certificate.correct
@@ -82,7 +81,6 @@ def test_a_wrong_preprocessing_is_refused(wrong: str, model: nn.Module, labels: 
 
 def test_without_data_the_net_is_compared_on_the_example(model: nn.Module) -> None:
     certificate = onebit.pack(model, preprocessed()[:8], preprocess=RIGHT).certificate
-    assert certificate is not None
     assert (certificate.dataset, certificate.count, certificate.ok) == ("the example", 8, True)
     packed = onebit.pack(model, input_shape=(1, 4, 4), preprocess=RIGHT)
     assert packed.certificate is None
@@ -92,7 +90,6 @@ def test_without_data_the_net_is_compared_on_the_example(model: nn.Module) -> No
 def test_without_preprocess_the_net_takes_the_inputs_of_the_model(model: nn.Module, trained: DataLoader) -> None:
     packed = onebit.pack(model, preprocessed()[:8], data=trained)
     certificate = packed.certificate
-    assert certificate is not None
     assert packed.input.dtype == "float32"
     assert (certificate.dataset, certificate.count, certificate.label_mismatches) == ("own data (DataLoader)", COUNT, 0)
     assert (certificate.correct, certificate.trained_correct) == (COUNT * 4 // 5, None)
@@ -112,7 +109,6 @@ def test_pixels_that_the_model_converts() -> None:
     model(IMAGES)
     raw = IMAGES.numpy(), (torch.arange(COUNT) % 3).numpy()
     packed = onebit.pack(model, IMAGES[:8], data=Dataset.from_arrays(raw, raw, name="mine"))
-    assert packed.certificate is not None
     assert packed.input.dtype == "uint8"
     assert f"{COUNT} mine test images" in packed.statement
 
@@ -142,6 +138,5 @@ def test_an_integer_net_is_certified_with_both_accuracies() -> None:
     with pytest.raises(UsageError, match="activations"):
         onebit.certify(model, small, (images, labels))
     certificate = onebit.certify(model, small, (images, labels), activations=2, calibration=200).certificate
-    assert certificate is not None
     assert certificate.model_correct == 200
     assert certificate.correct == 200 - certificate.label_mismatches < 200

@@ -133,13 +133,7 @@ def test_the_pipeline_of_the_training_is_compared(name: str, source: str, net: n
     assert (both.label_mismatches, both.trained_mismatches) == (0, found.trained_mismatches)
 
 
-@pytest.mark.parametrize(
-    "coding",
-    [
-        InputCoding(),
-        InputCoding("standardize", mean=[0.4], std=[0.3], scale=1),
-    ],
-)
+@pytest.mark.parametrize("coding", [InputCoding(), InputCoding("standardize", mean=[0.4], std=[0.3], scale=1)])
 def test_another_preprocessing_fails_with_both_accuracies(coding: InputCoding, net: nn.Module) -> None:
     packed, trained = packed_behind(coding, net), loader(preprocessed(X))
     for options in ({}, {"preprocess": coding}):
@@ -205,18 +199,11 @@ def test_mistakes_are_refused(name: str, net: nn.Module) -> None:
         verify(net, packed_behind(RIGHT, net), data, preprocess=RIGHT, **options)
 
 
-@pytest.mark.parametrize(
-    ("data", "name"),
-    [
-        (X, "own data (arrays)"),
-        (loader(), "own data (DataLoader)"),
-    ],
-)
+@pytest.mark.parametrize(("data", "name"), [(X, "own data (arrays)"), (loader(), "own data (DataLoader)")])
 def test_a_certificate_names_the_form_of_data(data: Any, name: str, net: nn.Module) -> None:
     model = nn.Sequential(RIGHT, net)
     certified = certify(model, packed_behind(RIGHT, net), data)
     certificate = certified.certificate
-    assert certificate is not None
     assert (certificate.dataset, certificate.split, certificate.count) == (name, "", COUNT)
     assert certificate.label_mismatches == 0
     assert (certificate.correct is None) == isinstance(data, Tensor)
@@ -224,5 +211,4 @@ def test_a_certificate_names_the_form_of_data(data: Any, name: str, net: nn.Modu
     assert f"certified on 90 images of {name}: " in certified.statement
     assert f"{certificate.max_logit_difference:.3g}" in certified.statement
     trained = certify(model, certified, data, trained=lambda x: net(preprocessed(x)))
-    assert trained.certificate is not None
     assert trained.statement.endswith(f"{trained.certificate.trained_mismatches} differ")

@@ -44,7 +44,6 @@ def net_of(*, last_norm: bool = True) -> nn.Sequential:
     for norm in model:
         if isinstance(norm, nn.BatchNorm1d):
             for tensor in (norm.running_mean, norm.bias.data):
-                assert tensor is not None
                 tensor.normal_()
             norm.weight.data.uniform_(0.5, 2)
     return model.eval()
@@ -67,7 +66,6 @@ def claims(net: PackedNet, data: Dataset | None, run: Run | None = None) -> dict
 
 
 def certified(net: PackedNet, **changes: Any) -> PackedNet:
-    assert net.certificate is not None
     return replace(net, certificate=replace(net.certificate, **changes))
 
 
@@ -91,7 +89,6 @@ def recertified(net: PackedNet, data: Dataset, run: Run) -> PackedNet:
     """The net with the counts that `verify` finds in it."""
     made: Certificate | None = net.certificate
     detail = claims(net, data)["packed accuracy"].detail
-    assert made is not None
     return replace(net, certificate=replace(made, correct=int(detail.split()[0])))
 
 
@@ -118,7 +115,6 @@ def ties_in(run: Run, channels: int) -> np.ndarray:
     norm.bias.data[:channels] = (norm.running_mean.double()[:channels] - at).mul(scale[:channels]).float()
     folded = fold_model(run.model, torch.zeros((2, 1, 4, 4), dtype=torch.uint8)).net
     [node] = [node for node in folded.nodes if node.output == "7"]
-    assert isinstance(node, Threshold)
     below = node.threshold[:channels] == at.numpy()  # here rounding decides for +1, there for the next integer
     return np.concatenate([np.where(below, 2, -2), np.zeros(WIDTH - channels, int)])
 
@@ -156,10 +152,7 @@ def test_labels_that_differ_are_compared_where_torch_rounds_nothing(data: Datase
 @pytest.mark.parametrize("kind", ["whole", "some", "all by number", "train", "none"])
 def test_the_result_of_a_card_is_that_of_the_whole_test_split(run: Run, data: Dataset, kind: str) -> None:
     net = pack_run(run, data, images=20 if kind == "some" else None)
-    assert net.certificate is not None
     whole = pack_run(run, data).certificate
-    assert whole is not None
-    assert whole.correct is not None
     if kind == "all by number":
         net = certified(net, images=60)
     elif kind == "train":

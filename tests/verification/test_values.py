@@ -43,15 +43,10 @@ def with_statistics(*layers: nn.Module) -> nn.Sequential:
 def shifted(packed: PackedNet, by: Any) -> PackedNet:
     """The net with another shift in its last affine map."""
     last = packed.nodes[-1]
-    assert isinstance(last, Affine)
-    assert last.shift is not None
     return replace(packed, nodes=(*packed.nodes[:-1], replace(last, shift=last.shift + np.asarray(by, np.float32))))
 
 
 def times(node: Node, factor: float) -> Affine:
-    assert isinstance(node, Affine)
-    assert node.scale is not None
-    assert node.shift is not None
     return replace(node, scale=node.scale * np.float32(factor), shift=node.shift * np.float32(factor))
 
 
@@ -85,7 +80,6 @@ def test_targets_of_a_regression(shape: tuple[int, ...]) -> None:
     with pytest.raises(FoldError, match="preprocessing"):
         certify(net, packed, (RAW, targets), trained=lambda x: net(x) + 0.5)
     certificate = certify(net, packed, (RAW, targets)).certificate
-    assert certificate is not None
     assert (certificate.compared, certificate.correct, certificate.label_mismatches) == ("values", None, 0)
     assert Certificate.from_json(certificate.to_json()) == certificate
 
@@ -105,7 +99,6 @@ def test_float_targets_make_vectors_values_and_integers_make_them_labels() -> No
 
 def test_rounding_is_relative_to_the_largest_value_of_each_column() -> None:
     net = make_net(2)
-    assert isinstance(net, nn.Sequential)
     with torch.no_grad():
         for tensor in net[-1].parameters():
             tensor[0] *= 1e6
@@ -188,7 +181,6 @@ class TwoHeads(nn.Module):
 
 def two_heads(*, named: bool) -> tuple[nn.Module, PackedNet]:
     both = make_net(3)
-    assert isinstance(both, nn.Sequential)
     model = TwoHeads(named=named, both=both).eval()
     return model, pack(model, X[:2])
 
@@ -245,7 +237,6 @@ def test_several_outputs_are_certified() -> None:
     labels = np.random.default_rng(3).integers(0, 3, COUNT)
     certified = certify(model, packed, RAW, labels={"label": labels})
     certificate = certified.certificate
-    assert certificate is not None
     assert (certificate.count, certificate.label_mismatches, certificate.compared) == (COUNT, 0, "values")
     assert f"400 images of own data (arrays): {certificate.correct} correct" in certified.statement
 
