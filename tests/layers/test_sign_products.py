@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from onebit.layers import BinaryLinear, sign_products
 from onebit.layers.sign_products import multiply, packed_signs, unpacked_signs, weight_gradient
-from onebit.native import InstructionSet, instruction_set, instruction_sets
+from onebit.native import instruction_set, instruction_sets
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import Sign, SteSign, Stochastic
+from support.covering import covering
 from support.kernel_inputs import one_thread
 
 SETS = [name for name, isa in instruction_sets().items() if isa.run_product]
@@ -41,15 +43,9 @@ def signs(x: Tensor) -> Tensor:
     return torch.where(x < 0, -1.0, 1.0)
 
 
-def kernel_set() -> InstructionSet:
-    isa = instruction_set()
-    assert isa is not None
-    return isa
-
-
 def product(x: Tensor, panels: Tensor, outputs: int, **more: Tensor) -> Tensor:
     y = x.new_empty(len(x), outputs)
-    multiply(kernel_set(), x, panels, y, **more)
+    multiply(instruction_set(), x, panels, y, **more)
     return y
 
 
@@ -65,7 +61,7 @@ def test_products_and_gradients_of_integers_are_exact(
     x[:, 20:] *= torch.rand(rows, max(inputs - 20, 0)) >= zeros  # inputs of 0 are left out of sums
     gradient, scale = integers(rows, outputs, seed=2, dtype=dtype), torch.rand(outputs) + 0.5
     mean = integers(outputs, seed=3)
-    isa, before = kernel_set(), torch.get_num_threads()
+    isa, before = instruction_set(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         panels, transposed, most = packed_signs(isa, weight)
@@ -100,8 +96,10 @@ def test_results_are_equal_for_any_number_of_threads_and_close_to_double(monkeyp
     found = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        y, drawn = (product(x, packed_signs(kernel_set(), weight, *draw)[0], 70) for draw in [(), ((3, 4), 2.0**22)])
-        found.append([drawn, y, weight_gradient(kernel_set(), gradient, x)])
+        y, drawn = (
+            product(x, packed_signs(instruction_set(), weight, *draw)[0], 70) for draw in [(), ((3, 4), 2.0**22)]
+        )
+        found.append([drawn, y, weight_gradient(instruction_set(), gradient, x)])
     assert all(map(torch.equal, *found))
     *_, y, to_weight = found[0]
     for close, exact in ((y, x.double() @ signs(weight).double().T), (to_weight, gradient.double().T @ x.double())):
@@ -114,7 +112,7 @@ def test_sums_over_many_equal_rows_keep_their_digits(share: float) -> None:
     x, gradient = (0.5 + torch.rand(1, columns).repeat(16384, 1) for columns in (17, 24))
     x *= torch.rand(16384, 1) < share
     exact = gradient.double().T @ x.double()
-    assert (weight_gradient(kernel_set(), gradient, x) - exact).norm() <= 5e-6 * exact.norm()
+    assert (weight_gradient(instruction_set(), gradient, x) - exact).norm() <= 5e-6 * exact.norm()
 
 
 class Dropped(SteSign):
@@ -145,10 +143,20 @@ def trained(
     return [y.detach().float(), x.grad, layer.weight.grad, layer.bias.grad]
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("inputs", [None, "ste_sign", "rsign", Dropped(), hooked()])
+def on_each_set(*arguments: list[object]) -> list[object]:
+    """Cases of an instruction set, dtype, quantizer and inputs: daily each pair of the first two and of the others."""
+    return covering(
+        itertools.product(SETS, [False, True], *arguments), of=lambda isa, bf16, *others: ((isa, bf16), others)
+    )
+
+
 @pytest.mark.parametrize(
-    "quantizer", ["sign", Sign(value=0.1), "ste_sign", SteSign(0.05), "magnitude_aware", "xnor", "irnet"]
+    ("isa", "bf16", "quantizer", "inputs"),
+    on_each_set(
+        ["sign", Sign(value=0.1), "ste_sign", SteSign(0.05), "magnitude_aware", "xnor", "irnet"],
+        [None, "ste_sign", "rsign", Dropped(), hooked()],
+    ),
+    indirect=["isa"],
 )
 def test_layers_agree_with_torch(
     monkeypatch: pytest.MonkeyPatch, quantizer: object, inputs: object, bf16: bool
@@ -285,9 +293,11 @@ def test_a_latent_that_is_not_a_number_counts_as_1() -> None:
     assert y.sum() == 4 - 64 * 64
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("inputs", [None, "ste_sign"])
-@pytest.mark.parametrize("quantizer", ["sign", Sign(value=0.1), SteSign(0.05), "magnitude_aware", "xnor"])
+@pytest.mark.parametrize(
+    ("isa", "bf16", "quantizer", "inputs"),
+    on_each_set(["sign", Sign(value=0.1), SteSign(0.05), "magnitude_aware", "xnor"], [None, "ste_sign"]),
+    indirect=["isa"],
+)
 def test_the_same_numbers_are_not_finite_as_in_torch(
     monkeypatch: pytest.MonkeyPatch, quantizer: object, inputs: str | None, bf16: bool
 ) -> None:
@@ -369,6 +379,7 @@ def test_gradients_in_batches_are_those_of_each(quantizer: object, inputs: str |
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # by torch's compiler
+@pytest.mark.parametrize("isa", SETS[:1], indirect=True)  # the compiler sees none of them
 def test_compiled_autograd_gives_the_same_gradients() -> None:
     layer = BinaryLinear(64, 64, weight_quantizer="xnor", input_quantizer="ste_sign")
     x = torch.randn(20, 64, requires_grad=True)

@@ -11,10 +11,19 @@ import torch
 import onebit
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
-from onebit.quantizers import WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, ReCU, Sign, SwishSign
-from onebit.quantizers.base import clipped
-from onebit.quantizers.surrogates import approx, ede, signed, swish
-from onebit.train.weights import load_weights
+from onebit.quantizers import (
+    WEIGHT_QUANTIZERS,
+    AdaBin,
+    ConcreteSign,
+    EdeSign,
+    IRNet,
+    ReCU,
+    Sign,
+    SteSign,
+    Stochastic,
+    SwishSign,
+    UInt4,
+)  # fmt: skip
 from support.tensors import normal
 
 NEW = ["xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin"]
@@ -25,20 +34,20 @@ def small_net(weight_quantizer: str | None) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "said"),
+    ("kind", "name", "values"),
     [
-        (SwishSign, {"beta": 0.0}, "beta"),
-        (IRNet, {"t_start": -1.0}, "t_start"),
-        (EdeSign, {"t_end": math.inf}, "t_end"),
-        (AdaBin, {"t_end": 0.0}, "t_end"),
-        (ReCU, {"tau_start": 0.5}, "tau_start"),
-        (ReCU, {"tau_end": 1.0}, "tau_end"),
-        (ReCU, {"tau_end": math.nan}, "tau_end"),
+        *((kind, "value", (0.0, -1.0, math.nan, math.inf)) for kind in (Sign, Stochastic)),
+        (SteSign, "clip_value", (0.0, -1.0, math.nan, math.inf)),
+        (ConcreteSign, "temperature", (0.0, -1.0, math.nan, math.inf)),
+        *((SwishSign, "beta", (0.0,)), (IRNet, "t_start", (-1.0,)), (EdeSign, "t_end", (math.inf,))),
+        *((AdaBin, "t_end", (0.0,)), (ReCU, "tau_start", (0.5,)), (ReCU, "tau_end", (1.0, math.nan))),
+        (UInt4, "range", ("lsp",)),
     ],
 )
-def test_wrong_arguments_are_refused(kind: type, options: dict[str, float], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        kind(**options)
+def test_wrong_arguments_are_refused(kind: type, name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        with pytest.raises(UsageError, match=name):
+            kind(**{name: value})
 
 
 @pytest.mark.parametrize(("assign", "progress"), [(False, 0.0), (False, 0.5), (True, 0.5)])
@@ -84,26 +93,6 @@ def test_tau_grows_exponentially() -> None:
         assert quantizer.tau.item() == pytest.approx(tau)
 
 
-@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.30), (0.999999, 0.02)])
-def test_recu_clamps_both_tails_of_laplacian_latents_at_the_quantile(progress: float, share: float) -> None:
-    count = 200
-    quantiles = (torch.arange(count) + 0.5) / count
-    latents = torch.distributions.Laplace(0.3, 0.1).icdf(quantiles).repeat(count, 1).requires_grad_()
-    quantizer = ReCU()
-    quantizer.bind(latents)
-    torch.nn.init.ones_(quantizer.scale)  # type: ignore[arg-type]
-    quantizer.set_progress(progress)
-    # row i sends a gradient to latent i alone: nothing comes back where the clamp stops it
-    (gradient,) = torch.autograd.grad(quantizer(latents), latents, torch.eye(count))
-    assert float((gradient.diagonal() == 0).float().mean()) == pytest.approx(share, abs=0.025)
-
-
-def test_irnet_scales_are_powers_of_two() -> None:
-    latent = torch.stack([torch.linspace(-1, 1, 64), torch.cat([torch.zeros(63), torch.ones(1)])])
-    scale = IRNet().decompose(latent).scale
-    assert scale.tolist() == [1.0, 0.25]  # mean|ŵ| = 0.87 and 0.25
-
-
 def test_a_negative_learned_scale_ships_as_opposite_signs() -> None:
     layer = BinaryConv2d(2, 3, 3, weight_quantizer="recu").eval()
     quantizer: Any = layer.weight_quantizer
@@ -119,16 +108,12 @@ def test_a_negative_learned_scale_ships_as_opposite_signs() -> None:
     assert float(quantizer.scale.grad[2]) != 0  # a scale of 0 can leave it
 
 
-def test_a_learned_scale_starts_uniform_and_from_the_seed() -> None:
-    scales = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        quantizer = ReCU()
-        quantizer.bind(torch.zeros(1000, 2))
-        scales.append(quantizer.scale.detach())
-    assert torch.equal(*scales)
-    assert 0 <= float(scales[0].min()) < 0.05
-    assert 0.95 < float(scales[0].max()) < 1
+def test_a_learned_scale_starts_uniform() -> None:
+    quantizer = ReCU()
+    quantizer.bind(torch.zeros(1000, 2))
+    scale = quantizer.scale.detach()
+    assert 0 <= float(scale.min()) < 0.05
+    assert 0.95 < float(scale.max()) < 1
 
 
 def test_a_fixed_scale_stays_1_and_draws_no_random_numbers() -> None:
@@ -148,20 +133,6 @@ def test_a_fixed_scale_stays_1_and_draws_no_random_numbers() -> None:
     assert repr(quantizer) == "ReCU(tau_start=0.85, tau_end=0.99, learn_scale=False)"
 
 
-def test_a_real_net_drops_learned_scales_with_one_notice() -> None:
-    model, twin = small_net("recu"), small_net(None)
-    state = model.state_dict()
-    count = len(list(binary_layers(model)))
-    assert sum("weight_quantizer.scale" in key for key in state) == count
-    with pytest.warns(UserWarning, match=f"{count}") as notices:
-        load_weights(twin, state, source="net.ckpt")
-    assert len(notices) == 1
-    assert all(torch.equal(value, state[key]) for key, value in twin.state_dict().items())
-    same = small_net("recu")
-    load_weights(same, state, source="net.ckpt")
-    assert all(torch.equal(value, state[key]) for key, value in same.state_dict().items())
-
-
 @pytest.mark.parametrize("name", NEW)
 def test_a_packed_net_agrees(name: str) -> None:
     torch.manual_seed(0)
@@ -174,33 +145,6 @@ def test_a_packed_net_agrees(name: str) -> None:
                 parameter.sub_(0.5)
             layer.weight[1] = 0.25  # a channel of equal latents
     assert onebit.verify(model.eval(), onebit.pack(model), images.numpy()).ok
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(
-    ("surrogate", "parameters", "at_zero", "at_one"),
-    [
-        (clipped, (), 1.0, 1.0),
-        (approx, (), 2.0, 0.0),
-        (swish, (), 5.0, -0.195),
-        (swish, (2.0,), 2.0, 0.201),
-        (ede, (0.1,), 1.0, 0.990),
-        (ede, (torch.tensor(10.0),), 10.0, 0.0),
-    ],
-)
-def test_a_surrogate_is_finite_and_vanishes_at_infinity(
-    surrogate: Any, parameters: tuple[Any, ...], at_zero: float, at_one: float, dtype: torch.dtype
-) -> None:
-    largest = torch.finfo(dtype).max
-    x = torch.tensor([0.0, -0.0, 1.0, -1.0, largest, -largest, math.inf, -math.inf], dtype=dtype, requires_grad=True)
-    out = signed(x, surrogate, *parameters)
-    assert out.tolist() == [1, 1, 1, -1, 1, -1, 1, -1]
-    out.sum().backward()
-    assert x.grad.dtype == dtype
-    assert x.grad.double()[:4].tolist() == pytest.approx([at_zero] * 2 + [at_one] * 2, abs=0.04)
-    assert float(x.grad[4:].abs().max()) < 1e-30
-    vectorised = torch.autograd.functional.jacobian(lambda z: signed(z, surrogate, *parameters), x, vectorize=True)
-    assert torch.equal(vectorised.diagonal(), x.grad)
 
 
 @pytest.mark.parametrize("name", ["xnor", "magnitude_aware"])

@@ -277,9 +277,11 @@ def test_prefixes_are_dropped_only_if_all_keys_have_them() -> None:
 
 def test_parameters_of_missing_quantizers_are_dropped_with_one_warning() -> None:
     state = net().state_dict() | {"0.weight_quantizer.a": torch.ones(2), "0.input_quantizer.b": torch.ones(1)}
+    model = net()
     with pytest.warns(UserWarning, match="2 quantizer") as caught:
-        load_weights(net(), state, source="x")
+        load_weights(model, state, source="x")
     assert len(caught) == 1
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
