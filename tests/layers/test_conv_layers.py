@@ -1,4 +1,4 @@
-"""Binary convolutions, transposed ones too, against torch's own with the binary weight."""
+"""Binary convolutions, transposed ones too, and dense layers, against torch's own with the binary weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d
+from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
 from onebit.quantizers import BinaryWeight, Quantizer, sign
 from support.tensors import normal
 
@@ -57,6 +57,7 @@ TRANSPOSED_1D: list[dict[str, Any]] = [
     {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "dilation": 2, "bias": True},
 ]
 CASES = [
+    *((BinaryLinear, nn.Linear, {"bias": bias}) for bias in (False, True)),
     *((BinaryConv1d, nn.Conv1d, o) for o in CONVS_1D),
     *((BinaryConv2d, nn.Conv2d, o) for o in CONVS),
     *((BinaryConvTranspose1d, nn.ConvTranspose1d, o) for o in TRANSPOSED_1D),
@@ -69,8 +70,8 @@ each_case = pytest.mark.parametrize(
 
 
 def batch(kind: Any) -> Tensor:
-    """(2, 4, 9) or (2, 4, 9, 8)."""
-    return normal(2, 4, 9, 8) if kind.axes == 2 else normal(2, 4, 9)
+    """(2, 4), (2, 4, 9) or (2, 4, 9, 8)."""
+    return normal(2, 4, *(9, 8)[: kind.axes])
 
 
 def plain(kind: type, options: dict[str, Any], weight: Tensor, bias: Tensor | None) -> Any:
@@ -114,12 +115,12 @@ def test_quantizers_get_the_output_channels_first(kind: Any, plain_kind: Any, op
     layer = kind(4, 8, weight_quantizer=ChannelMean(), **options)
     groups = options.get("groups", 1)
     binary = layer.binary_weight()
-    assert binary.signs.shape == (8, 4 // groups, *layer.kernel_size)
+    assert binary.signs.shape == (8, 4 // groups, *getattr(layer, "kernel_size", ()))
     weight = layer.effective_weight().detach()
     assert weight.shape == layer.weight.shape
     assert torch.equal(layer.own_layout(layer.outputs_first(layer.weight)), layer.weight)
     for channel in range(8):
-        if issubclass(plain_kind, (nn.Conv1d, nn.Conv2d)):
+        if issubclass(plain_kind, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             latent, effective = layer.weight[channel], weight[channel]
         else:  # input channels of the group, and the index among its outputs
             group, index = divmod(channel, 8 // groups)

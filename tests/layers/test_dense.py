@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 import onebit
 from onebit.errors import UnknownNameError, UsageError
 from onebit.quantizers import WEIGHT_QUANTIZERS
+from support.covering import covering
 
 MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "linear": (nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)), (3, 8)),
@@ -23,8 +25,10 @@ MODELS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 COPIED = {**MODELS, "gru": (nn.GRU(8, 5), (4, 2, 8)), "cell": (nn.LSTMCell(8, 5), (2, 8))}
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS])
+each_model_and_quantizer = pytest.mark.parametrize(("name", "quantizer"), covering(product(MODELS, WEIGHT_QUANTIZERS)))
+
+
+@each_model_and_quantizer
 def test_a_dense_model_is_an_ordinary_one_with_the_same_outputs(name: str, quantizer: str) -> None:
     torch.manual_seed(0)
     model, shape = copy.deepcopy(MODELS[name][0]), MODELS[name][1]
@@ -130,8 +134,7 @@ def test_the_quantizers_of_a_model_are_noted_by_name() -> None:
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS])
+@each_model_and_quantizer
 def test_a_model_is_made_again_from_its_configuration(name: str, quantizer: str) -> None:
     """With the options of the quantizers, and quantized inputs also in the first layer, and where weights are dense."""
     original, shape = MODELS[name]
