@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 import onebit
@@ -18,27 +17,15 @@ from onebit.errors import DataError, UsageError
 from onebit.layers import BinaryLinear
 from onebit.models import MLP
 from onebit.runtime.torch_module import PackedModule
-
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(50, 20))
-Y = np.arange(50) % 3
-T = X[:, :3] + 0.1 * RNG.normal(size=(50, 3))
-
-
-def net(outputs: int = 3) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(20, 16), nn.BatchNorm1d(16), BinaryLinear(16, outputs)).eval()
-
-
-def loader(x: Any, y: Any, **options: Any) -> DataLoader:
-    return DataLoader(TensorDataset(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y)), 8, **options)
+from support.heads import Two, TwoHeads, both, right, two_targets
+from support.samples import BAD_DATA, HOLED, VALUES, X, Y, loader, net, tensors
 
 
 def test_every_form_gives_the_same_score() -> None:
-    model = net()
+    model = net().eval()
     expected = onebit.evaluate(model, (X, Y))
-    x = torch.from_numpy(X).float()
-    for data in ((x, torch.from_numpy(Y)), TensorDataset(x, torch.from_numpy(Y)), loader(X, Y, shuffle=True)):
+    x = torch.from_numpy(X)
+    for data in ((x, torch.from_numpy(Y)), TensorDataset(x, torch.from_numpy(Y)), loader(shuffle=True)):
         found = onebit.evaluate(model, data)
         assert dataclasses.replace(found, loss=expected.loss, entropy=expected.entropy, gaps=expected.gaps) == expected
         assert found.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -61,64 +48,32 @@ def test_images_of_every_form_and_packed_nets() -> None:
 
 
 def test_statistics_come_from_training_data_of_any_form() -> None:
-    model = net()
-    x = torch.from_numpy(X).float()
+    model = net().eval()
+    x = torch.from_numpy(X)
     expected = onebit.evaluate(model, (X, Y), weights="latent", train=(X, Y))
     assert onebit.evaluate(model, (X, Y), weights="latent", train=(x, torch.from_numpy(Y))) == expected
     assert expected.bn == "reestimate"
     trained = onebit.evaluate(model, (X, Y), weights="latent", bn="trained")
     assert trained.loss != expected.loss
-    assert onebit.evaluate(model, (X, Y), weights="latent", train=loader(X, Y)).loss not in (trained.loss, np.nan)
-
-
-class TwoHeads(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = net(8)
-        self.kind, self.size = nn.Linear(8, 3), nn.Linear(8, 1)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        seen = self.body(x)
-        return {"kind": self.kind(seen), "size": self.size(seen)}
-
-
-def both(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
-    size = nn.functional.mse_loss(outputs["size"], targets["size"])
-    return nn.functional.cross_entropy(outputs["kind"], targets["kind"]) + size
-
-
-def right(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
-    return (outputs["kind"].argmax(1) == targets["kind"]).float().mean()
+    assert onebit.evaluate(model, (X, Y), weights="latent", train=loader()).loss not in (trained.loss, np.nan)
 
 
 def test_several_outputs_have_the_loss_and_the_metrics_of_the_user() -> None:
     torch.manual_seed(1)
-    model = TwoHeads().eval()
-    samples = [
-        (x, {"kind": int(y), "size": t[:1]}) for x, y, t in zip(X.astype(np.float32), Y, T.astype("f"), strict=True)
-    ]
-    score = onebit.evaluate(model, DataLoader(samples, 7), loss=both, metric=right)  # type: ignore[arg-type]
+    model = TwoHeads(named=True).eval()
+    score = onebit.evaluate(model, DataLoader(two_targets(named=True), 7), loss=both, metric=right)  # type: ignore[arg-type]
     with torch.no_grad():
-        outputs = model(torch.from_numpy(X).float())
-    targets = {"kind": torch.from_numpy(Y), "size": torch.from_numpy(T[:, :1]).float()}
+        outputs = model(torch.from_numpy(X))
+    targets = {"kind": torch.from_numpy(Y), "size": torch.from_numpy(VALUES[:, :1])}
     assert score.loss == pytest.approx(float(both(outputs, targets)), rel=1e-5)
     assert score.metrics == {"right": pytest.approx(float(right(outputs, targets)))}
-    assert (score.correct, score.count) == (None, 50)
-
-
-class Two(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.other = onebit.BinaryLinear(20, 3), nn.Linear(3, 3)
-
-    def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        return self.one(one) - self.other(other)
+    assert (score.correct, score.count) == (None, len(X))
 
 
 @pytest.mark.parametrize("form", [tuple, dict])
 def test_several_inputs_are_the_arguments_of_the_model_as_in_pack(form: type) -> None:
     torch.manual_seed(2)
-    model, parts = Two(), {"other": T.astype(np.float32), "one": X.astype(np.float32)}
+    model, parts = Two(), {"other": VALUES, "one": X}
     inputs = parts if form is dict else (parts["one"], parts["other"])
     optimizer = torch.optim.Adam(model.parameters())
     onebit.fit(model, (inputs, Y), optimizer, epochs=1, batch_size=10)
@@ -128,34 +83,20 @@ def test_several_inputs_are_the_arguments_of_the_model_as_in_pack(form: type) ->
     assert onebit.evaluate(onebit.PackedModule(onebit.pack(model, inputs)), (inputs, Y)).correct == right
 
 
-def holed(x: Any, value: float = np.nan) -> Any:
-    x = np.array(x, np.float32)
-    x[37, 1] = value
-    return x
-
-
 class Unrepeatable(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng().permutation(50).tolist())
+        return iter(np.random.default_rng().permutation(len(X)).tolist())
 
     def __len__(self) -> int:
-        return 50
+        return len(X)
 
 
-BAD: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "NaN": (lambda: (holed(X), Y), {}),
-    "infinite": (lambda: loader(holed(X, np.inf), Y), {}),
-    "NaN targets": (lambda: (X, holed(T)), {"loss": "mse"}),
-    "no targets": (lambda: X, {}),
-    "a loader without targets": (lambda: DataLoader(X.astype(np.float32), 5), {}),
-    "floats as classes": (lambda: (X, T), {}),
-    "columns that torch would broadcast": (lambda: (X, T[:, 0]), {"loss": "mse"}),
-    "probabilities above 1": (lambda: (X, 1 + abs(T)), {"loss": "bce"}),
+ENSEMBLE = {"weights": "ensemble:2", "bn": "trained"}
+BAD = BAD_DATA | {
+    "infinite": (lambda: loader(tensors(np.nan_to_num(HOLED, nan=np.inf))), {}),
+    "probabilities above 1": (lambda: (X, 1 + abs(VALUES)), {"loss": "bce"}),
     "a metric of another task": (lambda: (X, Y), {"metric": "r2"}),
-    "an ensemble in a random order": (
-        lambda: loader(X, Y, sampler=Unrepeatable()),
-        {"weights": "ensemble:2", "bn": "trained"},
-    ),
+    "an ensemble in a random order": (lambda: loader(sampler=Unrepeatable(), shuffle=False), ENSEMBLE),
 }
 
 
@@ -163,13 +104,13 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 def test_data_with_a_wrong_score_are_refused(case: str) -> None:
     make, options = BAD[case]
     with pytest.raises((UsageError, DataError)):
-        onebit.evaluate(stochastic() if "weights" in options else net(), make(), **options)
+        onebit.evaluate(stochastic() if "weights" in options else net().eval(), make(), **options)
 
 
 def stochastic() -> nn.Module:
-    return nn.Sequential(BinaryLinear(20, 3, weight_quantizer="stochastic"))
+    return nn.Sequential(BinaryLinear(12, 3, weight_quantizer="stochastic"))
 
 
 def test_an_ensemble_reads_a_weighted_loader_in_the_same_order() -> None:
-    sampler = torch.utils.data.WeightedRandomSampler([1.0] * 50, 50)
-    assert onebit.evaluate(stochastic(), loader(X, Y, sampler=sampler), weights="ensemble:2").count == 50
+    data = loader(sampler=torch.utils.data.WeightedRandomSampler([1.0] * 83, 50), shuffle=False)
+    assert onebit.evaluate(stochastic(), data, weights="ensemble:2").count == 50

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from onebit.data import Dataset, Split, make_toy
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.forward import predict_logits
+from onebit.evaluation.forward import predict_logits, try_model
 from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.modes import evaluate, fixed_weights, parse_weights, reestimate_batch_norm_
 from onebit.evaluation.scores import Score, whole_score
 from onebit.fold import pack
-from onebit.layers import BinaryLinear, binary_layers
+from onebit.layers import BinaryLinear, InputCoding, binary_layers
 from onebit.quantizers import Quantizer, sign
 from onebit.runtime.torch_module import PackedModule
 from support.mode_nets import Bayesian, net
@@ -265,6 +265,14 @@ def test_an_autocast_of_the_caller_does_not_change_a_score(splits: tuple[Split, 
     expected = evaluate(model, splits[1])
     with torch.autocast("cpu", torch.bfloat16):
         assert evaluate(model, splits[1]) == expected
+
+
+def test_the_check_of_a_model_draws_nothing_and_changes_no_mode() -> None:
+    model = nn.Sequential(InputCoding(), nn.Flatten(), nn.Dropout(0.5).eval(), nn.Linear(64, 4))
+    before = torch.get_rng_state()
+    try_model(model, torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [module.training for module in model] == [True, True, False, True]
 
 
 def test_an_evaluation_between_forward_and_backward_leaves_the_gradient() -> None:

@@ -11,19 +11,7 @@ import torch
 import onebit
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
-from onebit.quantizers import (
-    WEIGHT_QUANTIZERS,
-    AdaBin,
-    ConcreteSign,
-    EdeSign,
-    IRNet,
-    ReCU,
-    Sign,
-    SteSign,
-    Stochastic,
-    SwishSign,
-    UInt4,
-)  # fmt: skip
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, ReCU, Sign, SwishSign
 from support.tensors import normal
 
 NEW = ["xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin"]
@@ -36,12 +24,12 @@ def small_net(weight_quantizer: str | None) -> Any:
 @pytest.mark.parametrize(
     ("kind", "name", "values"),
     [
-        *((kind, "value", (0.0, -1.0, math.nan, math.inf)) for kind in (Sign, Stochastic)),
-        (SteSign, "clip_value", (0.0, -1.0, math.nan, math.inf)),
-        (ConcreteSign, "temperature", (0.0, -1.0, math.nan, math.inf)),
+        *((kind, "value", (0.0, -1.0, math.nan, math.inf)) for kind in (Sign, WEIGHT_QUANTIZERS["stochastic"])),
+        (WEIGHT_QUANTIZERS["ste_sign"], "clip_value", (0.0, -1.0, math.nan, math.inf)),
+        (WEIGHT_QUANTIZERS["concrete_sign"], "temperature", (0.0, -1.0, math.nan, math.inf)),
         *((SwishSign, "beta", (0.0,)), (IRNet, "t_start", (-1.0,)), (EdeSign, "t_end", (math.inf,))),
         *((AdaBin, "t_end", (0.0,)), (ReCU, "tau_start", (0.5,)), (ReCU, "tau_end", (1.0, math.nan))),
-        (UInt4, "range", ("lsp",)),
+        (INPUT_QUANTIZERS["uint4"], "range", ("lsp",)),
     ],
 )
 def test_wrong_arguments_are_refused(kind: type, name: str, values: tuple[Any, ...]) -> None:

@@ -1,9 +1,9 @@
-"""Samples of the user for training: features with classes, a float target and several labels."""
+"""Samples of the user for training: features with classes and a float target."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(83, 12)).astype(np.float32)
 VALUES = (X @ RNG.normal(size=(12, 3))).astype(np.float32)
 Y = VALUES.argmax(axis=1)
-LABELS = (VALUES > 0).astype(np.float32)
-EPOCHS = 4
+EPOCHS = 2
 
 
 def net(outputs: int = 3, *, inputs: int = 12) -> nn.Module:
@@ -66,8 +65,8 @@ class Drawing(nn.Module):
         return self.last(self.net(x + 0.01 * noise))
 
 
-def tensors() -> TensorDataset:
-    return TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+def tensors(x: Any = X, y: Any = Y) -> TensorDataset:
+    return TensorDataset(torch.as_tensor(x), torch.as_tensor(y))
 
 
 class Augmented(Dataset):
@@ -99,3 +98,16 @@ class SizedStream(Stream):
 
 def loader(data: Any = None, **options: Any) -> DataLoader:
     return DataLoader(tensors() if data is None else data, **({"batch_size": 20, "shuffle": True} | options))
+
+
+HOLED = np.where(np.arange(83)[:, None] == 70, np.float32(np.nan), X)
+BAD_DATA: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "floats as classes": (lambda: (X, VALUES), {}),
+    "columns that torch would broadcast": (lambda: (X, VALUES[:, 0]), {"loss": "mse"}),
+    "NaN": (lambda: (HOLED, Y), {}),
+    "NaN of a loader": (lambda: loader(tensors(HOLED)), {}),
+    "NaN targets": (lambda: (X, HOLED[:, :3]), {"loss": "mse"}),
+    "no targets": (lambda: X, {}),
+    "a loader without targets": (lambda: loader(X), {}),
+}
+"""Data that are refused, in training and in evaluation, with options of both."""

@@ -21,7 +21,8 @@ from onebit.layers import BinaryLinear
 from onebit.train.feeds import LoaderFeed
 from onebit.train.fit_data import fit_data
 from onebit.train.ranks import Ranks
-from support.samples import LABELS, VALUES, Augmented, SizedStream, Stream, X, Y, loader, net, tensors, train, trained
+from support.heads import TwoHeads, both, right, two_targets
+from support.samples import BAD_DATA, VALUES, Augmented, SizedStream, Stream, X, Y, loader, net, tensors, train, trained
 from support.tensors import same
 from support.toy_training import Stop, stop_after_epoch, toy_data, whole_and_resumed
 
@@ -103,7 +104,7 @@ def test_other_data_are_refused_on_resume(tmp_path: Path) -> None:
     for name, first, second in (
         ("arrays", (X, Y), (X + 1e-3, Y)),
         ("targets", (X, Y), (X, (Y + 1) % 3)),
-        ("loader", loader(), loader(TensorDataset(torch.from_numpy(X[::-1].copy()), torch.from_numpy(Y)))),
+        ("loader", loader(), loader(tensors(X[::-1].copy()))),
         ("length", loader(Augmented()), loader(Subset(Augmented(), range(79)))),
     ):
         with pytest.raises(Stop):
@@ -132,7 +133,8 @@ def test_regression_has_loss_and_metrics_and_no_error(tmp_path: Path) -> None:
 
 
 def test_several_labels_per_sample() -> None:
-    history = train((X, LABELS), loss="bce", validation=(X, LABELS), epochs=30, batch_size=20)
+    data = X, (VALUES > 0).astype(np.float32)
+    history = train(data, loss="bce", validation=data, epochs=30, batch_size=20)
     assert set(history.rows[-1].validation_metrics) == {"f1", "exact_match"}
     assert history.rows[-1].validation_metrics["f1"] > 0.85 > history.rows[0].validation_metrics["f1"]
 
@@ -194,29 +196,9 @@ def test_an_ignored_label_counts_nowhere_in_a_training(tmp_path: Path) -> None:
         train((X, Y), tmp_path / "other", epochs=1, ignore_index=1, resume=True)
 
 
-class TwoHeads(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.kind, self.size = net(8), nn.Linear(8, 3), nn.Linear(8, 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        seen = self.body(x)
-        return self.kind(seen), self.size(seen)
-
-
-def both(outputs: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> Tensor:
-    return nn.functional.cross_entropy(outputs[0], targets[0]) + nn.functional.mse_loss(outputs[1], targets[1])
-
-
-def right(outputs: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> float:
-    return float((outputs[0].argmax(1) == targets[0]).double().mean())
-
-
 def test_several_outputs_with_a_users_loss_and_metric() -> None:
-    data = [(x, (int(y), v[:1])) for x, y, v in zip(X, Y, VALUES, strict=True)]
-
-    given: Any = DataLoader(data, 20, shuffle=True)  # type: ignore[arg-type]
-    model = TwoHeads()
+    data = two_targets(named=False)
+    given, model = loader(data), TwoHeads(named=False)
     history = train(given, model=model, loss=both, metric=right, validation=given, accumulate=2, epochs=20)
     assert history.rows[-1].validation_metrics["right"] > 0.5
     assert history.rows[-1].validation_loss < 0.8 * history.rows[0].train_loss
@@ -259,7 +241,7 @@ def test_a_net_that_flattens_with_view_trains_and_is_evaluated(form: str) -> Non
     forms: dict[str, Any] = {
         "data set": data,
         "floats": (images / 255.0, labels),
-        "loader": loader(TensorDataset(torch.from_numpy(images), torch.from_numpy(labels))),
+        "loader": loader(tensors(images, labels)),
     }
     model = Viewing()
     train(forms[form], model=model, epochs=1)
@@ -268,22 +250,10 @@ def test_a_net_that_flattens_with_view_trains_and_is_evaluated(form: str) -> Non
 
 
 # ------------------------------------------------------------------------------------------------------------- refused
-def pairs(x: Any, y: Any) -> TensorDataset:
-    return TensorDataset(torch.from_numpy(np.asarray(x)), torch.from_numpy(np.asarray(y)))
 
 
-HOLED = np.where(np.arange(83)[:, None] == 70, np.float32(np.nan), X)
-
-
-BAD: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "floats as classes": (lambda: (X, VALUES), {}),
-    "columns that torch would broadcast": (lambda: (X, VALUES[:, 0]), {"loss": "mse"}),
-    "NaN": (lambda: (HOLED, Y), {"batch_size": 20}),
-    "NaN of a loader": (lambda: loader(pairs(HOLED, Y)), {}),
-    "NaN targets": (lambda: (X, HOLED[:, :3]), {"loss": "mse"}),
+BAD = BAD_DATA | {
     "too large a batch": (lambda: (X, Y), {"batch_size": 84}),
-    "no targets": (lambda: X, {}),
-    "a loader without targets": (lambda: loader(X), {}),
     "an empty loader": (lambda: loader(batch_size=84, drop_last=True), {}),
     "a short loader": (lambda: DataLoader(SizedStream(83, 60), 20), {}),
     "augmentation": (lambda: (X, Y), {"augmentation": Augmentation(flip=True)}),
@@ -306,8 +276,8 @@ def test_wrong_data_are_refused(case: str) -> None:
 )
 def test_labels_of_every_integer_type_train_alike(loss: str, dtype: torch.dtype) -> None:
     labels = torch.from_numpy(Y % 2).to(dtype)
-    expected = trained(loader(pairs(X, Y % 2)), loss=loss, epochs=1)
-    assert same(trained(loader(TensorDataset(torch.from_numpy(X), labels)), loss=loss, epochs=1), expected)
+    expected = trained(loader(tensors(y=Y % 2)), loss=loss, epochs=1)
+    assert same(trained(loader(tensors(y=labels)), loss=loss, epochs=1), expected)
     assert same(trained((X, labels.numpy()), loss=loss, epochs=1), trained((X, Y % 2), loss=loss, epochs=1))
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 import onebit
 from onebit.layers import BinaryLinear
 from onebit.train.printing import packing_lines
-from support.samples import LABELS, Augmented, Drawing, X, Y, loader, train, trained
+from support.heads import Two
+from support.samples import VALUES, Augmented, Drawing, X, Y, loader, train, trained
 from support.tensors import same
 
 WHOLE = "check: 1 of 3 layers binary (51.6 % of weights); packs whole"
@@ -68,28 +68,8 @@ def test_a_model_that_cannot_be_checked_is_trained(capsys: pytest.CaptureFixture
     assert "no copies" in line
 
 
-class Pairs(TensorDataset):
-    """Samples with two inputs."""
-
-    def __getitem__(self, index: int) -> Any:
-        x, labels, y = super().__getitem__(index)
-        return (x, labels), y
-
-
-class Pair(nn.Module):
-    """Takes two inputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.other = BinaryLinear(12, 3), nn.Linear(3, 3)
-
-    def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        return self.one(one) + self.other(other)
-
-
 def test_several_inputs_are_arguments_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
-    pairs = Pairs(*map(torch.from_numpy, (X, LABELS, Y)))
-    train(loader(pairs), model=Pair(), verbose=True, epochs=1)
+    train(loader([*zip(zip(X, VALUES, strict=True), Y, strict=True)]), model=Two(), verbose=True, epochs=1)
     (line,) = printed(capsys)
     assert "packs whole" in line
 
