@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onebit.data import Augmentation, Dataset, Split
 from onebit.evaluation.losses import cross_entropy
 from onebit.evaluation.modes import evaluate
-from onebit.layers import binary_layers, has_other_statistics
+from onebit.layers import binary_layers
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import IRNet
 from onebit.train.loop import fit
@@ -213,12 +213,3 @@ def test_quantizers_get_the_progress_before_each_step(monkeypatch: pytest.Monkey
     layers, steps = sum(isinstance(module, IRNet) for module in toy.model.modules()), EPOCHS * 4
     toy.fit(DATA)
     assert seen == [step / steps for step in range(steps) for _ in range(layers)]
-
-
-@pytest.mark.parametrize("quantizer", ["stochastic", "concrete_sign", "prox"])
-def test_after_fit_batch_norm_fits_the_weights(quantizer: str) -> None:
-    toy = build(Case(quantizer))
-    toy.fit(DATA)
-    assert not has_other_statistics(toy.model)
-    toy.model.train()(torch.from_numpy(DATA.train.images[:8]))
-    assert has_other_statistics(toy.model)

@@ -80,22 +80,10 @@ def test_nan_weights_are_never_saved(tmp_path: Path, quantizer: str | None) -> N
 
 
 # ------------------------------------------------------------------------------------------- wrong options, interrupts
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"epochs": 0.01}, "epochs"),
-        ({"epochs": -1}, "epochs"),
-        ({"epochs": math.inf}, "epochs"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"ema": 1.0}, "ema"),
-        ({"patience": 0}, "patience"),
-        ({"precision": "fp8"}, "precision"),
-        ({"loss": "hing"}, "hinge"),
-    ],
-)
-def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        build(Case("sign")).fit(DATA, tmp_path, **options)
+@pytest.mark.parametrize(("name", "value", "noun"), [("epochs", 0.01, "epochs"), ("loss", "hing", "hinge")])
+def test_wrong_options_are_refused(tmp_path: Path, name: str, value: Any, noun: str) -> None:
+    with pytest.raises(UsageError, match=noun):
+        build(Case("sign")).fit(DATA, tmp_path, **{name: value})
     assert list(tmp_path.iterdir()) == []
 
 

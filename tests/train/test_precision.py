@@ -46,7 +46,8 @@ def test_a_stated_precision_is_kept() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [
     ("precision", "fp16"), ("memory_format", "nhwc"), ("ema", 1), ("patience", 0), ("batch_size", 0), ("steps", 1.5),
-    ("class_weights", [-1, 1]), ("accumulate", 0), ("seed", -1), ("epochs", float("nan")),
+    ("class_weights", [-1, 1]), ("accumulate", 0), ("seed", -1), ("samples", 0), ("clip_grad_norm", 0),
+    ("clip_grad_value", 0), *(("epochs", wrong) for wrong in (float("nan"), float("inf"), -1)),
 ])  # fmt: skip
 def test_settings_of_fit_are_checked(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=name):

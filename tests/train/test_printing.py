@@ -1,7 +1,8 @@
-"""The printed progress of a run, with the line of `onebit.check`, which changes nothing."""
+"""What a training says: progress with the line of `onebit.check`, and mistakes that keep a model from learning."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import onebit
-from onebit.layers import BinaryLinear
+from onebit.layers import BinaryLinear, binarize_
 from onebit.train.printing import packing_lines
 from support.heads import Two
 from support.samples import VALUES, Augmented, Drawing, X, Y, loader, train, trained
 from support.tensors import same
+from support.toy_training import DATA
 
 WHOLE = "check: 1 of 3 layers binary (51.6 % of weights); packs whole"
 
@@ -35,17 +37,20 @@ def test_each_form_of_data_gives_the_line_once(capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("data", [(X, Y), Augmented()], ids=["arrays", "a data set that draws"])
-def test_a_training_with_the_line_has_the_same_bits(data: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert same(trained(data, verbose=True, epochs=2), trained(data, epochs=2))
-    assert printed(capsys) == [WHOLE]
-    models = []
-    for verbose in (True, False):
+@pytest.mark.parametrize("data", [(X, Y), Augmented(), loader(Augmented())], ids=["arrays", "draws", "loader"])
+def test_neither_the_line_nor_the_search_for_mistakes_changes_a_bit(
+    data: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, states = [], []
+    for told in (True, False):
+        if not told:
+            monkeypatch.setattr("onebit.train.planning.mistakes", lambda *_: [])
         models.append(Drawing())
-        train(data, model=models[-1], verbose=verbose, epochs=2)
-    assert same(models[0].state_dict(), models[1].state_dict())
-    assert models[0].calls == models[1].calls
-    assert len(printed(capsys)) == 1
+        train(data, model=models[-1], verbose=told, epochs=2)
+        assert len(printed(capsys)) == told
+        states.append(models[-1].state_dict() | {"trained": trained(data, epochs=1, verbose=told)["0.weight"]})
+        assert printed(capsys) == [WHOLE] * told
+    assert same(*states)
 
 
 class Tricky(nn.Module):
@@ -84,3 +89,47 @@ def test_models_of_onebit_are_checked_by_their_input_shape() -> None:
     assert packing_lines(onebit.create_model("lenet", weight_quantizer=None), images) == []
     (line,) = packing_lines(nn.Linear(12, 3), torch.zeros(2, 12))
     assert "no binary layer" in line
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+def warnings_of(model: nn.Module, data: Any = None, **options: Any) -> list[str]:
+    """The warnings of a training."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train((X, Y) if data is None else data, model=model, epochs=2, **options)
+    assert all(warning.category is UserWarning for warning in caught)
+    return [str(warning.message) for warning in caught]
+
+
+def behind_a_relu(*, norm: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    between = [nn.ReLU(), nn.BatchNorm1d(16)] if norm else [nn.BatchNorm1d(16), nn.ReLU()]
+    net = nn.Sequential(nn.Linear(12, 16), *between, nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    return binarize_(net, input_quantizer="ste_sign").model
+
+
+@pytest.mark.parametrize(
+    ("data", "verbose"),
+    [((X, Y), False), (loader(), True), (loader(Augmented()), False)],
+    ids=["arrays", "loader", "draws"],
+)
+def test_signs_behind_a_relu_are_warned_about_once(data: Any, verbose: bool) -> None:
+    (found,) = warnings_of(behind_a_relu(), data, verbose=verbose)
+    assert found.endswith(": 3")
+
+
+def test_a_net_without_binary_layers_is_warned_about() -> None:
+    assert "no binary layer" in warnings_of(nn.Linear(12, 3))[0]
+    assert warnings_of(nn.Sequential(BinaryLinear(12, 3, weight_quantizer=None))) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_nets_that_are_real_on_purpose_give_no_warning() -> None:
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 32, "precision": "fp32"}
+    onebit.Trainer(nn.Linear(12, 3), "real", **settings).fit((X, Y), verbose=False)
+    onebit.Trainer(nn.Sequential(nn.Flatten(), onebit.Normalize(0.5, 0.5), nn.Linear(64, 4)), "real", **settings).fit(
+        DATA, verbose=False
+    )
+    real = onebit.create_model("mlp", widths=(64, 8, 4), weight_quantizer=None)
+    optimizer = torch.optim.Adam(onebit.latent_groups(real, lr=0.01))
+    onebit.fit(real, DATA, optimizer, epochs=1, verbose=False)

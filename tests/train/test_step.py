@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from onebit.data import VOID
-from onebit.errors import UsageError
 from onebit.evaluation.losses import cross_entropy, ignored_label, squared_hinge, with_options
 from onebit.layers import BinaryLinear
 from onebit.train.settings import Fit
@@ -136,12 +135,6 @@ def test_the_value_of_each_gradient_is_limited() -> None:
     found = gradients(Fit(clip_grad_value=0.01, accumulate=2))[0]
     for ours, theirs in zip(found, of_torch()[0], strict=True):
         assert torch.allclose(ours, theirs.clamp(-0.01, 0.01), atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["accumulate", "clip_grad_norm", "clip_grad_value", "samples"])
-def test_limits_are_positive(name: str) -> None:
-    with pytest.raises(UsageError, match=name):
-        Fit(**{name: 0})
 
 
 def test_samples_of_the_weights_are_averaged() -> None:
