@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
-import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryLinear, binary_layers
+from onebit.layers import BinaryLinear
 from onebit.optim import clip_latents_, latent_groups
 from onebit.train.precision import lay_out_state_
-from support.latent_training import OPTIMIZERS, net, parameters, same, train
+from support.latent_training import OPTIMIZERS, net, same, through_a_file, train
 
 
 @pytest.fixture(params=OPTIMIZERS)
@@ -28,13 +25,6 @@ def pair(name: str, **options: Any) -> tuple[nn.Sequential, Any]:
     quantizer, make = OPTIMIZERS[name]
     model = net(quantizer)
     return model, make(model, **options)
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 def test_real_parameters_move_as_adam_moves_them(name: str) -> None:
@@ -50,17 +40,6 @@ def test_real_parameters_move_as_adam_moves_them(name: str) -> None:
         adam.step()
         for mine, theirs in zip(own, adam.param_groups[0]["params"], strict=True):
             assert torch.allclose(mine, theirs, atol=1e-7)
-
-
-def test_a_frozen_latent_keeps_its_values(name: str) -> None:
-    quantizer, make = OPTIMIZERS[name]
-    model = net(quantizer)
-    frozen = next(layer for _, layer in binary_layers(model))
-    frozen.weight.requires_grad_(False)
-    before = frozen.weight.clone()
-    optimizer = make(model)
-    train(model, optimizer, steps=2)
-    assert torch.equal(frozen.weight, before)
 
 
 def test_another_companion_may_be_given(name: str) -> None:
@@ -79,34 +58,6 @@ def test_a_net_without_real_parameters(name: str) -> None:
     model(torch.randn(4, 2, 5, 5)).square().sum().backward()
     optimizer.step()
     assert same(copy.deepcopy(model), model)
-
-
-@pytest.mark.parametrize("through", [copy.deepcopy, through_a_file])
-def test_a_state_dict_resumes_bit_for_bit(name: str, through: Callable) -> None:
-    model, optimizer = pair(name)
-    optimizer.param_groups[-1]["lr"] *= 0.5
-    train(model, optimizer, steps=3)
-    twin, fresh = pair(name)
-    twin.load_state_dict(through(model.state_dict()))
-    fresh.load_state_dict(through(optimizer.state_dict()))
-    before = parameters(model)
-    train(model, optimizer, steps=4, seed=2)
-    train(twin, fresh, steps=4, seed=2)
-    assert same(model, twin)
-    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
-)
-def test_a_copy_continues_bit_for_bit(name: str, copied: Callable) -> None:
-    model, optimizer = pair(name)
-    train(model, optimizer, steps=3)
-    twin, twin_optimizer = copied((model, optimizer))
-    train(twin, twin_optimizer, steps=3, seed=2)
-    assert not same(model, twin)
-    train(model, optimizer, steps=3, seed=2)
-    assert same(model, twin)
 
 
 def test_schedulers_move_the_rates_of_both(name: str) -> None:
@@ -139,15 +90,6 @@ def test_hooks_clips_and_closures_work_as_in_torch(name: str) -> None:
 
     assert float(optimizer.step(closure).detach()) > 0
     assert float(model[0].weight.detach().abs().max()) == 0.5
-
-
-def test_latents_without_a_gradient_stay(name: str) -> None:
-    model, optimizer = pair(name)
-    train(model, optimizer, steps=1)
-    before = parameters(model)
-    model.zero_grad()
-    optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_state_has_the_memory_format_of_latents(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Latent groups and the latent clip, with every optimizer of torch."""
+"""Latent groups and the latent clip, and what every optimizer promises as one of torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 import pickle
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +14,17 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, binarize_
-from onebit.optim import OPTIMIZERS, Bop, CompanionOptimizer, clip_latents_, latent_groups, latent_rate
+from onebit.optim import (
+    OPTIMIZERS,
+    Bop,
+    CompanionOptimizer,
+    clip_latents_,
+    latent_groups,
+    latent_rate,
+    prox_latents_,
+)
+from support import latent_training
+from support.latent_training import parameters, same, through_a_file, train
 
 EXCEPTIONS = {"LBFGS": "takes one group of parameters only", "SparseAdam": "takes sparse gradients only"}
 ONLY_MATRICES = "Muon"
@@ -97,22 +107,6 @@ def test_the_clip_survives_a_state_dict_into_a_fresh_optimizer() -> None:
     assert fresh.param_groups[0]["latent_clip"] == 1.0
 
 
-def pickled(pair: tuple[nn.Module, torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
-    return pickle.loads(pickle.dumps(pair))
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
-def test_a_copy_clips_again_after_clip_latents(copied: Callable) -> None:
-    model = net()
-    optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=0.5)))
-    twin, twin_optimizer = copied((model, optimizer))
-    clip_latents_(twin_optimizer)
-    step(twin, twin_optimizer, steps=4)
-    step(model, optimizer, steps=4)
-    assert largest(twin[0]) == 1
-    assert torch.equal(twin[0].weight, model[0].weight)
-
-
 def test_a_group_added_later_is_left_alone() -> None:
     model, extra = net(), nn.Parameter(torch.full((2,), 7.0))
     optimizer = clip_latents_(torch.optim.SGD(latent_groups(model, lr=1.0)))
@@ -193,20 +187,63 @@ def test_wrong_options_are_refused(options: dict) -> None:
         latent_groups(net(), **{"lr": 1.0} | options)
 
 
-@pytest.mark.parametrize("name", OF_TORCH)
-def test_state_dict_round_trip_continues_bit_equal(name: str) -> None:
-    first, second = net(), net()
-    one = clip_latents_(OPTIMIZERS[name](latent_groups(first, lr=0.01)))
-    step(first, one, steps=3)
-    second.load_state_dict(first.state_dict())
-    two = clip_latents_(OPTIMIZERS[name](latent_groups(second, lr=0.5)))
-    two.load_state_dict(copy.deepcopy(one.state_dict()))
-    step(first, one, steps=3)
-    step(second, two, steps=3)
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(a, b)
+# ---------------------------------------------------------------------------------------- optimizers of the whole table
+each_optimizer = pytest.mark.parametrize("name", [*OPTIMIZERS, "prox"])
 
 
+def pair(name: str, *, lr: float = 0.01) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A net with a convolution, and its optimizer."""
+    options: dict[str, Any] = {"bop": {"gamma": 0.1, "threshold": 1e-5}, "bayesbinn": {"count": 100, "momentum": 0.9}}
+    model = latent_training.net({"bayesbinn": "concrete_sign", "prox": "prox"}.get(name, "sign"))
+    groups = latent_groups(model, lr=lr)
+    if name == "prox":
+        return model, prox_latents_(torch.optim.Adam(groups), growth=0.05, freeze=6)
+    return model, clip_latents_(OPTIMIZERS[name](groups, **options.get(name, {})))
+
+
+@each_optimizer
+def test_a_state_dict_resumes_bit_for_bit_from_a_file(name: str) -> None:
+    model, optimizer = pair(name)
+    optimizer.param_groups[-1]["lr"] *= 0.5
+    train(model, optimizer, steps=4)
+    twin, fresh = pair(name, lr=0.5)
+    if name == "prox":  # its numbers are those of the groups
+        fresh = torch.optim.Adam(latent_groups(twin, lr=0.5))
+    twin.load_state_dict(through_a_file(model.state_dict()))
+    fresh.load_state_dict(through_a_file(optimizer.state_dict()))
+    before = parameters(model)
+    train(model, optimizer, steps=5, seed=2)
+    train(twin, clip_latents_(fresh), steps=5, seed=2)
+    assert same(model, twin)
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@each_optimizer
+def test_a_copy_continues_bit_for_bit(name: str) -> None:
+    model, optimizer = pair(name, lr=0.2)  # so that latents meet their bound
+    train(model, optimizer, steps=3)
+    twins = [copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))]
+    train(model, optimizer, steps=3, seed=2)
+    for twin, own in twins:
+        assert not same(model, twin)
+        train(twin, clip_latents_(own), steps=3, seed=2)
+        assert same(model, twin)
+
+
+@each_optimizer
+def test_latents_without_a_gradient_stay(name: str) -> None:
+    model, optimizer = pair(name)
+    model[4].weight.requires_grad_(False)
+    frozen = model[4].weight.clone()
+    train(model, optimizer, steps=1)
+    assert torch.equal(model[4].weight, frozen)
+    before = parameters(model)
+    model.zero_grad()
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------------- rates
 @pytest.mark.parametrize("scale", [None, "glorot"])
 def test_the_rate_of_latents_excludes_its_scale(scale: str | None) -> None:
     model = nn.Sequential(BinaryLinear(4, 4), BinaryLinear(4, 2, weight_quantizer="ste_sign"), nn.BatchNorm1d(2))
