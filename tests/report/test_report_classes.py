@@ -14,6 +14,7 @@ from onebit.report import read_groups, write_report
 from onebit.report.tables import class_table, class_tables
 from support.report_runs import RECIPE, make_run, page_text
 
+pytestmark = pytest.mark.usefixtures("no_ink")
 SCORES = {"class_accuracy": [0.75, 1.0, None], "class_f1": [0.8, 0.5, None]}
 CONFUSION = [[3, 1, 0], [0, 1200, 0], [0, 0, 0]]
 

@@ -136,6 +136,7 @@ def capture_layers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_a_weight_file_names_the_order_and_the_latent_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Sequential()
     model.add_module("z", torch.nn.Conv2d(3, 4, 3))

@@ -8,7 +8,7 @@ import io
 import pickle
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -177,7 +177,16 @@ def exported(module: PackedModule, path: Path) -> torch.nn.Module:
     return torch.export.load(path).module()
 
 
+@pytest.fixture
+def quick_collector() -> Iterator[None]:
+    """The garbage collector looks only through what is made from here on."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @TORCHS_OWN
+@pytest.mark.usefixtures("quick_collector")
 @pytest.mark.parametrize("use", USES)
 def test_a_deleted_module_frees_its_net(use: str, tmp_path: Path) -> None:
     torch.compiler.reset()
@@ -198,19 +207,16 @@ def test_a_deleted_module_frees_its_net(use: str, tmp_path: Path) -> None:
     assert len(onebit.runtime.torch_module._READ) < before
 
 
+@pytest.mark.usefixtures("quick_collector")
 def test_a_replaced_net_is_freed() -> None:
-    gc.freeze()  # only what is made from here on is looked through
-    try:
-        module = PackedModule(make_packed_mlp((12, 5), seed=0))
-        for change in (CHANGES["copy_"], CHANGES["assigned"], CHANGES["swapped"]):
-            for seed in (1, 0):
-                old = weakref.ref(module.net)
-                change(module, PackedModule(make_packed_mlp((12, 5), seed=seed)).file)
-                assert_runs(module, module.net)
-                gc.collect()
-                assert old() is None
-    finally:
-        gc.unfreeze()
+    module = PackedModule(make_packed_mlp((12, 5), seed=0))
+    for change in (CHANGES["copy_"], CHANGES["assigned"], CHANGES["swapped"]):
+        for seed in (1, 0):
+            old = weakref.ref(module.net)
+            change(module, PackedModule(make_packed_mlp((12, 5), seed=seed)).file)
+            assert_runs(module, module.net)
+            gc.collect()
+            assert old() is None
 
 
 def test_a_strided_file_is_read() -> None:

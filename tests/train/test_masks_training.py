@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from onebit.__main__ import main
-from onebit.data import VOID, Dataset, Split, load_dataset
+from onebit.data import VOID, Dataset, Split
 from onebit.evaluation.forward import in_tiles
 from onebit.evaluation.modes import evaluate
-from onebit.evaluation.scores import Score, whole_score
+from onebit.evaluation.scores import whole_score
 from onebit.layers import BinaryConv2d
 from onebit.optim import latent_groups
 from onebit.recipe import build_recipe
@@ -108,14 +108,6 @@ def test_valid_padding_trains_on_the_center_and_evaluates_in_tiles() -> None:
     assert (tiles.labels != VOID).sum() == data.test.labels.size
 
 
-def test_scores_of_parts_add_up() -> None:
-    one = Score("binary", "trained", 3, 4, 0.5, 0.1, (0.0,), ((2, 1), (0, 1)))
-    other = Score("binary", "trained", 1, 4, 1.0, 0.3, (0.0,), ((1, 0), (3, 0)))
-    whole = whole_score([one, None, other])
-    assert whole.confusion == ((3, 1), (3, 1))
-    assert (whole.correct, whole.count, whole.loss) == (4, 8, 0.75)
-
-
 class Net(torch.nn.Module):
     """A net without statistics of batches."""
 
@@ -151,34 +143,6 @@ def test_a_void_part_counts_nothing_and_a_void_whole_is_refused(data: Dataset) -
     for wanted in (lambda: whole_score([none, none]), lambda: none.accuracy, lambda: none.ece, none.as_dict):
         with pytest.raises(ZeroDivisionError):
             wanted()
-
-
-def test_void_test_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One of five images is the test image; no mask has the last of three classes."""
-    root, split = tmp_path / "data", discs(5, 16, 0)
-    for i, (image, mask) in enumerate(zip(split.images, split.labels, strict=True)):
-        write(root / "image" / f"{i}.png", image[0])
-        write(root / "label" / f"{i}.png", mask)
-    (root / "classes.txt").write_text("ground\ndisc\nnever\n", encoding="utf-8")
-    small = ["--model", "unet", "--model.width", "0.02", "--epochs", "1", "--augmentation.crop_size", "16"]
-    command = ["train", "--dataset", "segmentation", "--data", str(root), *small, "--threads", "1"]
-    assert main([*command, "--out", str(tmp_path / "run")]) == 0
-    result = json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
-    scores = result["test"]["binary"]
-    for each, mean in (("class_iou", "mean_iou"), ("class_dice", "dice")):
-        assert scores[mean] == pytest.approx(np.mean([value for value in scores[each] if value is not None]))
-    test = load_dataset("segmentation", directory=root, validation=0).test
-    number = next(i for i in range(5) if np.array_equal(split.images[i], test.images[0]))
-    write(root / "label" / f"{number}.png", np.full((16, 16), VOID, np.uint8))
-    capsys.readouterr()
-    for asked in (
-        [*command, "--out", str(tmp_path / "other")],
-        ["evaluate", str(tmp_path / "run"), "--data", str(root)],
-    ):
-        assert main(asked) == 2
-        [line] = capsys.readouterr().err.splitlines()
-        assert "test masks" in line
-    assert not (tmp_path / "other").exists()
 
 
 def test_from_training_to_written_masks(data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
