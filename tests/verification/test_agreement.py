@@ -18,19 +18,14 @@ from onebit.errors import FoldError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.fold import example_of, fold_model, pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
-from onebit.packed import Affine, LayerProof, PackedNet, Threshold, load, save
+from onebit.packed import Affine, Dense, LayerProof, PackedNet, load, save
 from onebit.verification.agreement import certify, verify
 from onebit.verification.layer_proofs import Proof
 from onebit.verification.sample_comparison import reference_images
+from support.changed_nets import changed, node_of
 from support.fold_nets import SHAPE, images_of, make_mlp, make_nasty, torch_logits
 
 SPLIT = Split(images_of(120), np.random.default_rng(3).integers(0, 5, 120))
-
-
-def with_node(packed: PackedNet, name: str, **arrays: np.ndarray) -> PackedNet:
-    """The net with changed arrays in one node."""
-    nodes = tuple(replace(node, **arrays) if node.output == name else node for node in packed.nodes)
-    return replace(packed, nodes=nodes)
 
 
 @torch.no_grad()
@@ -38,11 +33,6 @@ def away_from_0(model: nn.Module) -> None:
     """Keep sums away from 0, where torch and onebit may round to different signs."""
     for name in ("norm1", "norm2"):
         model.get_submodule(name).get_parameter("bias").fill_(0.37)
-
-
-def threshold_of(packed: PackedNet, name: str) -> Threshold:
-    node = next(node for node in packed.nodes if node.output == name)
-    return node
 
 
 @pytest.mark.parametrize("options", [{"input_quantizer": "ste_sign"}, {"value": "glorot", "real_last": True}])
@@ -66,8 +56,7 @@ def test_a_net_of_signs_without_a_last_norm_agrees_bit_for_bit() -> None:
 def test_disagreement_is_counted() -> None:
     model = make_mlp((12, 31, 5), nasty=None)
     packed = pack(model)
-    last = packed.nodes[-2]
-    spoilt = with_node(packed, last.output, signs=last.signs ^ np.uint64(1))
+    spoilt = changed(packed, Dense, -1, signs=lambda signs: signs ^ np.uint64(1))
     agreement = verify(model, spoilt, images_of())
     ours, theirs = runtime.run(spoilt, images_of()), torch_logits(model, images_of())
     assert agreement.label_mismatches == (ours.argmax(1) != theirs.argmax(1)).sum() > 0
@@ -93,12 +82,12 @@ def test_a_threshold_that_is_off_by_one_sum_is_one_mismatch() -> None:
     model = make_mlp(input_quantizer="ste_sign", nasty=None)  # untrained: all signs change at 0
     packed = pack(model)
     for name, index in (("linear2.sign", 0), ("linear3.sign", 1)):
-        node = threshold_of(packed, name)
+        node = node_of(packed, name)
         threshold = node.threshold.copy()
         threshold[2] += 2
         threshold[5] -= 4
-        assert proof_of(model, with_node(packed, name, threshold=threshold)).layers[index].mismatches == 3
-        turned = proof_of(model, with_node(packed, name, direction=-node.direction)).layers[index]
+        assert proof_of(model, changed(packed, name, threshold=threshold)).layers[index].mismatches == 3
+        turned = proof_of(model, changed(packed, name, direction=-node.direction)).layers[index]
         at_threshold = len(node.threshold)  # the one integer that both directions call +1
         assert turned.mismatches == turned.integers - at_threshold
 
@@ -109,11 +98,11 @@ def test_a_proof_in_several_blocks_finds_a_mismatch_in_each(monkeypatch: pytest.
     packed = pack(model)
     assert proof_of(model, packed).layers[0].mismatches == 0
     never = np.full(31, np.iinfo(np.int32).max, np.int32)
-    node = threshold_of(packed, "linear2.sign")
+    node = node_of(packed, "linear2.sign")
     integers = np.arange(-12 * 255, 12 * 255 + 1, 2)[:, None]
     up, down = integers >= node.threshold, integers <= node.threshold
     plus = int(np.where(node.direction > 0, up, down).sum())
-    spoilt = with_node(packed, node.output, threshold=never, direction=np.ones(31, np.int8))
+    spoilt = changed(packed, node.output, threshold=never, direction=np.ones(31, np.int8))
     assert proof_of(model, spoilt).layers[0].mismatches == plus > 0
 
 
@@ -135,8 +124,7 @@ def test_signs_of_rounded_sums_are_compared_on_images() -> None:
     assert (without.proof, without.integers) == ("float", 0)
     proof = verify(model, packed, images_of()).layers[0]
     assert proof == LayerProof(name="linear2.sign", proof="float", integers=200 * 31, mismatches=0)
-    first = packed.nodes[1]
-    spoilt = with_node(packed, first.output, signs=np.roll(first.signs, 1, axis=0))
+    spoilt = changed(packed, Dense, signs=lambda signs: np.roll(signs, 1, axis=0))
     assert verify(model, spoilt, images_of()).layers[0].mismatches > 200
 
 
@@ -148,7 +136,7 @@ def test_a_bias_is_exact_only_where_its_sums_are() -> None:
         with torch.no_grad():
             model[2].get_parameter("bias").fill_(bias)
         packed = pack(model, input_shape=SHAPE)
-        assert threshold_of(packed, "3.sign").threshold.tolist() == [-6] * 8  # sums of 12 odd numbers are even
+        assert node_of(packed, "3.sign").threshold.tolist() == [-6] * 8  # sums of 12 odd numbers are even
         found = verify(model, packed, images_of()).layers[0]
         assert (found.proof, found.mismatches) == (proof, 0)
 
@@ -181,10 +169,8 @@ def test_a_net_of_another_model_is_refused() -> None:
 
 def test_a_net_without_an_array_of_its_model_is_refused() -> None:
     packed = pack(model := make_mlp())
-    affine = next(node for node in packed.nodes if isinstance(node, Affine))
-    nodes = tuple(replace(node, shift=None) if node is affine else node for node in packed.nodes)
     with pytest.raises(UsageError, match="operations"):
-        proof_of(model, replace(packed, nodes=nodes))
+        proof_of(model, changed(packed, Affine, shift=None))
 
 
 def test_certificate_of_shipped_weights(tmp_path: Any) -> None:
@@ -256,8 +242,7 @@ def test_a_tied_pixel_is_not_a_disagreement(moved: float, ok: bool) -> None:
         model[1].weight.fill_(1)
         model[1].bias.fill_(1)
     packed = pack(model, input_shape=(1, 4, 4))
-    affine = next(node for node in packed.nodes if isinstance(node, Affine))
-    other = with_node(packed, affine.output, shift=np.array([1, 1 + moved], np.float32))
+    other = changed(packed, Affine, shift=np.array([1, 1 + moved], np.float32))
     images = np.full((2, 1, 4, 4), 128, np.uint8)  # +1, coded
     agreement = verify(model, other, images)
     assert (agreement.count, agreement.label_mismatches, agreement.ok) == (32, 32, ok)

@@ -15,12 +15,13 @@ from onebit.common.files import sha256_of
 from onebit.data import Dataset
 from onebit.fold import fold_model
 from onebit.layers import BinaryConvTranspose2d, BinaryLinear, InputCoding
-from onebit.packed import Card, CardScore, Certificate, PackedNet, Threshold
+from onebit.packed import Card, CardScore, Certificate, PackedNet
 from onebit.quantizers import SteSign
 from onebit.recipe import Recipe
 from onebit.runs.opening import Run
 from onebit.verification.proof import Claim, prove_packed, prove_run
 from onebit.verification.run_packing import pack_run
+from support.changed_nets import changed, node_of
 
 WIDTH = 24
 
@@ -76,13 +77,7 @@ def uncertified(net: PackedNet) -> PackedNet:
 
 def moved(net: PackedNet, name: str, by: Any) -> PackedNet:
     """The net with other thresholds in one layer."""
-    nodes = tuple(
-        replace(node, threshold=node.threshold + np.int32(by))
-        if node.output == name and isinstance(node, Threshold)
-        else node
-        for node in net.nodes
-    )
-    return replace(net, nodes=nodes)
+    return changed(net, name, threshold=lambda threshold: threshold + np.int32(by))
 
 
 def recertified(net: PackedNet, data: Dataset, run: Run) -> PackedNet:
@@ -114,8 +109,9 @@ def ties_in(run: Run, channels: int) -> np.ndarray:
     scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
     norm.bias.data[:channels] = (norm.running_mean.double()[:channels] - at).mul(scale[:channels]).float()
     folded = fold_model(run.model, torch.zeros((2, 1, 4, 4), dtype=torch.uint8)).net
-    [node] = [node for node in folded.nodes if node.output == "7"]
-    below = node.threshold[:channels] == at.numpy()  # here rounding decides for +1, there for the next integer
+    below = (
+        node_of(folded, "7").threshold[:channels] == at.numpy()
+    )  # here rounding decides for +1, there for the next integer
     return np.concatenate([np.where(below, 2, -2), np.zeros(WIDTH - channels, int)])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, InputCoding
-from onebit.packed import Affine, Certificate, Node, PackedNet, Threshold
+from onebit.packed import Affine, Certificate, PackedNet, Threshold
 from onebit.quantizers import SteSign
 from onebit.verification.agreement import certify, pack as certified_pack, verify
+from support.changed_nets import changed
 from support.fold_nets import SHAPE, images_of
 
 COUNT = 400
@@ -42,12 +42,12 @@ def with_statistics(*layers: nn.Module) -> nn.Sequential:
 
 def shifted(packed: PackedNet, by: Any) -> PackedNet:
     """The net with another shift in its last affine map."""
-    last = packed.nodes[-1]
-    return replace(packed, nodes=(*packed.nodes[:-1], replace(last, shift=last.shift + np.asarray(by, np.float32))))
+    return changed(packed, Affine, -1, shift=lambda shift: shift + np.asarray(by, np.float32))
 
 
-def times(node: Node, factor: float) -> Affine:
-    return replace(node, scale=node.scale * np.float32(factor), shift=node.shift * np.float32(factor))
+def scaled(packed: PackedNet, factor: float, at: int) -> PackedNet:
+    """The net with a multiple of one of its affine maps."""
+    return changed(packed, Affine, at, **dict.fromkeys(("scale", "shift"), lambda values: values * np.float32(factor)))
 
 
 def outputs_of(net: nn.Module) -> np.ndarray:
@@ -125,13 +125,10 @@ def test_rounding_decides_no_sign_of_scaled_sums() -> None:
     last = BinaryLinear(64, 5, input_quantizer="ste_sign")
     net = with_statistics(CODING, nn.Flatten(), BinaryLinear(12, 64), nn.BatchNorm1d(64), scaled, last)
     packed = pack(net, input_shape=SHAPE)
-    [threshold] = [node for node in packed.nodes if isinstance(node, Threshold)]
     found = verify(net, packed, RAW)  # 0 where there are 32 of each sign, which ±0.1 or so added 64 times often are not
     assert (found.ok, found.label_mismatches, found.layers[-1].mismatches) == (True, 0, 0)
     for by in (-4, -2, 1, 2, 4):
-        moved = replace(threshold, threshold=threshold.threshold + np.int32(by))
-        nodes = tuple(moved if node is threshold else node for node in packed.nodes)
-        assert not verify(net, replace(packed, nodes=nodes), RAW).ok
+        assert not verify(net, changed(packed, Threshold, threshold=lambda at, by=by: at + np.int32(by)), RAW).ok
 
 
 def test_maps_of_values_are_compared() -> None:
@@ -158,8 +155,7 @@ def test_several_labels_are_the_signs_of_the_logits(width: int, dtype: Any) -> N
     assert other.trained_correct == ((theirs > 0.3) == (targets > 0)).sum()
     wrong = verify(net, shifted(packed, 0.3), (RAW, targets))
     assert not wrong.ok
-    louder = replace(packed, nodes=(*packed.nodes[:-1], times(packed.nodes[-1], 1.5)))
-    assert not verify(net, louder, (RAW, targets)).ok  # though the signs are the same
+    assert not verify(net, scaled(packed, 1.5, -1), (RAW, targets)).ok  # though the signs are the same
     certified = certify(net, packed, (RAW, targets))
     assert f"{COUNT * width:,} labels" in certified.statement
     assert f"{found.correct:,} correct" in certified.statement
@@ -199,9 +195,7 @@ def test_each_of_several_outputs_is_compared(named: bool) -> None:
     unlabeled = verify(model, packed, RAW)
     assert (unlabeled.ok, unlabeled.correct) == (True, None)
     hidden = "output hidden" if named else "output 0"
-    at = next(index for index, node in enumerate(packed.nodes) if isinstance(node, Affine))
-    spoilt = replace(packed, nodes=(*packed.nodes[:at], times(packed.nodes[at], 1.1), *packed.nodes[at + 1 :]))
-    wrong = verify(model, spoilt, RAW, labels=targets)
+    wrong = verify(model, scaled(packed, 1.1, 0), RAW, labels=targets)
     assert (wrong.ok, wrong.label_mismatches) == (False, COUNT)
     assert any(fault.startswith(f"{hidden}: 400 of 400 ") for fault in wrong.faults)
     other = {"hidden": made["hidden"] + 0.1, "label": made["label"]} if named else (made[0] + 0.1, made[1])
