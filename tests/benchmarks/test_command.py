@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME`."""
+"""`python -m benchmarks NAME`, and that layers which hold bits are compared with float32 ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from benchmarks import BENCHMARKS, mnist_time, packed_layers
 from benchmarks.__main__ import main, table
 from benchmarks.shared import Clock, OwnClock, compare, rows
 from onebit.errors import OnebitError
+from onebit.runtime.torch_layers import PackedLinear
 
 
 def test_without_a_name_it_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,3 +78,23 @@ def test_other_outputs_are_refused(found: list[float]) -> None:
     assert compare("same", [1.0, 2.1], [1.0, 2.0], 0.06) == pytest.approx(0.05)
     with pytest.raises(OnebitError, match="differ"):
         compare("other", found, [1.0, 2.0], 0.04)
+
+
+# -------------------------------------------------------------------------------------------------------- packed layers
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_layers, "DENSE", (64, (1,)))
+    monkeypatch.setattr(packed_layers, "BLOCK", (64, (5,)))
+
+
+def test_each_case_has_a_row() -> None:
+    dense, block = packed_layers.measure(clock=Clock(rounds=1, seconds=0.0))
+    assert (dense["case"].split()[0], block["case"].split()[0]) == ("dense", "ViT")
+    assert 1 / 32 < dense["weights_to_float32"] < 1 / 10
+
+
+def test_wrong_answers_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = PackedLinear.forward
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, x: 1.01 * forward(self, x))
+    with pytest.raises(OnebitError, match="dense"):
+        next(packed_layers.measure(clock=Clock(rounds=1)))

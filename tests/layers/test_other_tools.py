@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import onebit
+from support.language_models import make_model
 from support.tensors import normal
 
 
@@ -74,3 +75,24 @@ def test_batch_norm_is_fused_into_what_dense_makes(dims: int) -> None:
     expected = net.eval()(x)
     fuse = fuse_linear_bn_eval if dims == 1 else fuse_conv_bn_eval
     torch.testing.assert_close(fuse(onebit.dense_(copy.deepcopy(net[0])), norm)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------- PEFT itself
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_adapters_of_peft_stay_real_and_are_merged_into_what_dense_makes() -> None:
+    peft = pytest.importorskip("peft", reason="make build/language")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(make_model(), config).eval()
+    report = onebit.binarize_(model, weight_quantizer="xnor")
+    assert [row.name for row in report.binary if "lora" in row.name] == []
+    assert len(report.binary) == 14
+    tokens = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        expected = model(tokens).logits
+        merged = onebit.dense_(copy.deepcopy(model)).merge_and_unload()
+        found = merged(tokens).logits
+    assert float((found - expected).norm() / expected.norm()) < 1e-4
+    onebit.packed_layers_(model)
+    with pytest.raises(AttributeError, match="dense_"):
+        model.merge_and_unload()

@@ -1,0 +1,47 @@
+"""Nets of others: most of timm pack whole and answer as torch; llama.cpp and packed layers in transformers agree."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import language, zoo
+from onebit.errors import FoldError
+
+pytestmark = pytest.mark.nightly
+
+REFUSED = {
+    "convnext_atto": "layer_norm",
+    "deit_tiny_patch16_224": "cat",
+    "mixer_s32_224": "LayerNorm",
+    "efficientvit_b0": "matmul",
+    "levit_128s": "flatten",
+}
+"""Net -> the operation that keeps it from being packed whole."""
+
+
+@pytest.mark.skipif(not zoo.FOLDER.is_dir(), reason="timm is not installed: make build/timm")
+@pytest.mark.parametrize("name", zoo.NETS)
+def test_a_net_of_timm_answers_as_torch(name: str) -> None:
+    """`difference` raises where it does not."""
+    _, model, images = zoo.build(name)
+    if name in REFUSED:
+        with pytest.raises(FoldError, match=REFUSED[name]):
+            zoo.pack_whole(model, images)
+    else:
+        zoo.difference(name, zoo.pack_whole(model, images), model, images)
+    zoo.difference(name, zoo.pack_layers(model), model, images)
+
+
+# ------------------------------------------------------------------------------------------------------ language models
+@pytest.mark.skipif(not language.FOLDER.is_dir(), reason="transformers is not installed: make build/language")
+@pytest.mark.parametrize("shape", [None, "small"])
+def test_a_small_net_is_measured(shape: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`measure` raises where outputs differ."""
+    monkeypatch.setitem(language.SHAPES, "small", (128, 256, 2, 4, 2, 64, 2000))
+    sizes = {"hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
+    monkeypatch.setattr(language, "LLAMA", language.LLAMA | sizes | {"num_key_value_heads": 1})
+    rows = list(language.measure(shape=shape, prompt=8, tokens=3, rounds=1))  # type: ignore[arg-type]
+    names = [row["net"] for row in rows]
+    assert names[:3] == ["llama.cpp", "onebit", "onebit, keys and values in int8"]
+    assert len(names) == (5 if shape is None else 3)
+    assert all(row["prompt_per_s"] > 0 and row["generated_per_s"] > 0 for row in rows)
