@@ -1,14 +1,19 @@
-"""Random crops, flips and cutout: the batches equal those of the definition, one image at a time."""
+"""Random crops, flips and cutout equal their definition, one image at a time; resized arrays equal those of Pillow."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 
-from onebit.data import Augmentation, TrainingImages
-from onebit.data.resizing import resized_crops
+from onebit.data import Augmentation, DatasetEntry, LoadedFiles, TrainingImages, load_dataset, make_toy
+from onebit.data.decoding import decode_image
+from onebit.data.resizing import crop_box, resize_images, resized_crops
 from onebit.data.training_images import LARGEST_LOG_RATIO
 
 
@@ -87,3 +92,75 @@ def test_batches_equal_a_loop_over_single_images(
     for got, expected in made:  # no batch lies in the memory of another
         np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(images, before)
+
+
+# ---------------------------------------------------------------------------------------------------------------- sizes
+def by_pillow(image: np.ndarray, size: int) -> np.ndarray:
+    """The largest centered square, resized."""
+    height, width = image.shape[:2]
+    left, top = (width - min(height, width)) / 2, (height - min(height, width)) / 2
+    box = (left, top, width - left, height - top)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
+
+
+@settings(max_examples=25)
+@given(
+    shape=st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)),
+    size=st.integers(1, 30),
+    seed=st.integers(0, 2**32),
+)
+def test_each_channel_is_resized_as_by_pillow(shape: tuple[int, int, int, int], size: int, seed: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    got = resize_images(images, size)
+    assert got.shape == (*shape[:2], size, size)
+    assert got.dtype == np.uint8
+    for image, resized in zip(images.reshape(-1, *shape[2:]), got.reshape(-1, size, size), strict=True):
+        np.testing.assert_array_equal(resized, by_pillow(image, size))
+
+
+def test_resized_arrays_are_what_predict_makes_of_a_photo(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 23), dtype=np.uint8)
+    Image.fromarray(images[1].transpose(1, 2, 0)).save(tmp_path / "photo.png")
+    np.testing.assert_array_equal(
+        resize_images(images, 6)[1].transpose(1, 2, 0), decode_image(str(tmp_path / "photo.png"), (6, 6))
+    )
+
+
+def test_a_data_set_in_another_size() -> None:
+    train, test = make_toy(20, 8)
+    small = DatasetEntry("small", "", lambda **_: LoadedFiles(train, test, "", (), classes=tuple("abcd")), validation=4)
+    larger = load_dataset(small, input_size=11)
+    assert larger.input_shape == (1, 11, 11)
+    assert np.array_equal(larger.validation.labels, load_dataset(small).validation.labels)
+    np.testing.assert_array_equal(larger.test.images[3, 0], by_pillow(test.images[3, 0], 11))
+    assert np.array_equal(load_dataset(small, input_size=8).test.images, test.images)
+
+
+@given(
+    width=st.integers(1, 500),
+    height=st.integers(1, 500),
+    share=st.floats(0.01, 1),
+    log_ratio=st.floats(-0.29, 0.29),
+    top=st.floats(0, 1),
+    left=st.floats(0, 1),
+)
+def test_a_crop_is_inside_the_image_and_has_the_drawn_shape(
+    width: int, height: int, share: float, log_ratio: float, top: float, left: float
+) -> None:
+    x0, y0, x1, y1 = crop_box(width, height, np.array([share, log_ratio, top, left]))
+    assert 0 <= x0 < x1 <= width
+    assert 0 <= y0 < y1 <= height
+    if x1 - x0 < width * (1 - 1e-9) and y1 - y0 < height * (1 - 1e-9):
+        assert (x1 - x0) * (y1 - y0) == pytest.approx(share * width * height)
+        assert math.log((x1 - x0) / (y1 - y0)) == pytest.approx(log_ratio, abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_crops_of_arrays(channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, channels, 20, 24), dtype=np.uint8)
+    whole = np.tile([1.0, math.log(24 / 20), 0, 0], (5, 1))
+    np.testing.assert_array_equal(resized_crops(images, whole), images)
+    quarter = np.tile([0.25, math.log(24 / 20), 1, 0], (5, 1))  # the lower left quarter
+    got = resized_crops(images, quarter)
+    cut = Image.fromarray(images[2, 0]).resize((24, 20), Image.Resampling.BILINEAR, (0, 10, 12, 20))
+    np.testing.assert_array_equal(got[2, 0], np.asarray(cut))

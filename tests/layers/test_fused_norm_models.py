@@ -18,12 +18,6 @@ __all__ = ["fused", "one_thread"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 
 
-def changed(norm: nn.Module, **fields: Any) -> nn.Module:
-    for name, value in fields.items():
-        setattr(norm, name, value)
-    return norm
-
-
 class OwnNorm(nn.BatchNorm2d):
     pass
 
@@ -33,7 +27,7 @@ class OwnNorm(nn.BatchNorm2d):
     [
         (drawn(*SHAPE), norm_of(SHAPE).eval(), nn.ReLU()),
         (drawn(*SHAPE), norm_of(SHAPE), nn.GELU()),
-        (drawn(*SHAPE), changed(norm_of(SHAPE), momentum=None), nn.ReLU()),
+        (drawn(*SHAPE), norm_of(SHAPE, momentum=None), nn.ReLU()),
         (drawn(*SHAPE), OwnNorm(16), nn.ReLU()),
         (drawn(*SHAPE), nn.GroupNorm(4, 16), nn.ReLU()),
         (drawn(*SHAPE), nn.SyncBatchNorm(16).eval(), nn.ReLU()),
