@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from sklearn.metrics import confusion_matrix as sklearn_confusion, f1_score, jaccard_score
 
 from onebit.data import (
     VOID,
@@ -190,6 +189,8 @@ def test_a_split_refuses_masks_of_other_shapes() -> None:
 
 # --------------------------------------------------------------------------------------------------------------- scores
 def test_scores_equal_those_of_scikit_learn() -> None:
+    from sklearn.metrics import confusion_matrix as sklearn_confusion, f1_score, jaccard_score
+
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, (4, 9, 7))
     predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 3, truth.shape))

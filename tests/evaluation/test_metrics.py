@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sklearn.metrics
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
@@ -31,15 +30,25 @@ from onebit.evaluation.scores import Score, values_of, whole_score
 OF_CLASSES = [name for name in LOSSES if LOSSES.entry(name).task == "classification"]
 MEANS = [name for name in OF_CLASSES if name != "iou"]
 """Losses that are a mean of what each sample costs."""
-BY_SKLEARN: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": lambda y, t: sklearn.metrics.accuracy_score(t, y.argmax(1)),
-    "exact_match": lambda y, t: sklearn.metrics.accuracy_score(t, y > 0),
-    "f1": lambda y, t: sklearn.metrics.f1_score(t, y > 0, average="micro"),
-    "label_accuracy": lambda y, t: 1 - sklearn.metrics.hamming_loss(t, y > 0),
-    "mae": lambda y, t: sklearn.metrics.mean_absolute_error(t, y),
-    "mse": lambda y, t: sklearn.metrics.mean_squared_error(t, y),
-    "perplexity": lambda costs, t: np.exp(costs.mean()),
-    "r2": lambda y, t: sklearn.metrics.r2_score(t, y),
+
+
+@pytest.fixture(scope="module")
+def sk() -> Any:
+    """The metrics of scikit-learn, whose import takes seconds."""
+    import sklearn.metrics
+
+    return sklearn.metrics
+
+
+BY_SKLEARN: dict[str, Callable[[Any, np.ndarray, np.ndarray], float]] = {
+    "accuracy": lambda sk, y, t: sk.accuracy_score(t, y.argmax(1)),
+    "exact_match": lambda sk, y, t: sk.accuracy_score(t, y > 0),
+    "f1": lambda sk, y, t: sk.f1_score(t, y > 0, average="micro"),
+    "label_accuracy": lambda sk, y, t: 1 - sk.hamming_loss(t, y > 0),
+    "mae": lambda sk, y, t: sk.mean_absolute_error(t, y),
+    "mse": lambda sk, y, t: sk.mean_squared_error(t, y),
+    "perplexity": lambda sk, costs, t: np.exp(costs.mean()),
+    "r2": lambda sk, y, t: sk.r2_score(t, y),
 }
 
 
@@ -58,10 +67,10 @@ def made(task: str, *, count: int = 30, width: int = 3, seed: int = 0) -> tuple[
 @given(count=st.integers(2, 40), width=st.integers(2, 5), cut=st.integers(1, 39), seed=st.integers(0, 99))
 @settings(max_examples=8)
 def test_each_metric_is_that_of_scikit_learn_however_the_samples_are_divided(
-    name: str, count: int, width: int, cut: int, seed: int
+    sk: Any, name: str, count: int, width: int, cut: int, seed: int
 ) -> None:
     outputs, targets = made(METRICS[name].task, count=count, width=width, seed=seed)
-    expected = BY_SKLEARN[name](outputs.numpy(), targets.numpy())
+    expected = BY_SKLEARN[name](sk, outputs.numpy(), targets.numpy())
     bounds = [0, min(cut, count - 1), count]
     parts = []
     for a, b in itertools.pairwise(bounds):
@@ -70,14 +79,14 @@ def test_each_metric_is_that_of_scikit_learn_however_the_samples_are_divided(
     assert whole_score(parts).metrics[name] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def test_r2_of_a_constant_column_and_of_one_far_from_zero() -> None:
+def test_r2_of_a_constant_column_and_of_one_far_from_zero(sk: Any) -> None:
     constant = torch.full((4, 1), 3.5, dtype=torch.float64)
     far = 1e5 + torch.tensor([[-1.0], [1.0], [-1.0], [1.0]], dtype=torch.float64)
     near = far + torch.tensor([[0.5], [0.0], [0.0], [0.0]], dtype=torch.float64)
     for outputs, targets, expected in ((constant, constant, 1.0), (constant + 1, constant, 0.0), (near, far, 0.9375)):
         value = values_of({"r2": tuple(METRICS["r2"].sums(outputs, targets).tolist())})["r2"]
         assert value == pytest.approx(expected, abs=1e-4)
-        assert value == pytest.approx(sklearn.metrics.r2_score(targets, outputs), abs=1e-4)
+        assert value == pytest.approx(sk.r2_score(targets, outputs), abs=1e-4)
 
 
 def test_losses_of_regression_and_several_labels() -> None:
@@ -202,15 +211,15 @@ def test_a_score_leaves_the_ignored_label_out() -> None:
     assert evaluate(model, (logits, labels), loss="hinge", ignore_index=2).count == score.count
 
 
-def test_a_classification_has_the_scores_of_each_class() -> None:
+def test_a_classification_has_the_scores_of_each_class(sk: Any) -> None:
     logits, labels = example(60, 5)
     logits[:, 4] -= 99  # a class that is never predicted
     about: dict[str, Any] = {"loss": "cross_entropy", "metrics": {}, "weights": "real", "bn": "trained"}
     score = score_outputs(logits, labels, **about)
     truth, found = labels.numpy(), logits.argmax(1).numpy()
-    assert np.array_equal(score.classes["confusion"], sklearn.metrics.confusion_matrix(truth, found))
-    f1 = sklearn.metrics.f1_score(truth, found, average=None, zero_division=0)
-    recall = sklearn.metrics.recall_score(truth, found, average=None, zero_division=0)
+    assert np.array_equal(score.classes["confusion"], sk.confusion_matrix(truth, found))
+    f1 = sk.f1_score(truth, found, average=None, zero_division=0)
+    recall = sk.recall_score(truth, found, average=None, zero_division=0)
     assert score.classes["class_f1"] == pytest.approx(f1)
     assert score.classes["class_accuracy"] == pytest.approx(recall)
     assert score.classes["f1"] == pytest.approx(f1.mean())

@@ -105,14 +105,6 @@ def test_chunks_cover_all_values(count: int) -> None:
     assert sum(x.numel() for (x,) in in_chunks(latent)) == count
 
 
-def test_a_channels_last_latent_gives_a_channels_last_weight() -> None:
-    latent = uniform(4 * 3 * 3 * 3, 2).view(4, 3, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
-    weight = ConcreteSign(generator=seeded())(latent)
-    weight.sum().backward()
-    assert weight.stride() == latent.stride() == latent.grad.stride()
-    assert torch.allclose(latent.grad, slope_of(latent.detach(), weight.detach(), 1e-10), rtol=1e-4)
-
-
 def test_under_autocast_relaxed_weights_are_rounded_and_their_slope_is_not() -> None:
     latent = uniform(1000, 1).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):

@@ -18,7 +18,6 @@ from onebit.errors import UsageError
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from support.language_models import NIGHTLY, SIZES, make_model
 from support.rank_agents import Agents
-from support.sharded_llamas import QUANTIZERS, train_llama
 
 pytestmark = NIGHTLY
 COUNTING = np.arange(64 * 16).reshape(64, 16) % 13
@@ -168,6 +167,8 @@ def test_a_bare_loop_trains_it() -> None:
 
 
 def test_two_processes_that_share_the_parameters_train_it_to_the_same_bits(agents: Agents, tmp_path: Path) -> None:
+    from support.sharded_llamas import QUANTIZERS, train_llama
+
     ended = agents.launch("support.sharded_llamas:train_in_ranks", tmp_path).end()
     assert ended.status == 0, ended.err
     found = torch.load(tmp_path / "parameters")
