@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -85,21 +87,18 @@ def test_each_layer_gets_a_copy_of_a_quantizer_that_shares_the_generator() -> No
     assert torch.equal(net[0].effective_weight(), first)
 
 
-def changed(net: nn.Module, change: str) -> nn.Module:
-    if change == "pruned":
-        prune.random_unstructured(net.b, "weight", amount=0.5)
-    elif change == "held forward":
-        net.first = net.b.forward
-    elif change == "custom forward":
-        net.b.forward = torch.relu
-    else:
-        parametrize.register_parametrization(net.b, "bias", nn.Identity())
-    return net
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "pruned": lambda net: prune.random_unstructured(net.b, "weight", amount=0.5),
+    "held forward": lambda net: setattr(net, "first", net.b.forward),
+    "custom forward": lambda net: setattr(net.b, "forward", torch.relu),
+    "parametrization": lambda net: parametrize.register_parametrization(net.b, "bias", nn.Identity()),
+}
 
 
-@pytest.mark.parametrize("change", ["pruned", "held forward", "custom forward", "parametrization"])
+@pytest.mark.parametrize("change", CHANGES)
 def test_layers_that_would_keep_real_weights_are_refused(change: str) -> None:
-    net = changed(Listed(), change)
+    net = Listed()
+    CHANGES[change](net)
     with pytest.raises(UsageError, match="first" if change == "held forward" else "'b'"):
         binarize_(net)
     assert type(net.a) is nn.Linear

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,16 @@ def test_nets_of_any_input_compute_what_the_specification_says(form: str) -> Non
     assert_by_hand(net, inputs_of(net, 1))
 
 
+def drawn(data: st.DataObject, low: int, high: int, count: int = 2) -> tuple[int, ...]:
+    return tuple(data.draw(st.tuples(*[st.integers(low, high)] * count)))
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), form=st.sampled_from(["sign", "integer", "real"]), transposed=st.booleans())
 def test_drawn_convolutions_compute_what_the_specification_says(
     data: st.DataObject, form: str, transposed: bool
 ) -> None:
-    def draw(low: int, high: int, count: int = 2) -> tuple[int, ...]:
-        return tuple(data.draw(st.tuples(*[st.integers(low, high)] * count)))
-
+    draw = partial(drawn, data)
     groups, inside, outside = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
     b = Builder((groups * inside, *draw(1, 5)), seed=data.draw(st.integers(0, 99)))
     kernel = draw(1, 3)
@@ -104,9 +107,7 @@ def test_drawn_convolutions_compute_what_the_specification_says(
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), form=st.sampled_from(["sign", "integer", "real"]), average=st.booleans())
 def test_drawn_pools_compute_what_the_specification_says(data: st.DataObject, form: str, average: bool) -> None:
-    def draw(low: int, high: int, count: int = 2) -> tuple[int, ...]:
-        return tuple(data.draw(st.tuples(*[st.integers(low, high)] * count)))
-
+    draw = partial(drawn, data)
     b = Builder((2, *draw(1, 6)), seed=data.draw(st.integers(0, 99)))
     if form != "integer":
         b.add(op.Sign) if form == "sign" else b.affine(2)

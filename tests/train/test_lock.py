@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,15 +12,11 @@ from typing import Any
 
 import pytest
 
-import onebit
 from onebit.__main__ import main
-from onebit.data import Dataset
 from onebit.errors import UsageError
-from onebit.recipe import build_recipe
 from onebit.runs.folder import RunFolder
-from onebit.runs.run import train_run
 from onebit.train.lock import LOCK_FILE, lock_folder
-from support.toy_training import CASES, DATA, TOY, Stop, build, stop_at_step
+from support.toy_training import CASES, DATA, Stop, build, stop_at_step
 
 HOLDER = """
 import sys
@@ -67,33 +63,15 @@ def toy_flags(folder: Path) -> list[str]:
     return ["train", *flags, "--device", "cpu", "--out", str(folder)]
 
 
-def fit_toy(folder: Path, data: Dataset) -> Any:
+def fit_toy(folder: Path) -> Any:
     return build(CASES["sign"]).fit(DATA, folder)
 
 
-def fit_trainer(folder: Path, data: Dataset) -> Any:
-    trainer = onebit.Trainer("mlp", options={"widths": (64, 8, 4)}, epochs=0.5, batch_size=32)
-    return trainer.fit(data, folder=folder)
-
-
-def stages(folder: Path, data: Dataset) -> Any:
-    recipe = build_recipe({**TOY, "first_stage": 1.0})
-    run = RunFolder(folder.parent, resume=True)
-    run.start(recipe)
-    return train_run(recipe, data, run)
-
-
-@pytest.mark.parametrize(
-    ("train", "part"), [(fit_toy, "run"), (fit_trainer, "run"), (stages, "stage1")], ids=["fit", "Trainer", "stage"]
-)
-def test_a_locked_folder_is_refused(
-    tmp_path: Path, data: Dataset, train: Callable[[Path, Dataset], Any], part: str, other: Holder
-) -> None:
-    folder = tmp_path / part
-    with other.locks(folder):
+def test_a_locked_folder_is_refused(tmp_path: Path, other: Holder) -> None:
+    with other.locks(tmp_path):
         with pytest.raises(UsageError, match="another process"):
-            train(folder, data)
-        assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+            fit_toy(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
 
 
 @pytest.mark.parametrize(
@@ -102,10 +80,11 @@ def test_a_locked_folder_is_refused(
         ([], "."),
         (["--resume"], "."),
         (["--overwrite"], "."),
+        (["--first_stage", "1", "--resume"], "stage1"),
         (["--seeds", "0,1", "--resume"], "seed-0"),
         (["--continual.tasks", "2", "--draws", "0"], "binaryconnect/task-1"),
     ],
-    ids=["one", "resumed", "in place of another", "one of several seeds", "one of several tasks"],
+    ids=["one", "resumed", "in place of another", "stage", "one of several seeds", "one of several tasks"],
 )
 def test_the_command_line_refuses_a_locked_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], part: str, other: Holder
@@ -135,7 +114,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     killed.process.kill()
     killed.process.communicate()
     assert (tmp_path / LOCK_FILE).exists()
-    fit_toy(tmp_path, DATA)
+    fit_toy(tmp_path)
     assert not (tmp_path / LOCK_FILE).exists()
 
 
