@@ -23,45 +23,20 @@ from onebit.report.histograms import _model_layers
 from onebit.runs.plain_state import plain_state_dict, save_plain
 from onebit.train.weights import load_weights, read_weights, save_weights
 from onebit.verification.inspection import inspect_file
+from support.layer_kinds import First
 from support.tensors import normal
 
-
-class Attention(nn.Module):
-    """Attention of a sequence to itself, or with keys and values of other widths."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, **options)
-        self.other = options.get("kdim", 8), options.get("vdim", 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        keys, values = ((x if width == 8 else x[..., :width]) for width in self.other)
-        return self.attention(x, keys, values, need_weights=False)[0]
-
-
-class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.Module], **options: Any) -> None:
-        super().__init__()
-        self.layer = kind(8, 6, **options)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(self.layer, nn.RNNCellBase):
-            return self.layer(x)[0]
-        state = self.layer(x[:, 0])
-        return self.layer(x[:, 1], state)[0]
-
-
 CASES: dict[str, Callable[[], nn.Module]] = {
-    "lstm": lambda: Recurrent(nn.LSTM, batch_first=True),
-    "deep lstm": lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True, proj_size=3),
-    "gru": lambda: Recurrent(nn.GRU, num_layers=2, bias=False),
-    "rnn": lambda: Recurrent(nn.RNN, nonlinearity="relu", bidirectional=True),
-    "lstm cell": lambda: Recurrent(nn.LSTMCell),
-    "gru cell": lambda: Recurrent(nn.GRUCell, bias=False),
-    "rnn cell": lambda: Recurrent(nn.RNNCell),
-    "attention": Attention,
-    "other widths": lambda: Attention(kdim=6, vdim=4, add_bias_kv=True),
-    "extra zeros": lambda: Attention(bias=False, add_zero_attn=True),
+    "lstm": lambda: nn.LSTM(8, 6, batch_first=True),
+    "deep lstm": lambda: nn.LSTM(8, 6, num_layers=2, bidirectional=True, proj_size=3),
+    "gru": lambda: nn.GRU(8, 6, num_layers=2, bias=False),
+    "rnn": lambda: nn.RNN(8, 6, nonlinearity="relu", bidirectional=True),
+    "lstm cell": lambda: nn.LSTMCell(8, 6),
+    "gru cell": lambda: nn.GRUCell(8, 6, bias=False),
+    "rnn cell": lambda: nn.RNNCell(8, 6),
+    "attention": lambda: nn.MultiheadAttention(8, 2, batch_first=True),
+    "other widths": lambda: nn.MultiheadAttention(8, 2, batch_first=True, kdim=6, vdim=4, add_bias_kv=True),
+    "extra zeros": lambda: nn.MultiheadAttention(8, 2, batch_first=True, bias=False, add_zero_attn=True),
 }
 X = normal(3, 5, 8)
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
@@ -71,14 +46,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not sup
 def plain(request: pytest.FixtureRequest) -> nn.Module:
     """Every kind of layer."""
     torch.manual_seed(0)
-    return CASES[request.param]()
+    return First(CASES[request.param]())
 
 
 @pytest.fixture(params=["deep lstm", "other widths"])
 def large(request: pytest.FixtureRequest) -> nn.Module:
     """The kinds with the most weights."""
     torch.manual_seed(0)
-    return CASES[request.param]()
+    return First(CASES[request.param]())
 
 
 def made_binary(net: nn.Module, quantizer: Any = "sign") -> nn.Module:
@@ -100,7 +75,7 @@ def with_signs(net: nn.Module) -> nn.Module:
 @pytest.fixture
 def lstm() -> nn.Module:
     torch.manual_seed(0)
-    return made_binary(CASES["deep lstm"]())
+    return made_binary(First(CASES["deep lstm"]()))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -254,7 +229,7 @@ def test_compiled_equals_eager(name: str, whole: bool) -> None:
     """torch does not compile LSTM layers themselves: they run eagerly between two graphs."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    net = made_binary(CASES[name](), "xnor")
+    net = made_binary(First(CASES[name]()), "xnor")
     results = []
     for run in (net, torch.compile(net, backend="aot_eager", fullgraph=whole)):
         net.zero_grad()
@@ -300,7 +275,7 @@ def test_groups_health_and_initialization_use_the_latents(large: nn.Module) -> N
 class Classifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.attention = Attention()
+        self.attention = First(CASES["attention"]())
         self.lstm = nn.LSTM(8, 6, batch_first=True)
         self.head = nn.Linear(6, 3)
 

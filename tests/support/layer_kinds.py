@@ -16,10 +16,12 @@ class First(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.layer, nn.MultiheadAttention):
-            return self.layer(x, x, x, need_weights=False)[0]
-        found = self.layer(x)
+            return self.layer(x, x[..., : self.layer.kdim], x[..., : self.layer.vdim], need_weights=False)[0]
         if isinstance(self.layer, nn.RNNCellBase):  # from a state of zeros nothing passes the recurrent weights
-            found = self.layer(x, found)
+            one, two = x.unbind(1)[:2] if x.dim() == 3 else (x, x)
+            found = self.layer(two, self.layer(one))
+        else:
+            found = self.layer(x)
         return found[0] if isinstance(found, tuple) else found
 
 

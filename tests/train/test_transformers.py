@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 import onebit
 from onebit.__main__ import main
@@ -44,17 +43,6 @@ def bytes_of(tensor: torch.Tensor) -> int:
     return sum(part.numel() * part.element_size() for part in parts)
 
 
-class Rows(Dataset[dict[str, torch.Tensor]]):
-    """What a Trainer of transformers takes."""
-
-    def __len__(self) -> int:
-        return len(COUNTING)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        row = torch.from_numpy(COUNTING[index])
-        return {"input_ids": row, "labels": row}
-
-
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_fit_and_evaluate_take_the_model_itself(kind: str) -> None:
     model = binary_model(kind)
@@ -73,19 +61,20 @@ def test_the_trainer_of_transformers_trains_it(tmp_path: Path) -> None:
     from transformers import Trainer, TrainingArguments
 
     model = binary_model()
+    rows: Any = [{"input_ids": row, "labels": row} for row in torch.from_numpy(COUNTING)]
     before = perplexity(model)
     arguments = TrainingArguments(
         str(tmp_path), per_device_train_batch_size=16, num_train_epochs=8, use_cpu=True, report_to=[],
         save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    Trainer(model, arguments, train_dataset=Rows(), optimizers=(optimizer_of(model), None)).train()
+    Trainer(model, arguments, train_dataset=rows, optimizers=(optimizer_of(model), None)).train()
     assert perplexity(model.eval()) < before / 8
     model.config.quantization_config = onebit.quantizer_config(model)
     model.save_pretrained(tmp_path / "saved")
     onebit.register_transformers()
     again = type(model).from_pretrained(tmp_path / "saved")
     assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
-    Trainer(again, arguments, train_dataset=Rows(), optimizers=(optimizer_of(again), None)).train()
+    Trainer(again, arguments, train_dataset=rows, optimizers=(optimizer_of(again), None)).train()
     assert perplexity(again.eval()) < perplexity(model)
 
 
