@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from onebit.optim import (
     prox_latents_,
 )
 from support import latent_training
-from support.latent_training import parameters, same, through_a_file, train
+from support.latent_training import bayesbinn, bop, parameters, same, through_a_file, train
 
 EXCEPTIONS = {"LBFGS": "takes one group of parameters only", "SparseAdam": "takes sparse gradients only"}
 ONLY_MATRICES = "Muon"
@@ -56,6 +57,14 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, *, steps: int = 1) 
 
 def largest(layer: nn.Module) -> float:
     return float(layer.weight.detach().abs().max())
+
+
+def groups_of(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
+    return latent_groups(model, **{"lr": 1.0} | options)
+
+
+def prox(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
+    return prox_latents_(torch.optim.Adam(groups_of(model)), **options)
 
 
 # --------------------------------------------------------------------------------------------------------------- clip
@@ -179,12 +188,22 @@ def test_layers_with_equal_settings_share_a_group() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"lr_scale": "xavier"}, {"latent_clip": 0.0}, {"latent_clip": -1}, {"latent_clip": math.nan}, {"lr": -1}],
+    ("make", "name", "values"),
+    [
+        *(
+            (groups_of, "lr_scale", ["xavier"]),
+            (groups_of, "latent_clip", [0.0, -1, math.nan]),
+            (groups_of, "lr", [-1]),
+        ),
+        *((bop, "gamma", [0.0, 1.5]), (bop, "threshold", [-1e-9, math.nan])),
+        *((bayesbinn, "count", [0]), (bayesbinn, "lr", [-1.0]), (bayesbinn, "init", [math.inf])),
+        *((bayesbinn, "momentum", [1.0]), (prox, "growth", [0.0, math.nan, math.inf])),
+    ],
 )
-def test_wrong_options_are_refused(options: dict) -> None:
-    with pytest.raises(UsageError, match=next(iter(options))):
-        latent_groups(net(), **{"lr": 1.0} | options)
+def test_wrong_options_are_refused(make: Callable[..., object], name: str, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(UsageError, match=name):
+            make(latent_training.net("concrete_sign" if make is bayesbinn else "sign"), **{name: value})
 
 
 # ---------------------------------------------------------------------------------------- optimizers of the whole table

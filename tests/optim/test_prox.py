@@ -94,12 +94,6 @@ def test_it_is_idempotent() -> None:
     assert optimizer.param_groups[0]["prox_step"] == 2
 
 
-@pytest.mark.parametrize("growth", [0.0, math.nan, math.inf])
-def test_growth_is_positive(growth: float) -> None:
-    with pytest.raises(UsageError, match="growth"):
-        start(growth)
-
-
 def test_a_real_net_is_refused() -> None:
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     with pytest.raises(UsageError, match="groups"):

@@ -106,29 +106,6 @@ def test_the_gradient_to_the_input_is_the_documented_one(name: str) -> None:
     torch.testing.assert_close(x.grad, g * factor, rtol=1e-6, atol=1e-12)
 
 
-def test_the_gradients_to_learnable_parameters_are_the_documented_ones() -> None:
-    for dtype in (torch.float64, torch.float32):
-        x = grid(dtype)
-        g = incoming(x)
-        rsign = make("rsign").to(dtype)
-        rsign(x).backward(g)
-        expected = -(g * triangle(inside("rsign", rsign, x))).sum((0, 2, 3))
-        torch.testing.assert_close(rsign.shift.grad, expected)
-        adabin = make("adabin").to(dtype)
-        adabin(x).backward(g)
-        z = inside("adabin", adabin, x)
-        bounded = z.clamp(-1, 1)  # z·p(z) is 0 outside
-        torch.testing.assert_close(adabin.centre.grad, (g * (1 - triangle(z))).sum())
-        to_distance = (g * (sign(z) - bounded * triangle(bounded))).sum()
-        torch.testing.assert_close(adabin.distance.grad, -to_distance)  # the parameter is negative
-
-
-def test_a_shift_far_from_its_inputs_has_no_gradient() -> None:
-    quantizer = make("rsign")
-    quantizer(torch.full((2, CHANNELS), 7.0)).sum().backward()
-    assert torch.equal(quantizer.shift.grad, torch.zeros(CHANNELS))
-
-
 class All(torch.nn.Module):
     """Every quantizer of the same inputs: compiled at once, which takes a fraction of the time."""
 
