@@ -48,15 +48,9 @@ def test_every_instruction_set_is_a_row(kind: str, sizes: tuple[int, ...], batch
         assert 0 < row["fastest_us"] <= row["us"]
         assert min(row["torch_speedup"], row["best_speedup"]) > 0
         assert row["best_us"] <= row["torch_us"]
-
-
-@pytest.mark.skipif(not HAS_ONNXRUNTIME, reason="onnxruntime is not installed")
-@pytest.mark.parametrize(
-    ("kind", "sizes", "fastest"),
-    [("xnor", DENSE, {"MatMulInteger"}), ("weights", CONV, {"ConvInteger", "QLinearConv"})],
-)
-def test_products_in_8_bits_are_compared_with(kind: str, sizes: tuple[int, ...], fastest: set[str]) -> None:
-    assert all(row["int8"] in fastest and row["int8_speedup"] > 0 for row in quick(kind, sizes))
+        if HAS_ONNXRUNTIME and kind in ("xnor", "weights"):
+            assert row["int8"] in {"xnor": {"MatMulInteger"}, "weights": {"ConvInteger", "QLinearConv"}}[kind]
+            assert row["int8_speedup"] > 0
 
 
 def wrong_logits(plan: NativePlan, images: np.ndarray, **parts: int) -> tuple[np.ndarray, bool]:

@@ -17,7 +17,6 @@ from onebit.layers import (
     BinaryConvTranspose2d,
     BinaryLinear,
     binarize_,
-    binary_layers,
     latent_keys,
 )
 from onebit.models import MLP, create_model
@@ -113,16 +112,20 @@ def test_sizes_need_no_forward_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "channels", "affine"), [("mlp", 1, True), ("resnet20", 3, False), ("lenet", 1, False)]
+    "model",
+    [
+        create_model("mlp", coding="standardize", mean=[1.0], std=[2.0]),
+        create_model("resnet20", coding="standardize", norm_affine=False, mean=[1.0] * 3, std=[2.0] * 3),
+        create_model("lenet", coding="standardize", norm_affine=False, mean=[1.0], std=[2.0]),
+        binarize_(nn.Sequential(nn.LSTM(5, 3), nn.MultiheadAttention(6, 2)), weight_quantizer="recu").model,
+    ],
+    ids=["mlp", "resnet20", "lenet", "parametrized"],
 )
-def test_a_state_dict_has_the_size_of_its_model(name: str, channels: int, affine: bool) -> None:
-    statistics = {"mean": [1.0] * channels, "std": [2.0] * channels}
-    model = create_model(name, coding="standardize", norm_affine=affine, **statistics)
-    state = model.state_dict()
-    assert state_size(state, [f"{layer}.weight" for layer, _ in binary_layers(model)]) == model_size(model)
+def test_a_state_dict_has_the_size_of_its_model(model: nn.Module) -> None:
+    assert state_size(model.state_dict(), list(latent_keys(model))) == model_size(model)
 
 
-def test_the_summary_does_not_change_the_model() -> None:
+def test_the_summary_changes_neither_the_model_nor_the_example_and_looks_into_a_wrapper() -> None:
     model = net().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     summary(model)
@@ -132,6 +135,10 @@ def test_the_summary_does_not_change_the_model() -> None:
     assert (model.norm1.training, model.norm2.training) == (False, True)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
+    x = torch.full((5, 4), -1.0)
+    wrapped = nn.Sequential(nn.ReLU(inplace=True), BinaryLinear(4, 3))
+    assert summary(wrapped, x[:2]) == summary(nn.DataParallel(wrapped), input_shape=(4,))
+    assert bool((x == -1).all())
 
 
 # ------------------------------------------------------------------------------------- sequences, recurrence, attention
@@ -227,22 +234,6 @@ class Named(nn.Module):
 def test_layers_called_by_the_names_of_their_arguments_are_counted() -> None:
     macs = {row.name: row.real_macs for row in summary(Named(), torch.zeros(2, 7, 5)).layers}
     assert (macs["recurrent"], macs["up"]) == (7 * 3 * (5 * 3 + 3 * 3), 7 * 3 * 2 * 4)
-
-
-def test_a_state_dict_of_parametrized_weights_has_the_size_of_its_model() -> None:
-    model = binarize_(nn.Sequential(nn.LSTM(5, 3), nn.MultiheadAttention(6, 2)), weight_quantizer="recu").model
-    assert state_size(model.state_dict(), list(latent_keys(model))) == model_size(model)
-
-
-def test_the_summary_of_a_wrapped_model_is_that_of_the_model() -> None:
-    model = nn.Sequential(BinaryLinear(4, 3), nn.Linear(3, 2))
-    assert summary(nn.DataParallel(model), input_shape=(4,)) == summary(model, input_shape=(4,))
-
-
-def test_the_summary_does_not_change_the_example() -> None:
-    x = torch.full((5, 4), -1.0)
-    summary(nn.Sequential(nn.ReLU(inplace=True), BinaryLinear(4, 3)), x[:2])
-    assert bool((x == -1).all())
 
 
 def test_an_embedding_that_is_the_head_too_is_counted_once() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +139,6 @@ def test_the_command_line_gives_the_perplexity_of_a_folder(tmp_path: Path, capsy
     assert main([*arguments, "--weights", "latent"]) == 0
     assert "(960 tokens; latent weights)" in capsys.readouterr().out
     assert main(arguments[:2]) == 2
-
-
-def test_a_bare_loop_trains_it() -> None:
-    model = binary_model().train()
-    optimizer, losses = optimizer_of(model), []
-    for _ in range(30):
-        loss = model(torch.from_numpy(COUNTING), labels=torch.from_numpy(COUNTING)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] / 3
-    assert perplexity(model.eval()) < math.exp(losses[0]) / 3
 
 
 def test_two_processes_that_share_the_parameters_train_it_to_the_same_bits(agents: Agents, tmp_path: Path) -> None:
