@@ -20,13 +20,10 @@ from onebit.evaluation.modes import BN_IMAGES, evaluate, reestimate_batch_norm_,
 from onebit.evaluation.sources import as_samples
 from onebit.layers import BinaryLinear
 from onebit.quantizers import sign
-from support.mode_nets import Bayesian, net
+from support.mode_nets import Bayesian, net, splits
 from support.tensors import same, state
 
-
-@pytest.fixture(scope="module")
-def splits() -> tuple[Split, Split]:
-    return make_toy(160, 90)
+__all__ = ["splits"]
 
 
 @pytest.mark.parametrize(

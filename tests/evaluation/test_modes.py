@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onebit.data import Dataset, Split, make_toy
+from onebit.data import Dataset, Split
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.forward import predict_logits, try_model
 from onebit.evaluation.losses import LOSSES
@@ -21,13 +21,10 @@ from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binary_layers
 from onebit.quantizers import Quantizer, sign
 from onebit.runtime.torch_module import PackedModule
-from support.mode_nets import Bayesian, net
+from support.mode_nets import Bayesian, net, splits
 from support.tensors import same, state
 
-
-@pytest.fixture(scope="module")
-def splits() -> tuple[Split, Split]:
-    return make_toy(160, 90)
+__all__ = ["splits"]
 
 
 def with_weights(model: nn.Module, change: object) -> nn.Module:

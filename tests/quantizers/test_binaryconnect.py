@@ -10,10 +10,7 @@ from torch import Tensor
 
 from onebit.layers import BinaryLinear
 from onebit.quantizers import Sign, SteSign, Stochastic, binaryconnect as module, draw_signs, sign
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from support.tensors import seeded
 
 
 def count_over_all_bytes(monkeypatch: pytest.MonkeyPatch, latents: Tensor, value: float) -> Tensor:

@@ -12,10 +12,7 @@ from onebit.layers import BinaryLinear
 from onebit.quantizers import ConcreteSign
 from onebit.quantizers.bayesbinn import _uniform
 from onebit.quantizers.chunks import CHUNK, in_chunks
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from support.tensors import seeded
 
 
 def uniform(count: int, bound: float, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from onebit.layers import BinaryConv2d, BinaryLinear, binarize_
 from onebit.quantizers import INPUT_QUANTIZERS, Quantizer, sign
+from support.formulas import swish_slope
 from support.tensors import normal
 
 CHANNELS = 3
@@ -22,19 +23,11 @@ def triangle(z: Tensor) -> Tensor:
     return torch.where(z.abs() <= 1, 2 - 2 * z.abs(), 0)
 
 
-def swish_slope(x: Tensor, beta: float = 5.0) -> Tensor:
-    """The derivative of 2σ(βx)(1 + βx(1 − σ(βx))) − 1, written out by the product rule."""
-    z = (beta * x).clamp(-700, 700)
-    s = torch.sigmoid(z)
-    ds = s * (1 - s)
-    return 2 * beta * (ds * (1 + z * (1 - s)) + s * ((1 - s) - z * ds))
-
-
 # name -> the documented factor on the gradient, of z = x, of z = x − shift, or of z = (x − centre)/distance
 FACTORS: dict[str, Callable[[Tensor], Tensor]] = {
     "ste_sign": lambda z: (z.abs() <= 1).to(z.dtype),
     "approx_sign": triangle,
-    "swish_sign": swish_slope,
+    "swish_sign": lambda z: swish_slope(z, 5.0),
     "irnet": lambda z: 1 - torch.tanh(0.1 * z) ** 2,
     "rsign": triangle,
     "adabin": triangle,

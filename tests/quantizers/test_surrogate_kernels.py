@@ -17,6 +17,7 @@ from onebit.quantizers.chunks import CHUNK
 from onebit.quantizers.cpu_kernels import backward_kernels
 from onebit.quantizers.surrogates import approx, ede, signed, swish
 from support.kernel_inputs import DTYPES, way
+from support.tensors import seeded
 
 __all__ = ["way"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
@@ -134,10 +135,6 @@ def test_activations_read_and_write_nothing_outside_the_tensors(kind: int, bf16:
 
 
 # ---------------------------------------------------------------------------------------------------------------- draws
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def slope(latent: torch.Tensor, temperature: float) -> torch.Tensor:
     """s' of a sign."""
     return 1e-10 / temperature / (1 - latent.tanh().square() + 1e-10)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from onebit.data import Split, make_toy
 from onebit.models import MLP
 from onebit.quantizers import Stochastic
 
@@ -25,3 +27,8 @@ class Bayesian(Stochastic):
 
     def mean(self, latent: Tensor) -> Tensor:
         return latent.tanh()
+
+
+@pytest.fixture(scope="module")
+def splits() -> tuple[Split, Split]:
+    return make_toy(160, 90)

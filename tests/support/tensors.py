@@ -6,9 +6,13 @@ import torch
 from torch import Tensor, nn
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal numbers."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=seeded(seed))
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
