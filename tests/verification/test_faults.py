@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,6 +15,7 @@ import onebit
 from onebit.errors import FoldError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
 from onebit.packed import PackedNet
+from support.changed_nets import changed
 
 IMAGES = torch.randint(0, 256, (160, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -64,14 +64,10 @@ def trained(name: str) -> tuple[nn.Module, PackedNet, str]:
     return model.eval(), onebit.pack(model.eval(), IMAGES), promise
 
 
-def changed(packed: PackedNet, field: str, change: Callable[[Any], Any], *, at: int = 0) -> PackedNet | None:
-    """The net with another array or attribute in one node that has it; None if none has."""
-    having = [node for node in packed.nodes if np.any(getattr(node, field, None))]
-    if not having:
-        return None
-    node = having[at]
-    other = replace(node, **{field: change(getattr(node, field))})
-    return replace(packed, nodes=tuple(other if one is node else one for one in packed.nodes))
+def planted(packed: PackedNet, field: str, change: Callable[[Any], Any]) -> PackedNet | None:
+    """The net with another array or attribute in the first node that has it; None if none has."""
+    having = [node.output for node in packed.nodes if np.any(getattr(node, field, None))]
+    return changed(packed, having[0], **{field: change}) if having else None
 
 
 def added(index: Any, amount: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -120,7 +116,7 @@ def test_each_class_holds(name: str) -> None:
 def test_a_planted_fault_breaks_it(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, packed, _ = trained(name)
     field, change = FAULTS[fault]
-    wrong = changed(packed, field, change)
+    wrong = planted(packed, field, change)
     assert (wrong is None) == (field == "threshold" and name != "signs of integers")
     if wrong is None:
         return
@@ -144,7 +140,7 @@ def test_a_shifted_sign_breaks_it(by: float) -> None:
     x = torch.rand(100, 1, 8, 8)
     packed = onebit.pack(model.eval(), x)
     assert onebit.verify(model, packed, x).ok
-    wrong = changed(packed, "shift", lambda shift: shift + np.float32(by))
+    wrong = planted(packed, "shift", lambda shift: shift + np.float32(by))
     assert not onebit.verify(model, wrong, x).ok
 
 
@@ -158,10 +154,10 @@ def test_integer_nets(bits: int, name: str) -> None:
     assert made.promise == "rounded"
     assert (made.certificate.count, made.certificate.ok) == (160, True)
     for field, change in FAULTS.values():
-        wrong = changed(packed, field, change)
+        wrong = planted(packed, field, change)
         if wrong is not None and field != "padding":
             assert not onebit.verify(model, wrong, IMAGES).ok
-    wrong = changed(packed, "offset", lambda a: a + np.abs(a).max() // 100)
+    wrong = planted(packed, "offset", lambda a: a + np.abs(a).max() // 100)
     assert not onebit.verify(model, wrong, IMAGES).ok
 
 
@@ -173,6 +169,6 @@ def test_a_flipped_weight_of_a_constant_pixel_breaks_it() -> None:
     packed = onebit.pack(model.eval(), x)
     assert onebit.verify(model, packed, x).ok
 
-    wrong = changed(packed, "signs", flipped(1))
+    wrong = planted(packed, "signs", flipped(1))
     assert np.array_equal(onebit.run(wrong, x.numpy()), onebit.run(packed, x.numpy()))
     assert not onebit.verify(model, wrong, x).ok
