@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onebit.export import EXPORTS, export_net
-from onebit.packed import OPS, Dense
+from onebit.packed import OPS, Affine, Dense, Relu
 from onebit.packed.nodes import Bounded, Gelu, GeluTanh, Sign, Silu
 from onebit.runtime import run
 from support.covering import covering, recipe_traits
@@ -53,6 +53,20 @@ def test_a_sign_behind_the_tail_of_an_activation_is_the_same(target: str, tmp_pa
     near = np.any([np.abs(x / kind.zero_below - 1) < 0.02 for kind in kinds], axis=0)  # torch's cuts differ
     x = np.where(near, 1, x)
     assert all(set(np.unique(values[x < 0])) == {-1, 1} for values in run(net, x))
+    np.testing.assert_array_equal(run(net, x, executor="native"), run(net, x, executor="reference"))
+    made = export_net(net, target, tmp_path / f"net{suffixes[0] if suffixes else ''}", inputs=x)
+    assert made.comparison is None or made.comparison.bit_exact
+
+
+@pytest.mark.parametrize("target", PACKED_TARGETS)
+def test_an_affine_map_may_have_neither_scale_nor_shift(target: str, tmp_path: Path) -> None:
+    """Of bytes, real values, signs and sums of integers."""
+    suffixes, b = EXPORTS[target].suffixes, Builder((20,), coding="values")
+    for kind in (Relu, Sign, Dense):
+        b.add(Affine)
+        b.add(kind, **(b.signs(5, 20) if kind is Dense else {}))
+    net = b.net(b.add(Affine))
+    x = inputs_of(net, 9)
     np.testing.assert_array_equal(run(net, x, executor="native"), run(net, x, executor="reference"))
     made = export_net(net, target, tmp_path / f"net{suffixes[0] if suffixes else ''}", inputs=x)
     assert made.comparison is None or made.comparison.bit_exact

@@ -83,7 +83,8 @@ def _any_value(b: Builder, draw: Draw, *, integers: bool) -> None:
         bounds = {"low": np.float32([low])} if which != "high" else {}
         b.add(op.Clamp, **bounds, **({"high": np.float32([high])} if which != "low" else {}))
     elif kind == "affine":
-        b.affine(channels)
+        fields = draw(st.lists(st.sampled_from(["scale", "shift"]), unique=True))
+        b.add(op.Affine, **{name: b.real(channels) for name in fields})
     elif kind == "levels":
         if b.values[b.last].kind != "sign":
             b.add(op.Sign)

@@ -77,6 +77,9 @@ class Pointwise(Values):
             case nodes.Threshold():
                 flip = np.where(node.direction > 0, 0, -1).astype(np.int32)  # x <= t where -1 - x >= -1 - t
                 slot.then("threshold", node.threshold ^ flip, flip)
+            case nodes.Affine() if node.scale is None and node.shift is None:  # the value itself, as a real one
+                if integer:
+                    slot.then("real")
             case nodes.Affine() if integer or (node.scale is not None and node.shift is not None):
                 slot.then(f"affine{integer}", node.scale, node.shift)
             case nodes.Affine():  # in float32: a single product or sum has the same bits

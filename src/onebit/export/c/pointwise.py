@@ -24,6 +24,10 @@ class Pointwise(Stages):
         exact = isinstance(node, (nodes.Sign, nodes.Threshold, nodes.Quantize)) or made.exact
         if not exact and not (isinstance(node, nodes.Affine) and (stage.current.bound or 0) > FLOAT32_EXACT):
             self.as_real()
+        if isinstance(node, nodes.Affine) and node.scale is None and node.shift is None:  # the value itself
+            self.as_real()
+            stage.current = made
+            return
         integers = "_integers" * (stage.current.bound is not None)
         given: list[Any] = []
         if isinstance(node, nodes.Threshold):
