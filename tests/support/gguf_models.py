@@ -13,6 +13,7 @@ from onebit.language.native_decoder import NativeDecoder
 from onebit.language.net import Net, read_net
 from onebit.language.reference import ReferenceDecoder
 from onebit.native import InstructionSet, instruction_sets
+from onebit.packed.gguf_file import pack_q1_0
 
 SHAPE = (128, 256, 2, 4, 2, 64, 300)
 ENDS = "<|im_end|>"
@@ -25,6 +26,31 @@ TEMPLATE = (
 def write_model(path: Path, shape: tuple[int, ...] = SHAPE, **options: Any) -> Path:
     write_random(path, shape, **options)
     return path
+
+
+def write_every_kind(path: Path) -> None:
+    """A file with each kind of value, and tensors of several types."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "llama")
+    for n, add in enumerate(
+        ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
+    ):
+        getattr(writer, f"add_{add}")(add, n)
+    writer.add_bool("bool", True)
+    writer.add_array("texts", ["a", "bc"])
+    writer.add_array("numbers", [1, 2, 3])
+    rng = np.random.default_rng(0)
+    signs, scale = rng.choice([-1, 1], (3, 256)), np.full((3, 2), 0.5, np.float16)
+    writer.add_tensor("w", pack_q1_0(signs, scale), raw_dtype=gguf.GGMLQuantizationType.Q1_0)
+    weights = rng.normal(size=(2, 3, 32)).astype(np.float32)
+    for kind in ("F32", "F16", "BF16", "Q8_0"):
+        number = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(kind, gguf.quantize(weights, number), raw_dtype=number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def tokens_of(net: Net, count: int, seed: int = 0) -> np.ndarray:

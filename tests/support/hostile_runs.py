@@ -46,14 +46,14 @@ def bounded() -> Iterator[None]:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY
 
 
-def outcome(read: Callable[[], Any]) -> str:
-    """ "read", or "refused" in one line; nothing else is a way out."""
+def outcome(read: Callable[[], Any], error: type[OnebitError] | tuple[type[OnebitError], ...] = OnebitError) -> str:
+    """ "read", or "refused" in one line with an error of this type; nothing else is a way out."""
     with bounded(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             read()
-        except OnebitError as error:
-            text = str(error)
+        except error as caught:
+            text = str(caught)
             assert "\n" not in text
             assert text.isprintable()
             assert len(text.partition("; known: ")[0]) < 500, text  # a list of the names that there are may follow

@@ -377,6 +377,41 @@ def make_packed_mlp(
     return net
 
 
+def coded_input(shape: tuple[int, ...], seed: int) -> InputSpec:
+    rng = np.random.default_rng(seed)
+    mean, std = (rng.uniform(50, 150, shape[0]).astype(np.float32) for _ in range(2))
+    return InputSpec(shape=shape, coding="standardise", mean=mean, std=std)
+
+
+def four_inputs() -> PackedNet:
+    """Two standardized images, pixels as integers, and a vector."""
+    rng = np.random.default_rng(0)
+    inputs = {
+        "first": coded_input((3, 2, 2), 1),
+        "bytes": InputSpec(shape=(7,)),
+        "second": coded_input((2, 6, 1), 2),
+        "vector": InputSpec(shape=(9,), dtype="float32", coding="values"),
+    }
+
+    def signs(inputs: int) -> dict[str, Any]:
+        return {"signs": pack_signs(rng.choice(np.array([-1, 1], np.int8), (9, inputs))), "in_features": inputs}
+
+    threshold = {"threshold": rng.integers(-50, 50, 9).astype(np.int32), "direction": np.ones(9, np.int8)}
+    nodes = (
+        op.Flatten(inputs=("first",), output="flat"),
+        op.Dense(inputs=("flat",), output="a", **signs(12)),
+        op.Flatten(inputs=("second",), output="flat2"),
+        op.Dense(inputs=("flat2",), output="b", **signs(12)),
+        op.Dense(inputs=("bytes",), output="c", **signs(7)),
+        op.Threshold(inputs=("c",), output="d", **threshold),
+        op.Add(inputs=("a", "b"), output="e"),
+        op.Add(inputs=("e", "d"), output="f"),
+        op.Relu(inputs=("vector",), output="g"),
+        op.Add(inputs=("f", "g"), output="y"),
+    )
+    return PackedNet(inputs=inputs, nodes=nodes, output="y", name="four inputs")
+
+
 def signs_conv(seed: int = 0) -> PackedNet:
     """Convolutions of ±1 before thresholds, with and without max pools, and a dense end, as in VGG-small."""
     b = Builder((3, 12, 12), seed=seed)
