@@ -14,9 +14,9 @@ import pytest
 
 from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.export import EXPORTS, CannotRun, Target, export_net
-from onebit.packed import OPS, Dense, Flatten, PackedNet, costs
+from onebit.packed import OPS, Dense, PackedNet, costs
 from onebit.runtime import run
-from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder, inputs_of, real_net, sign_net
+from support.packed_nets import NETS_OF_OTHER_INPUTS, inputs_of, real_net, sign_net
 
 Outputs = dict[str, np.ndarray]
 AddTarget = Callable[..., ModuleType]
@@ -211,13 +211,3 @@ def test_a_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
     export_net(sign_net(), "onnx", link)
     assert link.is_symlink()
     assert link.read_bytes() == (tmp_path / "versions" / "1.onnx").read_bytes()
-
-
-@pytest.mark.parametrize("to", ["html", "torch", "onnx", "c"])
-def test_gray_images_need_no_axis_of_channels(to: str, tmp_path: Path) -> None:
-    b = Builder((1, 6, 6))
-    b.add(Flatten)
-    b.add(Dense, **b.signs(3, 36))
-    path = tmp_path / f"net{(*EXPORTS[to].suffixes, '')[0]}"
-    made = export_net(b.net(), to, path, inputs=inputs_of(b.net(), 5)[:, 0])
-    assert made.comparison is None or made.comparison.samples == 5

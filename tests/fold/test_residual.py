@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,80 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.fold import pack
-from onebit.layers import BinaryConv2d, InputCoding, binarize_
+from onebit.layers import BinaryConv2d, InputCoding
 from onebit.packed import Affine
 from onebit.runtime import run
 from onebit.verification.agreement import verify
-from support.fold_nets import Model, assert_agrees, images_of, kinds, make_nasty, randomise, torch_logits
+from support.fold_nets import Model, assert_agrees, images_of, kinds, make_nasty, torch_logits
 
 SHAPE = (3, 8, 8)
-
-
-class BasicBlock(nn.Module):
-    """A typical CIFAR block: in place, functional, with an empty Sequential as identity."""
-
-    def __init__(self, in_planes: int, planes: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_planes, planes, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, kernel_size=3, stride=1, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.shortcut: nn.Module = nn.Sequential()
-        if stride != 1 or in_planes != planes:
-            quarter = planes // 4
-            self.shortcut = Model(lambda m, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += self.shortcut(x)
-        return F.relu(out)
-
-
-class ForeignResNet(nn.Module):
-    """Three stages of two blocks, averaged by `avg_pool2d`, flattened by `view`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, kernel_size=3, stride=1, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(8)
-        self.layer1 = nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8))
-        self.layer2 = nn.Sequential(BasicBlock(8, 16, 2), BasicBlock(16, 16))
-        self.layer3 = nn.Sequential(BasicBlock(16, 32, 2), BasicBlock(32, 32))
-        self.linear = nn.Linear(32, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.layer3(self.layer2(self.layer1(out)))
-        out = F.avg_pool2d(out, out.size()[3])
-        out = out.view(out.size(0), -1)
-        return self.linear(out)
-
-
-def test_a_foreign_residual_net_binarized() -> None:
-    torch.manual_seed(0)
-    model = randomise(nn.Sequential(InputCoding(), binarize_(ForeignResNet()).model), images_of(50, SHAPE))
-    packed = pack(model, input_shape=SHAPE)
-    assert Counter(kinds(packed)) == {
-        "Conv": 13, "Affine": 14, "Relu": 13, "Add": 6, "Slice": 2, "Pad": 2,
-        "AveragePool": 1, "Flatten": 1, "Dense": 1,
-    }  # fmt: skip
-    assert verify(model, packed, images_of(100, SHAPE)).ok
-    assert_agrees(model, packed, images_of(100, SHAPE))
-
-
-def test_a_foreign_residual_net_with_signs() -> None:
-    torch.manual_seed(0)
-    foreign = binarize_(ForeignResNet(), input_quantizer="ste_sign").model
-    model = randomise(nn.Sequential(InputCoding(), foreign), images_of(50, SHAPE))
-    packed = pack(model, input_shape=SHAPE)
-    agreement = verify(model, packed, images_of(100, SHAPE))
-    assert agreement.ok
-    proofs = agreement.layers
-    assert len(proofs) == 13
-    assert sum(proof.mismatches for proof in proofs) == 0
-    # signs inside a block are of integers, those between blocks of real sums; after a ReLU all of them are +1
-    assert [proof.proof for proof in proofs] == ["every integer", *["every integer", "float"] * 6]
 
 
 def body_net(body: Callable[[Any, Tensor], Tensor], *, quantizer: str | None = "ste_sign", mean: bool = True) -> Model:

@@ -17,7 +17,7 @@ from onebit.export import EXPORTS
 from onebit.layers import BinaryLinear, Normalize
 from onebit.native import instruction_sets, make_plan
 from onebit.packed import dumps, loads
-from support.packed_nets import PACKED_TARGETS
+from support.packed_nets import PACKED_TARGETS, export_to
 from support.several_inputs import CASES, Siamese, image, vector
 
 each = pytest.mark.parametrize("name", CASES)
@@ -73,13 +73,11 @@ def test_torch_programs_of_a_module_with_several_inputs() -> None:
 def test_exports_have_the_same_bits_or_refuse(name: str, target: str, tmp_path: Path) -> None:
     model, batch = CASES[name].make(20)
     net = onebit.pack(model, batch)
-    suffixes = EXPORTS[target].suffixes
-    path = tmp_path / f"net{suffixes[0] if suffixes else ''}"
     if target == "html" or (target == "c" and name == "described"):
         with pytest.raises(UsageError, match="input"):
-            onebit.export_net(net, target, path, inputs=batch)
+            export_to(target, net, tmp_path, inputs=batch)
         return
-    made = onebit.export_net(net, target, path, inputs=batch)
+    made = export_to(target, net, tmp_path, inputs=batch)
     if made.comparison is None:
         pytest.skip(made.not_compared)
     assert made.comparison.samples == 20

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import onebit
-from onebit.export import EXPORTS
 from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.packed import Affine, Node, PackedNet
 from onebit.quantizers import BinaryInput, Quantizer, SteSign, sign
 from support.fold_nets import Model, assert_answers, inputs_of, kinds
-from support.packed_nets import PACKED_TARGETS
 
 
 class TanhSign(Quantizer):
@@ -62,18 +58,12 @@ def test_the_function_is_the_layer() -> None:
     assert_answers(nets[0], ours, x.numpy())
 
 
-@pytest.mark.parametrize("target", PACKED_TARGETS)
-def test_a_net_that_answers_with_signs_has_the_same_bits_everywhere(target: str, tmp_path: Path) -> None:
+def test_a_net_answers_with_signs() -> None:
     net, x = make_net(), inputs_of((20,))
     packed = onebit.pack(net, x)
     assert packed.values[packed.only_output].kind == "sign"
     assert set(np.unique(onebit.run(packed, x))) == {-1.0, 1.0}
     assert_answers(net, packed, x)
-    suffixes = EXPORTS[target].suffixes
-    made = onebit.export_net(packed, target, tmp_path / f"net{suffixes[0] if suffixes else ''}")
-    if made.comparison is None:
-        pytest.skip(made.not_compared)
-    assert made.comparison.bit_exact
 
 
 def shifted(packed: PackedNet, name: str) -> PackedNet:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onebit.export import EXPORTS
+from onebit.export import EXPORTS, Exported, export_net
 from onebit.packed import Certificate, InputSpec, Node, PackedNet, nodes as op
 from onebit.packed.bits import pack_signs
 
 PACKED_TARGETS = [name for name, target in EXPORTS.items() if target.packed]
+
+
+def export_to(target: str, net: PackedNet, folder: Path, **options: Any) -> Exported:
+    """A net exported to the file or folder `net` of a folder."""
+    return export_net(net, target, folder / f"net{(*EXPORTS[target].suffixes, '')[0]}", **options)
 
 
 class Builder:

@@ -7,51 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ConvBNReLU(nn.Sequential):
-    def __init__(self, i: int, o: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> None:
-        conv = nn.Conv2d(i, o, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
-        super().__init__(conv, nn.BatchNorm2d(o), nn.ReLU6(inplace=True))
-
-
-class InvertedResidual(nn.Module):
-    def __init__(self, i: int, o: int, stride: int, ratio: int) -> None:
-        super().__init__()
-        hidden = i * ratio
-        self.use_res_connect = stride == 1 and i == o
-        layers: list[nn.Module] = [] if ratio == 1 else [ConvBNReLU(i, hidden, 1)]
-        layers += [ConvBNReLU(hidden, hidden, stride=stride, groups=hidden), nn.Conv2d(hidden, o, 1, bias=False)]
-        self.conv = nn.Sequential(*layers, nn.BatchNorm2d(o))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.use_res_connect:
-            return x + self.conv(x)
-        return self.conv(x)
-
-
-class MobileNetV2(nn.Module):
-    """Depthwise convolutions and linear bottlenecks (Sandler et al. 2018)."""
-
-    def __init__(self, classes: int = 10) -> None:
-        super().__init__()
-        features: list[nn.Module] = [ConvBNReLU(3, 8, stride=2)]
-        channels = 8
-        for ratio, o, count, stride in [(1, 8, 1, 1), (6, 12, 2, 2), (6, 16, 2, 1)]:
-            for i in range(count):
-                features.append(InvertedResidual(channels, o, stride if i == 0 else 1, ratio))
-                channels = o
-        self.features = nn.Sequential(*features, ConvBNReLU(channels, 32, 1))
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(32, classes))
-
-    def _forward_impl(self, x: Tensor) -> Tensor:
-        x = self.features(x)
-        x = nn.functional.adaptive_avg_pool2d(x, (1, 1))
-        x = torch.flatten(x, 1)
-        return self.classifier(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward_impl(x)
-
-
 class SqueezeExcitation(nn.Module):
     def __init__(self, channels: int, gate: nn.Module) -> None:
         super().__init__()
