@@ -67,28 +67,15 @@ def test_a_card_has_a_line_for_each_known_field() -> None:
 @pytest.mark.parametrize(
     ("card", "noun"),
     [
-        (None, "card"),
-        ([], "card"),
         ({"sumary": "x"}, "'summary'"),
-        ({"summary": None}, "card summary"),
-        ({"summary": 3}, "card summary"),
         ({"summary": "\x1b[2J\x1b]0;title\x07"}, "card summary"),
         ({"license": "safe\u202etxt"}, "card license"),
         ({"reference": "x" * 3_000_000}, "card reference"),
-        ({"seed": -1}, "card seed"),
         ({"seed": 2**63}, "card seed"),
-        ({"seed": True}, "card seed"),
-        ({"epochs": "5"}, "card epochs"),
-        ({"epochs": -0.5}, "card epochs"),
-        ({"test": []}, "card test"),
         ({"test": {str(i): {"correct": 0, "count": 1} for i in range(21)}}, "card test"),
         ({"test": {"\x1b": {"correct": 0, "count": 1}}}, "card test"),
-        ({"test": {"packed": 0.98}}, "card test"),
-        ({"test": {"packed": {"correct": 1}}}, "'count'"),
         ({"test": {"packed": {"correct": 3, "count": 2}}}, "correct"),
         ({"test": {"packed": {"correct": 0, "count": 0}}}, "count"),
-        ({"test": {"packed": {"correct": 0, "count": 1, "reestimated": 1}}}, "reestimated"),
-        ({"test": {"packed": {"correct": 0, "count": 1, "mean_iou": 1.5}}}, "mean_iou"),
     ],
 )
 def test_a_hostile_card_is_refused(card: object, noun: str) -> None:

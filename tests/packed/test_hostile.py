@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
 import struct
 import time
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,10 @@ import pytest
 from safetensors.numpy import save as save_tensors
 
 from onebit.errors import FormatError
-from onebit.packed import dumps, load, loads
+from onebit.packed import Card, CardScore, Certificate, dumps, load, loads
+from support.covering import covering
 from support.hostile_files import Header, assert_refused, join, sealed, split
-from support.packed_nets import NETS_OF_OTHER_INPUTS, make_packed_mlp
+from support.packed_nets import NETS, NETS_OF_OTHER_INPUTS, four_inputs, make_packed_mlp
 
 GOOD = dumps(make_packed_mlp((12, 70, 10), form="mixed"))
 
@@ -77,8 +82,6 @@ def test_bad_headers_are_refused(text: bytes, noun: str) -> None:
         ('{"format": 2, "format": 2}', "'format'"),
         ({"format": 3, "new": 1}, "format 3"),
         ({"format": 1}, "format 1"),
-        ({"format": True}, "format True"),
-        ({"format": 2}, "nodes"),
     ],
 )
 def test_bad_graphs_are_refused(graph: Any, noun: str) -> None:
@@ -86,44 +89,84 @@ def test_bad_graphs_are_refused(graph: Any, noun: str) -> None:
     assert_refused(join(header, graph, tensors), noun)
 
 
+ODD = (None, True, -1, 0, 1.5, 10**18, "", "x", "x" * 201, "\x1b[2J", [], {}, [[]], ["x"], [0], {"x": 1})
+SCORES = {name: CardScore(correct=3, count=4, reestimated=True, mean_iou=0.2) for name in "ab"}
+CARD = Card(summary="x", seed=3, epochs=0.5, chosen_epoch=1, test=SCORES)
+
+
+def forgeries(tree: Any) -> Iterator[Any]:
+    """A tree with another value in each place, one after the other, or with nothing there, or with one key more."""
+    keys = range(len(tree)) if isinstance(tree, list) else [*tree] if isinstance(tree, dict) else []
+    for key in keys:
+        value = tree[key]
+        near = [value + 1, value - 1, float(value)] if type(value) in (int, float) else []
+        for other in (*ODD, *near, *forgeries(value)):
+            changed = tree.copy()
+            changed[key] = other
+            yield changed
+        changed = tree.copy()
+        del changed[key]
+        yield changed
+    if isinstance(tree, dict):
+        yield {**tree, "more": 1}
+
+
+@pytest.mark.parametrize("step", covering([7, 1], heavy={1}))
+@pytest.mark.parametrize("form", ["mlp", "features", "four inputs"])
+def test_other_values_of_a_header_or_graph_are_refused_or_kept(form: str, step: int, certificate: Certificate) -> None:
+    mlp = replace(make_packed_mlp((12, 7, 5), form="mixed", certificate=certificate), card=CARD)
+    net = {"mlp": mlp, "features": NETS_OF_OTHER_INPUTS["features"](), "four inputs": four_inputs()}[form]
+    header, graph, tensors = split(dumps(net))
+    digest = graph.pop("digest")
+    parts = [*((made, graph) for made in forgeries(header)), *((header, made) for made in forgeries(graph))]
+    assert len(parts) > 1000
+    for other, made in parts[::step]:
+        data = join(other, {"digest": digest, **made}, tensors)
+        try:
+            back = loads(data)
+        except FormatError:
+            assert_refused(data)
+            continue
+        kept = json.dumps([other, {"digest": digest, **made}]).replace(', "test": {}', "")  # no scores are not written
+        assert json.dumps(split(dumps(back))[:2]) == kept
+
+
+WORDS = "x", "1.5", "01", "٣", ",", "1,,1", str(10**18), ",".join("1234567")
+
+
+@pytest.mark.parametrize("form", covering(NETS, heavy={"integer"}))
+def test_other_words_in_a_line_of_a_graph_are_refused(form: str) -> None:
+    """In place of a number, of all of them, or of a field; and fields that come twice, or are not known."""
+    header, graph, tensors = split(dumps(NETS[form]()))
+    for n, line in enumerate(graph["nodes"]):
+        kind, name, *fields = line.split(" ")
+        others = ["x " + name, kind, kind + " ", f"{kind} {name} ", f"{kind} {name}\tb", line + " more=1"]
+        for field in fields:
+            key = field.partition("=")[0]
+            others += [f"{line} {field}", *(line.replace(field, f"{key}={word}") for word in WORDS)]
+            numbers = re.finditer(r"(?<=[=,])\d+", field)
+            others += [line.replace(field, field[: x.start()] + "01" + field[x.end() :]) for x in numbers]
+        for other in others:
+            nodes = [*graph["nodes"][:n], other, *graph["nodes"][n + 1 :]]
+            assert_refused(join(header, graph | {"nodes": nodes}, tensors))
+
+
 MLP_GRAPHS: list[tuple[str, Any, str]] = [
-    ("more", 1, "'more'"),
-    ("nodes", {}, "nodes"),
-    ("nodes", [], "tensor"),
     ("nodes", ["relu x"] * 10_001, "nodes"),
-    ("output", "gone", "'gone'"),
     ("output", {"a\n": "bias1"}, "output"),
     ("output", ["bias1"], "class"),
-    ("name", None, "name"),
-    ("classes", "0123456789", "classes"),
     ("classes", ["\x1b[2J"] * 10, "classes"),
-    ("classes", ["a"], "class"),
-    ("certificate", {}, "certificate"),
-    ("input", None, "input"),
-    ("input", {"shape": []}, "shape"),
-    ("input", {"shape": [-1, -1, 12]}, "shape"),
-    ("input", {"dtype": []}, "dtype"),
     ("input", {"coding": "integer"}, "mean"),
-    ("input", {"coding": {}}, "coding"),
-    ("first", 3, "op"),
     ("first", "relu", "op"),
     ("first", "relu ", "name"),
     ("first", "relu a ", "field"),
-    ("first", "relu a\tb", "name"),
     ("fc0", "dens fc0 signs=70,12 scale=70 centre=70", "op"),
-    ("fc0", "dense fc0 stride=1 signs=70,12 scale=70 centre=70", "'stride=1'"),
     ("fc0", "dense fc0 in_features=12 signs=70,12 scale=70 centre=70", "in_features"),
-    ("fc0", "dense fc0 scale=70 signs=70,12 scale=70 centre=70", "repeated"),
     ("fc0", "dense fc0 scale=70 centre=70", "'signs'"),
     ("fc0", "dense fc0 signs=70,13 scale=70 centre=70", "'fc0'"),
     ("fc0", "dense fc0 signs=70,17 scale=70 centre=70", "140 more"),
     ("fc0", "dense fc0 signs=69,12 scale=70 centre=70", "scale"),
-    ("fc0", "dense fc0 signs=70 scale=70 centre=70", "shape 70"),
     ("fc0", "dense fc0 signs=0,12 scale=70 centre=70", "shape 0,12"),
-    ("fc0", "dense fc0 signs=70,012 scale=70 centre=70", "integers"),
-    ("fc0", "dense fc0 signs=70,٣ scale=70 centre=70", "integers"),
-    ("fc0", "dense fc0 signs= scale=70 centre=70", "shape"),
-    ("fc0", f"dense fc0 signs={10**18},{10**18} scale=70 centre=70", "signs"),
     ("fc0", "dense fc0 signs=70,12 scale=70", "'centre' has 70"),
     ("fc0", "dense fc0 signs=70,12 scale=70 centre=71", "centre"),
     ("fc0", "dense fc0 inputs=flat,flat signs=70,12 scale=70 centre=70", "2 inputs"),
@@ -134,41 +177,26 @@ MLP_GRAPHS: list[tuple[str, Any, str]] = [
 FEATURES_GRAPHS: list[tuple[str, Any, str | None]] = [
     ("input", {"dtype": "uint8", "coding": "integer"}, None),
     ("input", {"dtype": "float16"}, "coding"),
-    ("input", {"dtype": None}, "dtype"),
     ("input", {"coding": "standardise"}, "mean"),
-    ("input", {"meaning": "x" * 201}, "meaning"),
-    ("input", {"meaning": "a\x1b[2J"}, "meaning"),
-    ("input", {"more": 1}, "'more'"),
     ("input", {"shape": [20, 1]}, "'n0'"),
     ("input", {"shape": [1] * 7}, "shape"),
     ("input", {"shape": [2**27 + 1]}, "shape"),
     ("input", {"shape": [2**14, 2**14]}, "values"),
-    ("input", {"shape": [20.0]}, "shape"),
-    ("input", {"shape": [True]}, "shape"),
     ("output", {"gated": "n5"}, "'n7'"),
-    ("output", {}, "output"),
-    ("output", {"gated": ["n7"]}, "output"),
     ("output", {"": "n7", "b": "n5"}, None),
     ("output", {"x" * 201: "n7"}, "output"),
     ("output", {"gated": "input"}, "'input'"),
     ("output", ["n7", "n7", "n5"], None),
-    ("output", [["n7"]], "output"),
-    ("output", True, "output"),
     ("output", {str(k): "n7" for k in range(101)}, "output"),
     ("classes", ["a"] * 33, "class"),
     ("n2", "clamp n2 low=2 high=1", "low"),
     ("n2", "clamp n2", "high"),
     ("n2", "clamp n2 low=0", "low"),
-    ("n2", "clamp n2 low=1,1", "low"),
-    ("n2", "clamp n2 low=9999999", "low"),
     ("n5", "multiply n5 inputs=n3", "1 inputs"),
     ("n5", "multiply n5 inputs=n3,n4,n4", "3 inputs"),
     ("n5", "multiply n5 inputs=n3,input", "shapes"),
     ("n7", "reshape n7 shape=2", "elements"),
     ("n7", "reshape n7 shape=0", "integers"),
-    ("n7", "reshape n7 shape=1,1,1,1,1,1,1", "integers"),
-    ("n7", "reshape n7 shape=,", "integers"),
-    ("n7", f"reshape n7 shape={10**18}", "integers"),
     ("n7", "reshape n7 shape=1048576,1048576,1048576,1048576", "elements"),
     ("n7", "reshape n7 shape=1,1,1,1,1,1", None),
 ]
@@ -213,22 +241,12 @@ def test_changed_graphs_are_refused(form: str, where: str, change: Any, noun: st
     ("change", "noun"),
     [
         ({"dtype": "I32"}, "'I32'"),
-        ({"dtype": ["F32"]}, "dtype"),
         ({"shape": [35, 2]}, "shape"),
-        ({"shape": []}, "shape"),
-        ({"shape": [0]}, "shape"),
-        ({"shape": [True]}, "shape"),
-        ({"shape": [2**62]}, "truncated"),
         ({"shape": [69]}, "truncated"),
-        ({"data_offsets": [0, 276]}, "truncated"),
-        ({"data_offsets": [-280, 0]}, "data_offsets"),
         ({"data_offsets": [280, 0]}, "truncated"),
-        ({"data_offsets": [10**12, 10**12 + 280]}, "truncated"),
-        ({"data_offsets": [0]}, "data_offsets"),
         ({"data_offsets": [1, 281]}, "safetensors"),
         ({"data_offsets": [0, 280]}, "safetensors"),  # those of another tensor
         ({"data_offsets": [276, 556]}, "safetensors"),
-        ({"more": 1}, "'more'"),
     ],
 )
 def test_changed_tensors_are_refused(change: Header, noun: str) -> None:
