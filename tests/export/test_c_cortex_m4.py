@@ -13,11 +13,11 @@ import onebit
 from benchmarks.cortex_m4 import OnBoard, on_cortex_m4
 from onebit.export.c import size
 from onebit.export.c.plan import Planner
-from onebit.packed import AdaptiveAveragePool, Add, Affine, Conv, Flatten, PackedNet, Pad, Relu, Slice, costs
+from onebit.packed import Affine, Conv, PackedNet, costs
 from onebit.runtime import run
 from support.c_programs import GNU, assert_reference_bits, exported, needs
 from support.extreme_nets import EXTREMES, extreme_inputs
-from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
+from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp, real_resnet
 
 pytestmark = pytest.mark.nightly  # the emulator takes its time
 CASES = {**NETS, **EXTREMES}
@@ -107,35 +107,9 @@ def test_an_mlp_is_small_and_fast(form: str, most: int, ram: int, tmp_path: Path
     assert static + stack <= ram
 
 
-def residual_net(edge: int, *widths: int) -> PackedNet:
-    """A residual block for each width, with real activations, as in ResNet-20."""
-    b = Builder((3, edge, edge))
-    window = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
-    b.add(Conv, **b.signs(widths[0], 27), **window)
-    b.affine(widths[0])
-    x, before = b.add(Relu), widths[0]
-    for width in widths:
-        down = 1 + (width > before)
-        b.add(Conv, x, **b.signs(width, 9 * before), stride=(down, down), **window)
-        b.affine(width)
-        b.add(Relu)
-        b.add(Conv, **b.signs(width, 9 * width), **window)
-        y = b.affine(width)
-        if down > 1:
-            b.add(Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
-            x = b.add(Pad, channels=(before // 2, before // 2))
-        b.add(Add, y, x)
-        x, before = b.add(Relu), width
-    b.add(AdaptiveAveragePool, size=(1, 1))
-    b.add(Flatten)
-    b.dense(10)
-    b.affine(10)
-    return b.net()
-
-
 @pytest.mark.parametrize("kind", ["real", "bytes"])
 def test_residual_blocks_take_two_maps_of_memory_and_few_instructions(kind: str, tmp_path: Path) -> None:
-    net = residual_net(12, 16, 16) if kind == "real" else integer_resnet((16,), blocks=2, size=12)
+    net = (real_resnet if kind == "real" else integer_resnet)((16,), blocks=2, size=12)
     found = on_board(net, tmp_path, optimize="-O2")
     assert found.instructions <= (7 if kind == "real" else 2) * sum(row.macs for row in costs(net))
     _, static, _ = size.linked(tmp_path / "net")
@@ -151,7 +125,7 @@ def test_an_integer_resnet_20_takes_two_maps_of_bytes_and_42_kb_of_weights(tmp_p
 
 
 def test_a_resnet_20_takes_at_most_160_million_instructions(tmp_path: Path) -> None:
-    net = residual_net(32, *np.repeat([16, 32, 64], 3).tolist())
+    net = real_resnet((16, 32, 64), blocks=3, size=32)
     found = on_board(net, tmp_path, optimize="-O2")
     assert 40_000_000 < found.instructions <= 160_000_000
     _, static, stack = size.linked(tmp_path / "net")

@@ -25,7 +25,7 @@ from onebit.export.html import scripts, target
 from onebit.export.html.scripts import asset
 from onebit.packed import OPS, Certificate, Node, costs, dumps, load, nodes as op
 from support.html_pages import HOSTILE, digits_net
-from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp
+from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp, real_resnet
 
 needs_node = pytest.mark.skipif(which("node") is None, reason="node is not installed")
 
@@ -86,19 +86,10 @@ def test_what_surrounds_the_net_is_small(tmp_path: Path) -> None:
     """The trained MLP takes 89.2 kB and ResNet-20 53.5 kB of base64: the limits are 110 and 75 kB."""
     rng = np.random.default_rng(0)
     digits = load_dataset("mnist-sample").test.images[:60]
-    b = Builder((3, 32, 32), coding="standardise")
-    b.add(op.Conv, **b.signs(16, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.affine(16)
-    x = b.add(op.Relu)
-    b.add(op.Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
-    b.add(op.Add, b.affine(16), x)
-    b.add(op.AdaptiveAveragePool, size=(1, 1))
-    b.add(op.Flatten)
-    b.dense(10)
     smooth = np.repeat(np.repeat(rng.integers(0, 256, (20, 3, 8, 8), dtype=np.uint8), 4, axis=2), 4, axis=3)
     for net, samples, most in (
         (make_packed_mlp((784, 512, 256, 10), shape=(1, 28, 28)), digits, 19_500),
-        (b.net(), smooth, 20_900),
+        (real_resnet((16,), size=32, coding="standardise"), smooth, 20_900),
         (integer_resnet((16,), size=32), smooth, 20_000),
     ):
         page = tmp_path / "net.html"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -183,33 +184,46 @@ def integer_net(seed: int = 0) -> PackedNet:
     return b.net()
 
 
-def integer_resnet(widths: tuple[int, ...] = (8, 16), *, blocks: int = 1, size: int = 12, seed: int = 0) -> PackedNet:
-    """A residual net as on CIFAR-10 with activations of 8 bits: one rounding for a block and its shortcut."""
-    b = Builder((3, size, size), seed=seed, coding="values")
-    b.requantize(least=-128, most=127)
+def resnet(
+    widths: tuple[int, ...] = (8, 16), *, blocks: int = 1, size: int = 12, seed: int = 0, coding: str, rounds: bool
+) -> PackedNet:
+    """A residual net as on CIFAR-10. rounds: to activations of 8 bits, a block and its shortcut once; else to ReLUs."""
+    b = Builder((3, size, size), seed=seed, coding=coding)
     same = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
-    b.add(op.Conv, **b.signs(widths[0], 27), **same)
-    x = b.requantize()
-    for width in widths:
-        for _ in range(blocks):
-            before = b.values[x].shape[0]
-            stride = (1, 1) if before == width else (2, 2)
-            b.add(op.Conv, x, **b.signs(width, 9 * before), stride=stride, **same)
-            b.requantize()
-            y = b.add(op.Conv, **b.signs(width, 9 * width), **same)
-            if before != width:
-                b.add(op.Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
-                x = b.add(op.Pad, channels=((width - before) // 2, (width - before) // 2))
-            x = b.requantize(y, x)
-            multiplier = b.nodes[-1].multiplier.copy()
-            multiplier[1] = multiplier[1, 0]  # all channels of the shortcut have one scale
+
+    def activation(x: str, *shortcut: str) -> str:
+        if rounds:
+            b.requantize(x, *shortcut)
+            multiplier = b.nodes[-1].multiplier.copy()  # type: ignore[attr-defined]
+            multiplier[1:] = multiplier[1:, :1]  # all channels of the shortcut have one scale
             b.nodes[-1] = replace(b.nodes[-1], multiplier=multiplier)
+            return b.last
+        if shortcut:
+            b.add(op.Add, x, *shortcut)
+        return b.add(op.Relu)
+
+    def conv(x: str, outputs: int, stride: int = 1) -> str:
+        b.add(op.Conv, x, **b.signs(outputs, 9 * b.values[x].shape[0]), stride=(stride, stride), **same)
+        return b.last if rounds else b.affine(outputs)
+
+    x = activation(conv(b.requantize(least=-128, most=127) if rounds else "input", widths[0]))
+    for width in np.repeat(widths, blocks).tolist():
+        before = b.values[x].shape[0]
+        y = conv(activation(conv(x, width, 1 if before == width else 2)), width)
+        if before != width:
+            b.add(op.Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
+            x = b.add(op.Pad, channels=((width - before) // 2, (width - before) // 2))
+        x = activation(y, x)
     _, *kernel = b.values[x].shape
-    b.add(op.AveragePool, kernel=tuple(kernel), sums=1)
+    b.add(op.AveragePool, kernel=tuple(kernel), sums=int(rounds))
     b.add(op.Flatten)
     b.dense(10)
     b.affine(10)
     return b.net()
+
+
+integer_resnet = partial(resnet, coding="values", rounds=True)
+real_resnet = partial(resnet, coding="integer", rounds=False)
 
 
 def levels_net(seed: int = 0) -> PackedNet:
