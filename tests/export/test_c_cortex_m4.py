@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,15 +99,6 @@ def test_multiply_adds_call_no_library(compiler: str, optimize: str, tmp_path: P
     assert "vfma.f32" in subprocess.check_output(["arm-none-eabi-objdump", "-d", "net.o"], cwd=folder, text=True)
 
 
-@pytest.mark.parametrize(("form", "most", "ram"), [("weight-only", 1_100_000, 7000), ("sign", 850_000, 5000)])
-def test_an_mlp_is_small_and_fast(form: str, most: int, ram: int, tmp_path: Path) -> None:
-    found = on_board(make_packed_mlp((784, 512, 256, 10), form=form, shape=(1, 28, 28)), tmp_path, optimize="-Os")
-    assert 400_000 < found.instructions <= most
-    flash, static, stack = size.linked(tmp_path / "net")
-    assert 66_880 < flash <= 76_000
-    assert static + stack <= ram
-
-
 @pytest.mark.parametrize("kind", ["real", "bytes"])
 def test_residual_blocks_take_two_maps_of_memory_and_few_instructions(kind: str, tmp_path: Path) -> None:
     net = (real_resnet if kind == "real" else integer_resnet)((16,), blocks=2, size=12)
@@ -116,31 +108,31 @@ def test_residual_blocks_take_two_maps_of_memory_and_few_instructions(kind: str,
     assert static <= 2 * (4 if kind == "real" else 1) * 16 * 12 * 12 + 5120
 
 
-def test_an_integer_resnet_20_takes_two_maps_of_bytes_and_42_kb_of_weights(tmp_path: Path) -> None:
-    needs("arm-none-eabi-gcc")
-    net = integer_resnet((16, 32, 64), blocks=3, size=32)
-    _, static, stack = size.linked(exported(net, tmp_path / "net"))
-    assert static + stack <= 2 * 16_384 + 6144
-    assert Planner(net).constant_bytes <= 42_000
+DIGITS = partial(make_packed_mlp, (784, 512, 256, 10), shape=(1, 28, 28))
+LIMITS = {
+    "mlp": (DIGITS, "-Os", (400_000, 1_100_000), 7_000, 73_104, 2_896),
+    "mlp of signs": (partial(DIGITS, form="sign"), "-Os", (400_000, 850_000), 5_000, 70_128, 2_896),
+    "resnet-20": (
+        partial(real_resnet, (16, 32, 64), blocks=3, size=32),
+        *("-O2", (40_000_000, 160_000_000), 2 * 65_536 + 4096, 42_000, 10_000),  # two maps of reals
+    ),
+    "integer resnet-20": (
+        partial(integer_resnet, (16, 32, 64), blocks=3, size=32),
+        *("-O2", (20_000_000, 50_000_000), 2 * 16_384 + 6144, 42_000, 10_000),  # two maps of bytes
+    ),
+    "resnet-20 of signs": (  # as real values, the convolutions of two levels alone would take more instructions
+        partial(onebit.load, "resnet20-cifar10-signs"),
+        *("-O2", (40_000_000, 80_000_000), 104_000, 57_000, 12_000),
+    ),
+}
+"""A net, the level of optimization, least and most instructions, and the most bytes of memory, constants and code."""
 
 
-def test_a_resnet_20_takes_at_most_160_million_instructions(tmp_path: Path) -> None:
-    net = real_resnet((16, 32, 64), blocks=3, size=32)
-    found = on_board(net, tmp_path, optimize="-O2")
-    assert 40_000_000 < found.instructions <= 160_000_000
-    _, static, stack = size.linked(tmp_path / "net")
-    assert static + stack <= 2 * 65_536 + 4096
-    assert Planner(net).constant_bytes <= 42_000
-
-
-def test_an_integer_resnet_20_takes_at_most_50_million_instructions(tmp_path: Path) -> None:
-    found = on_board(integer_resnet((16, 32, 64), blocks=3, size=32), tmp_path, optimize="-O2")
-    assert 20_000_000 < found.instructions <= 50_000_000
-
-
-def test_two_levels_are_multiplied_as_signs(tmp_path: Path) -> None:
-    """As real values, the convolutions alone would take more instructions than this net."""
-    found = on_board(onebit.load("resnet20-cifar10-signs"), tmp_path, optimize="-O2")
-    assert 40_000_000 < found.instructions <= 80_000_000
-    _, static, stack = size.linked(tmp_path / "net")
-    assert static + stack <= 104_000
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_net_is_small_and_fast(name: str, tmp_path: Path) -> None:
+    make, optimize, (least, most), memory, constants, code = LIMITS[name]
+    net = make()
+    assert least < on_board(net, tmp_path, optimize=optimize).instructions <= most
+    flash, static, stack = size.linked(tmp_path / "net")
+    assert static + stack <= memory
+    assert Planner(net).constant_bytes <= constants < flash <= constants + code
