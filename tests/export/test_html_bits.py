@@ -50,17 +50,14 @@ def test_drawn_nets_give_the_bits_of_the_reference(drawn: tuple[PackedNet, np.nd
     assert_equal(net, tmp_path / "net.html", inputs)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(net=nets(integers=True))
-def test_drawn_integer_nets_give_the_bits_of_the_reference(net: PackedNet, tmp_path: Path) -> None:
-    assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
+@pytest.mark.parametrize("count", [6, pytest.param(300, marks=pytest.mark.nightly)])
+def test_drawn_integer_nets_give_the_bits_of_the_reference(count: int, tmp_path: Path) -> None:
+    @settings(max_examples=count)
+    @given(net=nets(integers=True))
+    def check(net: PackedNet) -> None:
+        assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
 
-
-@pytest.mark.nightly
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(net=nets(integers=True))
-def test_many_drawn_integer_nets_give_the_bits_of_the_reference(net: PackedNet, tmp_path: Path) -> None:
-    assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
+    check()
 
 
 def rounding_nets() -> dict[str, PackedNet]:

@@ -16,14 +16,19 @@ from onebit.packed import Affine, Dense, Flatten, Quantize, Requantize, infer
 from onebit.runtime import run
 
 
-def test_batch_norm_relu_and_quantizer_are_one_rounding_of_integers() -> None:
+def net_of(*body: nn.Module, hidden: int = 24) -> nn.Sequential:
+    """Pixels through a dense layer with BatchNorm into `body`."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        *(InputCoding(), nn.Flatten(), onebit.BinaryLinear(16, 24), nn.BatchNorm1d(24), nn.ReLU()),
-        *(onebit.BinaryLinear(24, 12, input_quantizer="uint4"), nn.BatchNorm1d(12), nn.ReLU()),
-        onebit.BinaryLinear(12, 3, input_quantizer="uint4"),
-    )
-    images = torch.randint(0, 256, (256, 1, 4, 4), dtype=torch.uint8)
+    return nn.Sequential(InputCoding(), nn.Flatten(), onebit.BinaryLinear(16, hidden), nn.BatchNorm1d(hidden), *body)
+
+
+def pixels(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 1, 4, 4), dtype=torch.uint8)
+
+
+def test_batch_norm_relu_and_quantizer_are_one_rounding_of_integers() -> None:
+    second = onebit.BinaryLinear(24, 12, input_quantizer="uint4"), nn.BatchNorm1d(12), nn.ReLU()
+    model, images = net_of(nn.ReLU(), *second, onebit.BinaryLinear(12, 3, input_quantizer="uint4")), pixels(256)
     for _ in range(3):  # statistics of BatchNorm and steps of the quantizers
         model(images)
     model.eval()
@@ -41,12 +46,7 @@ def test_batch_norm_relu_and_quantizer_are_one_rounding_of_integers() -> None:
 
 def test_a_changed_weight_fails_verification() -> None:
     """Only a net with all numbers of its model may have other labels, where float32 rounds an integer otherwise."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        *(InputCoding(), nn.Flatten(), onebit.BinaryLinear(16, 64), nn.BatchNorm1d(64), nn.ReLU()),
-        onebit.BinaryLinear(64, 30, input_quantizer="uint8"),
-    )
-    images = torch.randint(0, 256, (1000, 1, 4, 4), dtype=torch.uint8)
+    model, images = net_of(nn.ReLU(), onebit.BinaryLinear(64, 30, input_quantizer="uint8"), hidden=64), pixels(1000)
     model(images)
     model.eval()
     packed = onebit.pack(model, images, data=images)
@@ -72,12 +72,7 @@ def test_a_changed_weight_fails_verification() -> None:
     ],
 )
 def test_certify_checks_the_activations_of_an_integer_net(given: dict[str, int], message: str) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        *(InputCoding(), nn.Flatten(), onebit.BinaryLinear(16, 24), nn.BatchNorm1d(24), nn.ReLU()),
-        onebit.BinaryLinear(24, 3),
-    ).eval()
-    images = np.random.default_rng(0).integers(0, 256, (64, 1, 4, 4), dtype=np.uint8)
+    model, images = net_of(nn.ReLU(), onebit.BinaryLinear(24, 3)).eval(), pixels(64).numpy()
     small = onebit.integer_net(onebit.pack(model, images), images)
     with pytest.raises(UsageError, match=message):
         onebit.certify(model, small, images, **given)
@@ -89,12 +84,7 @@ def test_certify_checks_the_activations_of_an_integer_net(given: dict[str, int],
 @pytest.mark.parametrize("bits", [8, 2])
 def test_a_bounded_activation_uses_a_symmetric_range(bits: int) -> None:
     """Hardtanh leaves -127 to 127 of 8 bits, which are 255 integers."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        *(InputCoding(), nn.Flatten(), onebit.BinaryLinear(16, 24), nn.BatchNorm1d(24), nn.Hardtanh()),
-        onebit.BinaryLinear(24, 3),
-    )
-    images = np.random.default_rng(0).integers(0, 256, (64, 1, 4, 4), dtype=np.uint8)
+    model, images = net_of(nn.Hardtanh(), onebit.BinaryLinear(24, 3)), pixels(64).numpy()
     model(torch.from_numpy(images))
     model.eval()
     small = onebit.integer_net(onebit.pack(model, images), images, activations=bits)
