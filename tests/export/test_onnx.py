@@ -25,7 +25,7 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import batches, run
 from support.drawn_nets import batches_of, nets
 from support.onnx_sessions import operators, optimized, session
-from support.packed_nets import NETS, Builder, inputs_of, make_packed_mlp, signs_conv, with_names
+from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp, signs_conv, with_names
 
 UNPACKING = {"Gather", "Split", "Reshape"}
 """Operators that turn bits into weights; no session runs them, except for a Reshape of the net."""
@@ -75,6 +75,7 @@ CASES = {
     "far borders": far_borders,
     **{f"mlp {form}": functools.partial(make_packed_mlp, form=form) for form in ("weight-only", "sign", "mixed")},
     "signs in convolutions": signs_conv,
+    "integer resnet": integer_resnet,
     **NETS,
 }
 

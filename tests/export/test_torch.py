@@ -29,7 +29,7 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 from onebit.verification.inspection import inspect_file
 from support.drawn_nets import batches_of, nets
-from support.packed_nets import NETS, Builder, inputs_of, make_packed_mlp, signs_conv, with_names
+from support.packed_nets import NETS, Builder, inputs_of, integer_resnet, make_packed_mlp, signs_conv, with_names
 from support.recipe_nets import SMALL, packed_net
 
 ALONE = """
@@ -104,30 +104,34 @@ def test_inputs_of_another_dtype_or_shape_are_an_error(tmp_path: Path) -> None:
 
 
 def test_drawn_nets_give_what_the_reference_does(tmp_path: Path) -> None:
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(data=st.data(), net=nets())
-    def check(data: st.DataObject, net: PackedNet) -> None:
+    @settings(max_examples=55, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data(), integers=st.booleans())
+    def check(data: st.DataObject, integers: bool) -> None:
+        net = data.draw(nets(integers=integers))
         inputs = data.draw(batches_of(net))
         if net.input.dtype == "float32":  # other magnitudes meet the grid of the packed net, which torch does not have
             inputs = inputs_of(net, len(inputs))
         path = tmp_path / f"{len([*tmp_path.iterdir()])}.safetensors"
         comparison = export_net(net, "torch", path, inputs=inputs).comparison
         assert comparison is not None
-        if all(value.exact for value in infer(net).values()):  # but for the sign of a 0: -1 times 0 is -0.0
+        if integers or all(value.exact for value in infer(net).values()):  # but for the sign of a 0: -1 times 0 is -0.0
             assert comparison.largest == 0
 
     check()
 
 
+CASES = {**NETS, "integer resnet": integer_resnet}
+
+
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [*((name, ".safetensors") for name in NETS), ("real", ".pth"), ("integer", ".pt")],
+    [*((name, ".safetensors") for name in CASES), ("real", ".pth"), ("integer", ".pt")],
 )
 def test_nets_with_every_operation(name: str, suffix: str, tmp_path: Path) -> None:
-    net = NETS[name]()
+    net = CASES[name]()
     made = export_net(net, "torch", tmp_path / f"net{suffix}", inputs=inputs_of(net, 30))
     assert made.comparison is not None
-    assert made.comparison.bit_exact == (name in ("sign", "integer"))  # integers, up to the affine
+    assert made.comparison.bit_exact == (name in ("sign", "integer", "integer resnet"))  # integers, up to the affine
     assert {path.name for path in made.files} == {"net.py", f"net{suffix}"}
     program = (tmp_path / "net.py").read_text(encoding="utf-8")
     assert "onebit" not in program.split('"""', 2)[2]
