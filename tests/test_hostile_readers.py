@@ -33,7 +33,7 @@ def goods(run: Path) -> dict[str, bytes]:
     return {name: reader.good(run) for name, reader in READERS.items()}
 
 
-@pytest.mark.parametrize("count", [24, pytest.param(1500, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [24, pytest.param(1000, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_are_read_or_refused(
     name: str, count: int, goods: dict[str, bytes], run: Path, folder: Path
@@ -100,7 +100,7 @@ def positions_of(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from positions_of(item)
 
 
-@pytest.mark.parametrize("count", [26, pytest.param(1500, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [26, pytest.param(1000, marks=pytest.mark.nightly)])
 def test_states_of_another_kind_are_resumed_or_refused(run: Path, folder: Path, count: int) -> None:
     """One value of a checkpoint is another one."""
     seen = Counter[str]()
