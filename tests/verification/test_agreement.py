@@ -13,7 +13,7 @@ from torch import nn
 
 import onebit
 from onebit import runtime
-from onebit.data import VOID, Split
+from onebit.data import VOID, Split, StreamedImages
 from onebit.errors import FoldError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.fold import example_of, fold_model, pack
@@ -205,18 +205,19 @@ def test_certificate_of_a_draw() -> None:
 
 
 def test_images_are_read_batch_by_batch_and_counted_once() -> None:
-    class Streamed:
-        """Has the shape and dtype of an array, and loads what is indexed."""
+    class Streamed(StreamedImages):
+        """Counts the images that it reads."""
 
         def __init__(self, images: np.ndarray) -> None:
-            self.shape, self.dtype, self.ndim, self._images, self.read = images.shape, images.dtype, 4, images, 0
-            self.most = 0
+            super().__init__([""] * len(images), images.shape[2:])
+            self._images, self.read_images, self.most = images, 0, 0
 
-        def __len__(self) -> int:
-            return len(self._images)
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return self._images.shape
 
         def __getitem__(self, index: slice) -> np.ndarray:
-            self.read += len(self._images[index])
+            self.read_images += len(self._images[index])
             self.most = max(self.most, len(self._images[index]))
             return self._images[index]
 
@@ -228,7 +229,7 @@ def test_images_are_read_batch_by_batch_and_counted_once() -> None:
     found = certify(
         model, packed, Split(streamed, split.labels), dataset="toy", batch_size=8, on_images=lambda *n: done.append(n)
     ).certificate
-    assert (streamed.most, streamed.read) == (8, 120)
+    assert (streamed.most, streamed.read_images) == (8, 120)
     assert done == [(n, 120) for n in range(8, 121, 8)]
     assert [layer.integers for layer in found.layers] == [120 * 31, 32 * 40]
     assert replace(found, max_logit_difference=0.0) == replace(expected, max_logit_difference=0.0)
