@@ -65,9 +65,9 @@ OTHERS = {
 }
 READ_TOO = {
     **{"config.json": "recipe", "result.json": "config|facts", "idx, compressed": "idx", "pickle": "cifar pickle"},
-    **{"checkpoint": "weights|resumed", "resumed checkpoint": "checkpoint"},
+    **{"checkpoint": "weights|resumed", "resumed checkpoint": "checkpoint", "recipe.yaml": "recipe|half"},
 }
-"""What readers read besides their own files; formats of one first word count as the same."""
+"""What readers read besides their own files; formats of one first word count as the same. Half a recipe may be one."""
 
 
 @pytest.mark.parametrize("name", READERS)
