@@ -38,8 +38,9 @@ ROOMS = {
     "quantizers": "BinaryWeight Quantizer SignedWeight BinaryInput IntegerInput scheduled Sign Stochastic SteSign Xnor "
     "MagnitudeAware SwishSign IRNet ReCU AdaBin ConcreteSign Prox ApproxSign EdeSign RSign InputAdaBin FewBits "
     "WeightQuantizerEntry InputQuantizerEntry",
-    "optim": "BayesBiNN Bop CompanionOptimizer finish_steps_ latent_rate switch_ prox_ prox_latents_ OptimizerEntry",
-    "models": "MLP ConvNet ResNet UNet ModelEntry",
+    "optim": "BayesBiNN Bop CompanionOptimizer finish_steps_ latent_rate switch_ prox_ prox_latents_ OptimizerEntry "
+    "settings.Optimizer settings.StepPlan",
+    "models": "MLP ConvNet ResNet UNet ModelEntry settings.Model",
     "evaluation": "scores.Score predict_logits reestimate_batch_norm_",
     "verification": "",
     "fold": "fold_model",
