@@ -11,7 +11,15 @@ TOGETHER = re.compile(r"^( +)((?:\w+, )+\w+): (.*(?:\n\1 +\S.*)*)", re.MULTILINE
 
 
 class Docstrings(griffe.Extension):
-    """`a, b: text` becomes one entry each, and `Example:` the section that griffe knows by another name."""
+    """`a, b: text` becomes one entry each, and `Example:` the section that griffe knows by another name.
+
+    A class that is `checked` is a dataclass, whose arguments are its fields.
+    """
+
+    def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
+        for made_by in cls.decorators:
+            if isinstance(made_by.value, griffe.ExprCall) and str(made_by.value.function) == "checked":
+                made_by.value.function = griffe.ExprName("dataclasses.dataclass")
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:

@@ -39,7 +39,7 @@ ROOMS = {
     "MagnitudeAware SwishSign IRNet ReCU AdaBin ConcreteSign Prox ApproxSign EdeSign RSign InputAdaBin FewBits "
     "WeightQuantizerEntry InputQuantizerEntry",
     "optim": "BayesBiNN Bop CompanionOptimizer finish_steps_ latent_rate switch_ prox_ prox_latents_ OptimizerEntry "
-    "settings.Optimizer settings.StepPlan",
+    "settings.Optimizer",
     "models": "MLP ConvNet ResNet UNet ModelEntry settings.Model",
     "evaluation": "scores.Score predict_logits reestimate_batch_norm_",
     "verification": "",
