@@ -124,12 +124,12 @@ class Optimizer(StepSettings):
     def make(self, kind: Any, groups: list[dict[str, Any]], plan: StepPlan) -> Any:
         """The optimizer of a class; the fields that a subclass adds are its arguments, unless it overrides this."""
         given = {"momentum": self.momentum, "nesterov": self.nesterov, "fused": self.name in FUSED}
-        shared, mine = fields(Optimizer), fields(self)
+        own = {item.name for item in fields(self)} - {item.name for item in fields(Optimizer)}
         return kind(
             groups,
             lr=self.lr,
             **{name: value for name, value in given.items() if value},
-            **{item.name: getattr(self, item.name) for item in mine[len(shared) :]},
+            **{name: getattr(self, name) for name in own},
         )
 
     def rate(self, *, binary: bool) -> float:

@@ -92,7 +92,7 @@ def build(kind: Any, settings: Any, *, prefix: str = "") -> Any:
         raise UsageError(f"{prefix[:-1] or 'recipe'}: expected fields by name, got {short(settings)}")
     known = list(own_types(kind))
     if kind in CHOICES:
-        name = str(settings.get("name", kind().name))
+        name = str(settings.get("name", kind.name))
         kind = Custom if kind is Model and is_custom(name) else CHOICES[kind].entry(name).settings
     types, values = field_types(kind), {}
     for name, value in settings.items():

@@ -19,6 +19,7 @@ from onebit.common.files import json_text, read_json, write_atomic
 from onebit.common.text import change_in_words
 from onebit.errors import CheckpointError, UsageError
 from onebit.recipe import Recipe, build_recipe, read_settings
+from onebit.recipe.reading import RUN_RECIPE
 from onebit.train.history import (
     DATA_FILE,
     MOST_RESULT,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
 
 Found = TypeVar("Found")
-RECIPE_FILE = "recipe.yaml"
 SEEDS_FILE = "seeds.json"
 PICTURE = "continual.png"
 ASIDE = ".replaced-run"
@@ -44,7 +44,7 @@ ASIDE = ".replaced-run"
 MOVING = ".moved-run"
 """Its name until all files are moved."""
 FILES = (
-    *(RECIPE_FILE, "log.txt", DATA_FILE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
+    *(RUN_RECIPE, "log.txt", DATA_FILE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
     *RUN_FILES,
 )
 """The files of a run folder, beside the folders of seeds and tasks."""
@@ -77,7 +77,7 @@ class RunFolder:
 
     def seeds(self) -> list[Path]:
         """The run folders of the seeds that it holds."""
-        return sorted(path.parent for path in self.path.glob(f"seed-*/{RECIPE_FILE}"))
+        return sorted(path.parent for path in self.path.glob(f"seed-*/{RUN_RECIPE}"))
 
     @property
     def writes(self) -> bool:
@@ -104,7 +104,7 @@ class RunFolder:
             if refuse_used(self.path, resume=self.resume):
                 self.refuse_other(recipe)
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path / RECIPE_FILE, recipe.to_yaml().encode())
+            write_atomic(self.path / RUN_RECIPE, recipe.to_yaml().encode())
             return any((part / "last.ckpt").exists() for part in (self.path, self.path / STAGE_FOLDER))
 
         return self.first(begin)
@@ -113,9 +113,9 @@ class RunFolder:
         """Raise CheckpointError if the training in it has another recipe or other data."""
         if data is not None:
             self.refuse_other_data(data)
-        if not (self.path / RECIPE_FILE).exists():
+        if not (self.path / RUN_RECIPE).exists():
             return
-        if changed := recipe.changed_from(build_recipe(read_settings(self.path / RECIPE_FILE))):
+        if changed := recipe.changed_from(build_recipe(read_settings(self.path / RUN_RECIPE))):
             # the number of epochs changes others: name their cause
             name, was, now = min(changed, key=lambda change: change[0] != "epochs")
             raise CheckpointError(f"{self}: {change_in_words(name, was, now)}")
@@ -172,7 +172,7 @@ class RunFolder:
 
     def is_replaceable(self) -> bool:
         """Whether it is a run folder, or has nothing that a run would replace."""
-        begun = (self.path / RECIPE_FILE).is_file() and (holds_run(self.path) or (self.path / "log.txt").exists())
+        begun = (self.path / RUN_RECIPE).is_file() and (holds_run(self.path) or (self.path / "log.txt").exists())
         waiting = any((self.path / part).is_dir() for part in (ASIDE, MOVING))
         return begun or waiting or bool(self.seeds()) or not self.written()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -50,11 +50,17 @@ class Training:
 
     def fit(self, data: Dataset | FitData, **options: Any) -> History:
         """`onebit.fit` with these objects; options are others of its arguments."""
-        objects = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _POSITIONAL}
-        return fit(self.model, data, self.optimizer, self.settings, **objects, **options)
-
-
-_POSITIONAL = ("model", "optimizer", "settings")
+        return fit(
+            self.model,
+            data,
+            self.optimizer,
+            self.settings,
+            loss=self.loss,
+            schedule=self.schedule,
+            augmentation=self.augmentation,
+            teacher=self.teacher,
+            **options,
+        )
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,7 @@ class Machine:
 
 def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
     """The machine for a recipe, with "auto" resolved; `ranks`: this process among several."""
-    found = resolve_device(recipe.device)
-    device = rank_device(found, ranks)
+    device = rank_device(resolve_device(recipe.device), ranks)
     return Machine(device, resolve_precision(recipe.precision, device), recipe.threads or torch.get_num_threads())
 
 
