@@ -16,18 +16,18 @@ from pathlib import Path
 
 import torch
 
-LONG = "--epochs 300 --precision bf16"
-FULL = "--batch_size 100"  # batches of 50 images leave most of a GPU idle
+LONG = "--epochs 300 --precision bf16 --compile"  # replays CUDA graphs
+FULL = "--batch_size 100 --compile"  # batches of 50 images leave most of a GPU idle
 TRAININGS = (
-    "cifar10-resnet20-adabin",
+    "cifar10-resnet20-adabin --compile",
     f"cifar10-binaryconnect {FULL}",
-    "cifar10-vgg-bnn",
+    "cifar10-vgg-bnn --batch_size 125 --compile",
     f"cifar10-resnet20-binaryconnect {LONG}",
     f"cifar10-resnet20-real {LONG}",
     f"cifar10-bayesbinn {FULL}",
     f"cifar10-ste {FULL}",
-    "cifar10-resnet20-adabin --seed 1",
-    "cifar10-resnet20-adabin --seed 2",
+    "cifar10-resnet20-adabin --compile --seed 1",
+    "cifar10-resnet20-adabin --compile --seed 2",
     f"cifar10-binaryconnect --seed 1 {FULL}",
     f"cifar10-vgg-bnn --seed 1 {FULL}",
 )

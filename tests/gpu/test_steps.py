@@ -63,11 +63,22 @@ def turned(found: Any, expected: Any, start: Any) -> int:
     return count
 
 
+def rounded(steps: Steps, seed: int) -> dict[str, Any]:
+    """The weights after two steps from latents that differ by as much as float32 rounds."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in steps.training.model.parameters():
+            parameter.mul_(1 + 3e-7 * torch.randn(parameter.shape, generator=generator))
+    steps.take(2, "fp32")
+    return steps.training.model.state_dict()
+
+
 def assert_agree(on_gpu: Steps, on_cpu: Steps, nudged: Callable[[], Steps], *, precision: str) -> None:
     """Two steps on both devices: losses agree, and in float32 the weights, but for some that rounding turned.
 
     Args:
-        nudged: makes a third net, on the CPU. AdaBin's turns half of its numbers where latents differ by 3e-7.
+        nudged: makes another net, on the CPU. AdaBin's turns half of its numbers where latents differ by 3e-7, Bop's a
+            sixth where one of its weights flips in the first step.
     """
     net = on_cpu.training.model
     start = copy.deepcopy(net.state_dict())
@@ -84,12 +95,7 @@ def assert_agree(on_gpu: Steps, on_cpu: Steps, nudged: Callable[[], Steps], *, p
         binary_inputs = any(layer.input_quantizer is not None for _, layer in binary_layers(net))
         most = (0.1 if binary_inputs else 0.02) * sum(x.numel() for x in start.values())
         if (count := turned(found, net.state_dict(), start)) > most:
-            other = nudged()
-            with torch.no_grad():
-                for parameter in other.training.model.parameters():
-                    parameter.mul_(1 + 3e-7)
-            other.take(2, precision)
-            assert count <= turned(other.training.model.state_dict(), net.state_dict(), start)
+            assert count <= max(turned(rounded(nudged(), seed), net.state_dict(), start) for seed in range(4))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

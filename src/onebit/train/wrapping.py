@@ -26,7 +26,9 @@ class Compiled(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.compiled: Any = torch.compile(model)
+        # small nets wait for the launches of a GPU's kernels; CUDA graphs replay them
+        on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+        self.compiled: Any = torch.compile(model, mode="reduce-overhead" if on_gpu else None)
         self._waiting = [module for module in model.modules() if isinstance(module, FewBits)]
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
