@@ -4,6 +4,15 @@
  * inputs has a row of 64 bytes for each row; a tile of weights has the weights of 4 inputs in a row, output by output. The
  * instruction names a tile by a literal.
  */
+#pragma once
+#define BYTE_TILES 16
+#define DOT_FEW 3
+#include "avx512.h"
+#include "dot_few.h"
+
+#define DOT_MANY 8      /* pixels of a run, and */
+#define DOT_LEAST 2048  /* bytes of a panel, 128 inputs, from which on tiles are faster */
+
 #define STEP 64          /* inputs of a tile */
 #define TILE_BYTES 1024
 #define MOST_ROWS 32     /* of inputs at once */

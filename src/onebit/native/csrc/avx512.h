@@ -1,23 +1,24 @@
-/* Kernels for x86-64 with AVX-512: a panel is one register of 16 outputs. Files that are compiled for VPOPCNTDQ and VNNI use
+/* AVX-512: a panel is one register of 16 outputs. Files that are compiled for VPOPCNTDQ and VNNI use
  * them to count bits and to add products of bytes. */
+#pragma once
 #include <immintrin.h>
-#include <stdint.h>
-#include <string.h>
+
+#include "base.h"
 
 #define LANES 16
 #define LUT_INPUTS 4
 #define LUT_GROUPS 8
-#define TABLE 16
 #define TILE_ROWS 8
 #define TILE_PANELS 4
 #define WORD_ROWS 4
 #define LUT_ROWS(panels) ((panels) < 2 ? 8 : 4)
 #define DOT_ROWS 24
 #define DOT_FOURS 1
-#define DOT_SHIFT 0
-#ifndef DOT_FEW
+#ifndef BYTE_TILES /* amx.h has tiles in place of these */
 #define DOT_FEW 8
+#define DOT_LUT 32
 #endif
+#define ROW_LANES 0
 
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {
@@ -25,8 +26,7 @@ static inline uint32_t word_of(const int32_t *flags) {
     uint32_t low = _mm512_test_epi32_mask(_mm512_loadu_si512(flags), one);
     return low | (uint32_t)_mm512_test_epi32_mask(_mm512_loadu_si512(flags + 16), one) << 16;
 }
-
-#define ALWAYS static inline __attribute__((always_inline))
+#define word_of word_of
 
 #define WIDE 8
 typedef __m512d wide;
@@ -47,8 +47,6 @@ ALWAYS void wide_floor_bytes(uint8_t *to, __m512d x, __m512d least, __m512d most
     _mm_storel_epi64((__m128i *)to, _mm_add_epi8(bytes, _mm_set1_epi8((char)zero)));
 }
 
-#include "kernels.h"
-
 /* Adds 16 int32 sums to 16 int64 ones. */
 ALWAYS void widen(int64_t *wide, __m512i sum) {
     __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
@@ -58,6 +56,7 @@ ALWAYS void widen(int64_t *wide, __m512i sum) {
 }
 
 typedef __m512i vec;
+#define vec vec
 #define vec_zero() _mm512_setzero_si512()
 #define vec_load(from) _mm512_loadu_si512(from)
 #define vec_store(to, x) _mm512_storeu_si512(to, x)
@@ -100,15 +99,10 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
 #define DOT_STEPS 64 /* 64 * 2 * 255 fits 16 bits */
 #endif
 #define DOT_REGISTERS(panels) ((panels) < 2 ? 8 : 6)
-#include "words.h"
-#include "lookups.h"
-#include "dot_tiles.h"
-#include "dot_few.h"
-#ifndef BYTE_TILES
-#define DOT_LUT 32
-#include "dot_lut.h"
-#endif
 
+#include "dot.h"
+
+#define expand_fours expand_fours
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const __m512i one = _mm512_set1_epi8(1);
     for (int64_t n = 0; n < fours; n++, bits += DOT_BYTES, to += 64) {

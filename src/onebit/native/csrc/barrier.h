@@ -1,4 +1,7 @@
 /* Threads that run one plan on the same images: each runs a part of every kernel call, then waits for the others. */
+#pragma once
+#include "onebit.h"
+
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
 #define load_now(from) _InterlockedCompareExchange((volatile long *)(from), 0, 0)

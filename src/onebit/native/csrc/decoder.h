@@ -2,6 +2,9 @@
  *
  * Threads take pieces of each phase until none is left, then wait for each other. Every number is computed in an order of its own,
  * whatever thread takes it and however many tokens come at once. Multiplications and additions are rounded one by one. */
+#pragma once
+#include "barrier.h"
+#include "rounding_mode.h"
 #include "sign_tables.h"
 
 #define QUERIES 4 /* at once: a key is converted once for all */
@@ -80,14 +83,14 @@ static int end_phase(decoder_t *d) {
 
 /* ---- numbers ---- */
 
-NORM_INLINE void store_lanes(float *to, floats_t x) { memcpy(to, &x, sizeof x); }
+ALWAYS void store_lanes(float *to, floats_t x) { memcpy(to, &x, sizeof x); }
 
-NORM_INLINE floats_t chosen_lanes(words_t mask, floats_t x, floats_t y) {
+ALWAYS floats_t chosen_lanes(words_t mask, floats_t x, floats_t y) {
     return (floats_t)(((words_t)x & mask) | ((words_t)y & ~mask));
 }
 
 /* exp of numbers from -87 to 88, which others become. */
-NORM_INLINE floats_t exp_lanes(floats_t x) {
+ALWAYS floats_t exp_lanes(floats_t x) {
     const floats_t least = all_lanes(-87), most = all_lanes(88);
     x = chosen_lanes((words_t)(x < least), least, x), x = chosen_lanes((words_t)(x > most), most, x);
     const floats_t shifted = x * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f;
@@ -111,7 +114,7 @@ static void scale_row(const float *x, float factor, const float *weight, int64_t
     for (int64_t k = 0; k < n; k++) to[k] = x[k] * factor * weight[k];
 }
 
-NORM_INLINE void turn_pair(float *a, float *b, const float *turn) {
+ALWAYS void turn_pair(float *a, float *b, const float *turn) {
     const float x = *a, y = *b;
     *a = x * turn[0] - y * turn[1], *b = x * turn[1] + y * turn[0];
 }
@@ -125,7 +128,7 @@ static void rotate(const ob_decoder *call, float *x, int64_t position) {
 
 /* ---- matrices ---- */
 
-NORM_INLINE uint16_t half_at(const void *from, int64_t k) {
+ALWAYS uint16_t half_at(const void *from, int64_t k) {
     uint16_t half;
     memcpy(&half, (const char *)from + 2 * k, 2);
     return half;
@@ -260,13 +263,13 @@ static int qkv_phase(decoder_t *d, const ob_matrix *m) {
 
 /* ---- attention ---- */
 
-NORM_INLINE void fetch(const void *from, int64_t bytes) { /* into the second level */
+ALWAYS void fetch(const void *from, int64_t bytes) { /* into the second level */
     for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch((const char *)from + k, 0, 2);
 }
 
 /* scores[m][t] for `count` keys, a position in each lane. `next`: what is needed after them. */
-NORM_INLINE void score(const int M, float *const *q, const uint16_t *keys, const uint16_t *next, int64_t n, int64_t count, float *scores,
-                       int64_t score_row) {
+ALWAYS void score(const int M, float *const *q, const uint16_t *keys, const uint16_t *next, int64_t n, int64_t count, float *scores,
+                  int64_t score_row) {
     for (int64_t t = 0; t < count; t += NORM_LANES) {
         fetch(next + t * n, NORM_LANES * n * 2);
         const uint16_t *key = keys + t / KEYS * KEYS * n + t % KEYS;
@@ -283,8 +286,8 @@ NORM_INLINE void score(const int M, float *const *q, const uint16_t *keys, const
 }
 
 /* to[m] += score * value, one position after the other. */
-NORM_INLINE void weigh(const int M, const float *scores, int64_t score_row, const uint16_t *values, const uint16_t *next, int64_t n,
-                       int64_t count, float *const *to) {
+ALWAYS void weigh(const int M, const float *scores, int64_t score_row, const uint16_t *values, const uint16_t *next, int64_t n,
+                  int64_t count, float *const *to) {
     for (int64_t i = 0; i < n; i += 2 * NORM_LANES) {
         floats_t sums[QUERIES][2];
         EACH_QUERY sums[m][0] = load_lanes(to[m] + i), sums[m][1] = load_lanes(to[m] + i + NORM_LANES);
@@ -339,7 +342,7 @@ static float round_to(float most, const float *x, int64_t n, int16_t *to) {
 }
 
 /* sum + first of each pair of bytes * first of `pair` + second * second. */
-NORM_INLINE ints_t add_byte_pairs(ints_t sum, const int8_t *from, const int16_t *pair) {
+ALWAYS ints_t add_byte_pairs(ints_t sum, const int8_t *from, const int16_t *pair) {
     int32_t both;
     memcpy(&both, pair, sizeof both);
 #if defined(__AVX512F__)
@@ -355,8 +358,8 @@ NORM_INLINE ints_t add_byte_pairs(ints_t sum, const int8_t *from, const int16_t 
 }
 
 /* `score` of bytes: keys are [block][pair of numbers][position in the block][2]. */
-NORM_INLINE void score_bytes(const int M, const int16_t *q, const float *units, const int8_t *keys, const int8_t *next, const float *key_units,
-                             int64_t n, int64_t count, float *scores, int64_t score_row) {
+ALWAYS void score_bytes(const int M, const int16_t *q, const float *units, const int8_t *keys, const int8_t *next, const float *key_units,
+                        int64_t n, int64_t count, float *scores, int64_t score_row) {
     for (int64_t t = 0; t < count; t += NORM_LANES) {
         fetch(next + t * n, NORM_LANES * n);
         const int8_t *key = keys + t / KEYS * KEYS * n + t % KEYS * 2;
@@ -369,8 +372,8 @@ NORM_INLINE void score_bytes(const int M, const int16_t *q, const float *units, 
 }
 
 /* `weigh` of bytes: values are [pair of positions][number][2]. */
-NORM_INLINE void weigh_bytes(const int M, const int16_t *scores, int64_t score_row, const int8_t *values, const int8_t *next, int64_t n,
-                             int64_t count, float *const *to) {
+ALWAYS void weigh_bytes(const int M, const int16_t *scores, int64_t score_row, const int8_t *values, const int8_t *next, int64_t n,
+                        int64_t count, float *const *to) {
     for (int64_t i = 0; i < n; i += 2 * NORM_LANES) {
         ints_t sums[QUERIES][2];
         EACH_QUERY sums[m][0] = sums[m][1] = (ints_t){0};

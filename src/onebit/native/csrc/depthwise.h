@@ -3,6 +3,9 @@
  *
  * With one-bit weights, inputs may be bytes, and sums are int32: of up to 127 taps of values on a grid, or of integers whose
  * sums fit. With real weights, sums of up to 32 products of 24-bit integers are exact in double. The plan checks that. */
+#pragma once
+#include "matmul.h"
+
 #define DEPTHWISE_LANES 16
 
 /* The sums of n channels: x are the inputs under a tap, of the pixel at segments[k].a, and w its weights, at segments[k].b. */

@@ -1,13 +1,10 @@
 /* Dense layers and convolutions of bytes with one-bit weights. In memory a weight is a bit; the weights of a block of outputs
- * become bytes of 1 and -1 once per call, and every row of inputs is multiplied by them. The instruction set's file defines
- *
- * DOT_ROWS      most rows of a tile, whose panels are at most TILE_PANELS
- * DOT_FOURS     tap_fours is a multiple of this number: what follows the inputs of a tap has weights of 0
- * DOT_SHIFT     dot_tile multiplies byte - DOT_SHIFT
- * expand_fours, dot_tile   see below
+ * become bytes of 1 and -1 once per call, and every row of inputs is multiplied by them.
  *
  * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
  */
+#pragma once
+#include "matmul.h"
 
 #define DOT_OUTPUTS 32           /* whose weights of a four are neighbors in memory: weight k of output o is bit 4o + k */
 #define DOT_BYTES (DOT_OUTPUTS / 2) /* of a four of inputs */
@@ -263,4 +260,5 @@ static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
     return dot_blocks(&dot, share, count, arena);
 }
+#undef RUN_DOT
 #define RUN_DOT dot

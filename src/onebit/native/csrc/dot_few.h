@@ -4,6 +4,14 @@
  * The table of four bytes has the sums of some of them, which fit 10 bits: two planes of 5, so that 8 entries can be added in a
  * byte. Twice the sum of the bytes whose weight is +1, minus the sum of all bytes, is the product.
  */
+#pragma once
+#ifdef __AVX512F__
+#include "avx512.h"
+#else
+#include "avx2.h"
+#endif
+#include "dot.h"
+
 #define FEW_STEPS 2048 /* registers: 2048 * 31 fits 16 bits */
 #define FEW_ADDED 8    /* 8 * 31 fits a byte */
 

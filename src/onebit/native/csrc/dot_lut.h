@@ -6,6 +6,11 @@
  * panel of 32 outputs, 0 and 16 are neighbors, then 1 and 17, …, so that sums come in order when the even ones and the odd ones
  * become 32 bits.
  */
+#pragma once
+#include "avx512.h"
+#include "dot.h"
+#include "tiles.h"
+
 #define DOT_LUT_INPUTS 5
 #define DOT_LUT_GROUPS 3
 #define DOT_LUT_LANES DOT_LUT
@@ -302,4 +307,5 @@ static int dot_lut(const ob_call *call, const share_t *share, int64_t count, uin
     lut.dot.rows = (uint8_t *)(lut.totals + (call->table_rows + 1) * call->table_width + 8);
     return dot_lut_conv(&lut, work.rows, count, arena);
 }
+#undef RUN_DOT_LUT
 #define RUN_DOT_LUT dot_lut

@@ -1,8 +1,15 @@
-/* Tiles of bytes in registers of LANES fours. The instruction set's file defines vec, vec_zero, vec_load, vec_store, vec_add,
- * vec_broadcast (a four in every lane), vec_dot (adds the products of a broadcast with weights to partial sums), DOT_STEPS (how
- * often, before they overflow), vec_lanes (a sum per lane of the partial sums) and DOT_REGISTERS(panels), the rows whose partial
- * sums stay in registers.
- */
+/* Tiles of bytes in registers of LANES fours. */
+#pragma once
+#include "dot.h"
+#include "tiles.h"
+
+#ifndef expand_fours
+static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
+    for (; fours > 0; fours--, bits += DOT_BYTES, to += 4 * LANES)
+        for (int k = 0; k < 4 * LANES; k++) to[k] = bits[k / 8] >> k % 8 & 1 ? 1 : -1;
+}
+#endif
+
 ALWAYS void dot_fixed(const int R, const int P, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
                       int64_t panel, int32_t *sums, int stride) {
     vec part[8][4];

@@ -1,22 +1,9 @@
 /* Runs the kernel calls of a plan in order: included last by the file of each instruction set, which it ends with ISA. */
-#ifndef RUN_DOT
-#define RUN_DOT NULL
-#endif
-#ifndef DOT_LUT
-#define DOT_LUT 0
-#define RUN_DOT_LUT NULL
-#endif
-#ifndef ROW_UNITS
-#define ROW_UNITS 0
-#endif
-#ifndef BYTE_TILES
-#define BYTE_TILES 0
-#endif
-#ifndef RUN_WEIGHT_GRADIENT
-#define RUN_WEIGHT_GRADIENT NULL
-#endif
+#pragma once
+#include "barrier.h"
+#include "kernels.h"
+#include "rounding_mode.h"
 #if defined(__GNUC__)
-#include "training/rows.h"
 #include "training/norm.h"
 #include "training/surrogate.h"
 #include "training/concrete.h"

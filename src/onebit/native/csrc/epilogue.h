@@ -1,5 +1,8 @@
-/* Epilogue operations (OB_EPILOGUE_*) on a block of channels of one pixel. The instruction set's file defines word_of: the
- * lowest bits of 32 flags, and may define WIDE. */
+/* Epilogue operations (OB_EPILOGUE_*) on a block of channels of one pixel. */
+#pragma once
+#include "barrier.h"
+#include "isa.h"
+
 #define BLOCK 256 /* most channels of a block; blocks begin at multiples of 32 */
 
 typedef union {
@@ -22,30 +25,6 @@ typedef union {
         CHANNELS(x->f[k] = (float)((double)(value) * slope[k]))       \
     else                                                            \
         CHANNELS(x->f[k] = (float)((double)(value) + shift[k]))
-
-/* WIDE doubles at once, where the instruction set's file does not define them: wide_floor writes integers from least to most, and
- * wide_floor_bytes their sums with `zero` as bytes. */
-#ifndef WIDE
-#define WIDE 1
-typedef double wide;
-#define wide_load(from) (*(from))
-#define wide_all(x) (x)
-#define wide_ints(from) ((double)*(from))
-#define wide_bytes(from) ((double)*(from))
-#define wide_add_product(sum, x, y) ((sum) + (x) * (y))
-
-static inline void wide_floor(int32_t *to, double x, double least, double most) {
-    double near = x < least ? least : x > most ? most : x;
-    int32_t whole = (int32_t)near;
-    *to = whole - ((double)whole > near);
-}
-
-static inline void wide_floor_bytes(uint8_t *to, double x, double least, double most, int zero) {
-    int32_t whole;
-    wide_floor(&whole, x, least, most);
-    *to = (uint8_t)(whole + zero);
-}
-#endif
 
 /* Where the channels of a block are: from channel `from` of a pixel of image n on. */
 typedef struct {

@@ -1,19 +1,26 @@
-/* The kernels of every instruction set. Its file includes this first, after the macros that the headers need. */
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "onebit.h"
-#include "barrier.h"
-#include "rounding_mode.h"
-#include "../plain/numbers.h"
-#include "epilogue.h"
+/* The kernels of an instruction set, as its names choose them; see isa.h. */
+#pragma once
 #include "moves.h"
 #include "matmul.h"
-#ifdef ROW_LANES
+#include "depthwise.h"
+#ifndef words_tile
+#include "words.h"
+#endif
+#ifndef lut_tile
+#include "lookups.h"
+#endif
+#if ROW_LANES
 #include "lut_rows.h"
 #endif
-#include "depthwise.h"
 #if DOT_FOURS
 #include "dot.h"
+#ifndef dot_tile
+#include "dot_tiles.h"
+#endif
+#endif
+#if DOT_FEW
+#include "dot_few.h"
+#endif
+#if DOT_LUT
+#include "dot_lut.h"
 #endif

@@ -1,7 +1,8 @@
-/* Sums of table entries of a tile, where one instruction looks up the entries of all lanes of a panel. The instruction set's
- * file defines vec, a register of LANES int32, and vec_zero, vec_load, vec_store, vec_add, vec_shift (to the right),
- * vec_choose (for each lane the table entry at its lowest LUT_INPUTS bits) and widen (adds a register to LANES int64).
- */
+/* Sums of table entries of a tile, where one instruction looks up the entries of all lanes of a panel. */
+#pragma once
+#include "matmul.h"
+#include "tiles.h"
+
 /* Adds one entry per row, lane and panel; the index in each lane begins at bit `shift`. */
 ALWAYS void lookup(const int R, const int P, const int shift, const int32_t *const *table, const vec *index,
                    vec (*sum)[4]) {

@@ -1,11 +1,9 @@
 /* Products of many rows of int32 with bits where lookups in registers are slow, for the calls of lut_rows: a row in each lane, and tables
- * in memory that hold, for all lanes, the sums of every choice of signs of ROW_BITS inputs. The instruction set's file
- * defines:
- *
- * ROW_LANES   rows at once, of 2^ROW_LOG bytes
- * ROW_BITS    inputs of a table; a word of weights has a whole number of tables
- * ROW_LEAST   rows that take as long one by one
- */
+ * in memory that hold, for all lanes, the sums of every choice of signs of ROW_BITS inputs. */
+#pragma once
+#include "matmul.h"
+
+#define ROW_LOG __builtin_ctz(4 * ROW_LANES) /* of the bytes of an integer of each row */
 #define ROW_OUTPUTS 512 /* at once: their sums stay in the second-level cache */
 #define ROW_WORD (LUT_INPUTS * LUT_GROUPS)
 #define ROW_TABLES (ROW_WORD / ROW_BITS)
@@ -172,4 +170,5 @@ static int lut_or_rows(const ob_call *call, const share_t *share, int64_t count,
 }
 #undef RUN_LUT
 #define RUN_LUT lut_or_rows
+#undef ROW_UNITS
 #define ROW_UNITS ((int32_t)(sizeof(row_room_t) / 4))

@@ -1,15 +1,11 @@
-/* Dense layers and convolutions: products of input rows with rows of weights. The instruction set's file defines:
- *
- * LANES         outputs per panel: a panel holds one unit of each of them, then the next unit of each, …
- * LUT_INPUTS    inputs per lookup; LUT_GROUPS: lookups per word of weights
- * TABLE         entries of a lookup table: 2^LUT_INPUTS
- * TILE_ROWS, TILE_PANELS   largest tile; the panels are a multiple of 32 outputs
- * WORD_ROWS, LUT_ROWS(panels)   most rows in a tile of each kind of product; a tile has that many, or 2, or 1
- * words_tile, lut_tile     sums of a tile, see below
- * lut_tables               the tables of the channels of a pixel
+/* Dense layers and convolutions: products of input rows with rows of weights.
  *
  * A row is the receptive field of one output pixel: `segments` of units, each at an offset from the start of the row.
  */
+#pragma once
+#include "epilogue.h"
+#include "isa.h"
+#include "moves.h"
 
 /* One tap, or several contiguous ones: input offset `a`, weight offset `b`, and `words` units or `groups` lookups. */
 typedef struct {
@@ -17,7 +13,6 @@ typedef struct {
     int32_t words, groups;
 } segment_t;
 
-#define TILE_OUTPUTS (TILE_PANELS * LANES)
 #define DENSE_WORDS 16 /* a block of a dense layer: the tables of 4 rows stay in the first-level cache */
 
 /* sums[m][panel][lane]: bits in which row m differs from that row of weights. */

@@ -1,4 +1,10 @@
 /* Kernels that convert or copy values, and pooling. */
+#pragma once
+#include "barrier.h"
+#include "base.h"
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 /* Rounds real values to a grid of 2^-e: e = min(126, 24 - p), with the largest magnitude in [2^(p-1), 2^p); with `constant`, a padding
  * of 1 or -1 is on the grid too. Every thread finds the largest of all values and rounds its share. The grid's unit and an upper

@@ -1,19 +1,16 @@
 /* Kernels for AArch64: a panel is four registers of 4 outputs each. */
 #include <arm_neon.h>
-#include <stdint.h>
-#include <string.h>
 
-#define LANES 16
-#define LUT_INPUTS 4
-#define LUT_GROUPS 8
-#define TABLE 16
+#include "base.h"
+
 #define TILE_ROWS 2
-#define TILE_PANELS 2
 #define WORD_ROWS 2
 #define LUT_ROWS(panels) 2
-#define DOT_ROWS 16
 #define DOT_FOURS 1
 #define DOT_SHIFT 128
+#define ROW_LANES 0
+#define DOT_STEPS 255 /* products of signed bytes with 1 and -1 are added in 16 bits, which hold 255 of -128 */
+#define COUNTED 31    /* words: 31 * 8 = 248 fits a byte, 32 * 8 does not */
 #define USES_NEON
 
 /* The lowest bits of 32 flags. */
@@ -24,10 +21,8 @@ static inline uint32_t word_of(const int32_t *flags) {
         word |= vaddvq_u32(vmulq_u32(vreinterpretq_u32_s32(vld1q_s32(flags + k)), vld1q_u32(places))) << k;
     return word;
 }
+#define word_of word_of
 
-#include "kernels.h"
-
-#define ALWAYS static inline __attribute__((always_inline))
 #define QUARTERS(body)            \
     _Pragma("GCC unroll 4")       \
     for (int q = 0; q < 4; q++) { \
@@ -37,6 +32,7 @@ static inline uint32_t word_of(const int32_t *flags) {
 typedef struct {
     uint32x4_t of[4];
 } vec;
+#define vec vec
 
 ALWAYS vec vec_broadcast(uint32_t word) {
     vec x;
@@ -80,8 +76,8 @@ ALWAYS vec vec_lane_sums(vec x) {
 }
 
 #define vec_zero() vec_broadcast(0)
-#define COUNTED 31 /* words: 31 * 8 = 248 fits a byte, 32 * 8 does not */
-#include "words.h"
+
+#include "dot.h"
 
 /* Lookups byte by byte: a table is stored as four planes of 16 bytes, from the lowest bytes of its entries to the highest,
  * and one instruction looks up a byte for each of 16 outputs. Bytes are added in 16 bits, the highest ones signed.
@@ -170,6 +166,7 @@ ALWAYS void lut_fixed(const int R, const int32_t *const *tables, const segment_t
 }
 
 /* Sums of table entries; with `wide`, added to wide[m][panel][lane]. `most` is not needed, as planes are flushed anyway. */
+#define lut_tile lut_tile
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     (void)most;
@@ -203,6 +200,7 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     }
 }
 
+#define expand_fours expand_fours
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const uint8x16_t byte_of = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
     const uint8x16_t places = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
@@ -213,9 +211,6 @@ static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
         vst1q_s8(to, vreinterpretq_s8_u8(vorrq_u8(vmvnq_u8(set), vdupq_n_u8(1))));
     }
 }
-
-/* Products of signed bytes with 1 and -1 are added in 16 bits, which hold 255 of -128. */
-#define DOT_STEPS 255
 
 /* Adds the four products of each of 16 outputs, and clears them. */
 ALWAYS void add_parts(int16x8_t *part, int32_t *sums) {
@@ -262,6 +257,7 @@ ALWAYS void dot_fixed(const int R, const uint8_t *const *a, const segment_t *seg
     for (int m = 0; m < R; m++) add_parts(part[m], sums + m * stride);
 }
 
+#define dot_tile dot_tile
 static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
                      int64_t panel, int32_t *sums) {
     for (int many; rows > 0; rows -= many, a += many, sums += many * panels * LANES) {

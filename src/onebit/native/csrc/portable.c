@@ -1,35 +1,7 @@
-/* Kernels in plain C11, for every processor. */
-#include <stdint.h>
-#include <string.h>
+/* Kernels in plain C11, for every processor: all but the tiles are the portable meaning of isa.h. */
+#include "matmul.h"
 
-#define LANES 16
-#define LUT_INPUTS 4
-#define LUT_GROUPS 8
-#define TABLE 16
-#define TILE_ROWS 4
-#define TILE_PANELS 2
-#define WORD_ROWS 4
-#define LUT_ROWS(panels) 4
-#define DOT_FOURS 0 /* uses lookups instead */
-#define DOT_SHIFT 0
-
-static inline uint32_t word_of(const int32_t *flags) {
-    uint32_t word = 0;
-    for (int k = 0; k < 32; k++) word |= (uint32_t)(flags[k] & 1) << k;
-    return word;
-}
-
-#ifdef __GNUC__
-#define ALWAYS static inline __attribute__((always_inline))
-#define ROW_LANES 8
-#define ROW_LOG 5
-#define ROW_BITS 4
-#define ROW_LEAST 2
-#endif
-
-#include "kernels.h"
-#include "../plain/tables.h"
-
+#define words_tile words_tile
 static void words_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
                        const uint32_t *b, int64_t panel, int32_t *sums) {
     for (int m = 0; m < rows; m++)
@@ -44,6 +16,7 @@ static void words_tile(int rows, int panels, const uint32_t *const *a, const seg
         }
 }
 
+#define lut_tile lut_tile
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     for (int m = 0; m < rows; m++)

@@ -1,5 +1,8 @@
 /* The rounding mode of the calling thread: to the nearest number, and with subnormal numbers, whatever the program has set
  * (torch.set_flush_denormal flushes them to zero). Threads of a pool keep the mode of the thread that made them. */
+#pragma once
+#include <stdint.h>
+
 #if defined(__SSE__) || defined(_M_X64)
 #include <xmmintrin.h>
 typedef unsigned int rounding_mode_t;

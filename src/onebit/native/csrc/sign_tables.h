@@ -13,6 +13,9 @@
  * Panels. 32 rows of blocks in turn: 32 scales, then 16 times the same byte of all rows, or 8 times the same word. They have exactly the
  * bytes of their rows, so a matrix is turned in its place. SIDE panels lie side by side, block by block: one row of inputs reads
  * them as one stream. */
+#pragma once
+#include "training/vector.h"
+
 #define SIGN_BLOCK 128
 #define SIGN_BLOCK_BYTES 18
 #define PANEL_ROWS OB_PANEL_ROWS
@@ -39,20 +42,20 @@
 #if defined(__AVX2__)
 #define SIGN_BYTES 32
 typedef uint8_t sign_bytes_t __attribute__((vector_size(SIGN_BYTES)));
-NORM_INLINE sign_bytes_t choose_bytes(const uint8_t *table, sign_bytes_t index) {
+ALWAYS sign_bytes_t choose_bytes(const uint8_t *table, sign_bytes_t index) {
     __m256i entries = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)table));
     return (sign_bytes_t)_mm256_shuffle_epi8(entries, (__m256i)index);
 }
 #elif defined(USES_NEON)
 #define SIGN_BYTES 16
 typedef uint8_t sign_bytes_t __attribute__((vector_size(SIGN_BYTES)));
-NORM_INLINE sign_bytes_t choose_bytes(const uint8_t *table, sign_bytes_t index) {
+ALWAYS sign_bytes_t choose_bytes(const uint8_t *table, sign_bytes_t index) {
     return (sign_bytes_t)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)index);
 }
 #else
 #define SIGN_BYTES 16
 typedef uint8_t sign_bytes_t __attribute__((vector_size(SIGN_BYTES)));
-NORM_INLINE sign_bytes_t choose_bytes(const uint8_t *table, sign_bytes_t index) {
+ALWAYS sign_bytes_t choose_bytes(const uint8_t *table, sign_bytes_t index) {
     sign_bytes_t chosen;
     for (int k = 0; k < SIGN_BYTES; k++) chosen[k] = table[index[k]];
     return chosen;
@@ -71,14 +74,14 @@ static int place_of_byte(int row, int n) {
 #endif
 }
 
-NORM_INLINE float half_to_float(uint16_t half) {
+ALWAYS float half_to_float(uint16_t half) {
     uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fff;
     if (rest >= 0x7c00) return float_of_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13);
     return float_of_bits(bits_of_float(float_of_bits(rest << 13) * 0x1p112f) | sign);
 }
 
 /* To the nearest, ties to even; beyond the largest float16 that one, as 0 times an infinity would be NaN. */
-NORM_INLINE uint16_t float_to_half(float x) {
+ALWAYS uint16_t float_to_half(float x) {
     uint32_t bits = bits_of_float(x), rest = bits & 0x7fffffff;
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
     if (rest > 0x7f800000) return sign | 0x7e00;
@@ -90,7 +93,7 @@ NORM_INLINE uint16_t float_to_half(float x) {
     return sign | (uint16_t)((rest + 0xfff + (rest >> 13 & 1) - 0x38000000) >> 13);
 }
 
-NORM_INLINE floats_t half_lanes(const void *from) {
+ALWAYS floats_t half_lanes(const void *from) {
 #if defined(__AVX512F__)
     return (floats_t)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 #elif defined(__F16C__)
@@ -104,20 +107,20 @@ NORM_INLINE floats_t half_lanes(const void *from) {
 #endif
 }
 
-NORM_INLINE floats_t load_lanes(const float *from) {
+ALWAYS floats_t load_lanes(const float *from) {
     floats_t x;
     memcpy(&x, from, sizeof x);
     return x;
 }
 
-NORM_INLINE floats_t all_lanes(float x) { return x - (floats_t){0}; }
+ALWAYS floats_t all_lanes(float x) { return x - (floats_t){0}; }
 
 /* The sum of many numbers: 32 sums in turn, then halves of them. */
 #define SUM_LANES 32
 #define SUM_VECTORS (SUM_LANES / NORM_LANES)
 #define EACH_VECTOR _Pragma("GCC unroll 8") for (int v = 0; v < SUM_VECTORS; v++)
 
-NORM_INLINE float sum_of_lanes(const floats_t *sums) {
+ALWAYS float sum_of_lanes(const floats_t *sums) {
     float all[SUM_LANES];
     memcpy(all, sums, sizeof all);
     for (int many = SUM_LANES / 2; many; many /= 2)
@@ -126,10 +129,10 @@ NORM_INLINE float sum_of_lanes(const floats_t *sums) {
 }
 
 /* The nearest integer, ties to even. */
-NORM_INLINE int16_t nearest(float x) { return (int16_t)(int32_t)(bits_of_float(x + 0x1.8p23f) - 0x4b400000u); }
+ALWAYS int16_t nearest(float x) { return (int16_t)(int32_t)(bits_of_float(x + 0x1.8p23f) - 0x4b400000u); }
 
 /* Whether numbers of this size can be divided by it. */
-NORM_INLINE int is_sound(float size) { return size >= 0x1p-100f && size <= 0x1.fffffep127f; }
+ALWAYS int is_sound(float size) { return size >= 0x1p-100f && size <= 0x1.fffffep127f; }
 
 /* Integers of 128 inputs, 0 where all are too small or some are not finite; returns the unit, which then makes sums so. */
 static float round_block(const float *x, int16_t *to) {
@@ -221,7 +224,7 @@ typedef struct {
 } rounded_t;
 
 /* y += (sum * unit) * scale, for some outputs of a panel. */
-NORM_INLINE void add_block(const int16_t *sums, int count, float unit, const uint8_t *scales, float *to) {
+ALWAYS void add_block(const int16_t *sums, int count, float unit, const uint8_t *scales, float *to) {
 #pragma GCC unroll 8
     for (int k = 0; k < count; k += NORM_LANES) {
         shorts_t some;
@@ -241,7 +244,7 @@ typedef uint16_t table_t __attribute__((vector_size(64)));
 #define shift_right(word, next, s) (table_t)_mm512_shrdi_epi16((__m512i)(word), (__m512i)(next), s)
 #define IN_ORDER(sum) __asm__("" : "+v"(sum)) /* or GCC adds all 26 as a tree, whose parts do not fit the registers */
 #else
-NORM_INLINE table_t choose_words(table_t table, table_t index) {
+ALWAYS table_t choose_words(table_t table, table_t index) {
     table_t chosen;
     for (int k = 0; k < 32; k++) chosen[k] = table[index[k] & 31];
     return chosen;
@@ -250,7 +253,7 @@ NORM_INLINE table_t choose_words(table_t table, table_t index) {
 #define IN_ORDER(sum)
 #endif
 
-NORM_INLINE table_t load_table(const uint8_t *from) {
+ALWAYS table_t load_table(const uint8_t *from) {
     table_t words;
     memcpy(&words, from, sizeof words);
     return words;
@@ -277,8 +280,8 @@ NORM_INLINE table_t load_table(const uint8_t *from) {
     }
 
 /* y += the products of R rows with P panels, of some blocks. `ahead`: bytes to what is fetched. */
-NORM_INLINE void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step, int64_t ahead, float *y,
-                           int64_t y_row) {
+ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step, int64_t ahead, float *y,
+                      int64_t y_row) {
     for (int g = 0; g < blocks; g++, w += step) {
         for (int k = 0; k < P * PANEL_BYTES; k += 64) __builtin_prefetch(w + ahead + k, 0, 2); /* into the second level */
         table_t sum[4][4];
@@ -297,8 +300,8 @@ NORM_INLINE void sign_tile(const int R, const int P, int blocks, rounded_t x, co
 }
 #else
 /* y += the products of R rows with P panels, of some blocks. `ahead`: bytes to what is fetched. */
-NORM_INLINE void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step, int64_t ahead, float *y,
-                           int64_t y_row) {
+ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step, int64_t ahead, float *y,
+                      int64_t y_row) {
     const sign_bytes_t low_bits = (sign_bytes_t){0} + 15;
     for (int g = 0; g < blocks; g++, w += step) {
         for (int k = 0; k < P * PANEL_BYTES; k += 64) __builtin_prefetch(w + ahead + k, 0, 2); /* into the second level */

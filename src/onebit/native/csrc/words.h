@@ -1,28 +1,7 @@
-/* Bits in which the rows and weights of a tile differ. Besides what
- * lookups.h lists, the instruction set's file defines vec_broadcast (a word in every lane), vec_xor, vec_ones (the number of
- * bits set in each lane or byte) and vec_add_ones (adds such numbers). If they are per byte, COUNTED words can be added
- * before a byte overflows, and vec_lane_sums adds the four bytes of each lane.
- */
-#ifndef COUNTED
-#define COUNTED INT32_MAX /* int32 lanes do not overflow */
-#define vec_lane_sums(x) x
-#endif
-
-/* Accumulators stay in registers only if every loop over them is unrolled. */
-#define TILE(body)                    \
-    _Pragma("GCC unroll 8")           \
-    for (int m = 0; m < R; m++)       \
-        _Pragma("GCC unroll 4")       \
-        for (int p = 0; p < P; p++) { \
-            body;                     \
-        }
-
-/* The sizes of tiles that the code is specialized for: rows and panels. */
-#define TILE_SIZES(CASE)                        \
-    CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) \
-    CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4) \
-    CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4) \
-    CASE(8, 1)
+/* Bits in which the rows and weights of a tile differ, in registers. */
+#pragma once
+#include "matmul.h"
+#include "tiles.h"
 
 #ifdef vec_three
 /* AVX-512 without VPOPCNTDQ: with vec_three (any bitwise function of three operands), carry-save adders add the bits of four words

@@ -1,25 +1,22 @@
 /* Activations with learned numbers per channel and their gradients: each pass reads and writes the values once. See
  * ob_activation. */
+#pragma once
 #include <float.h>
+#include "rows.h"
 
 /* The learned numbers of f and of its derivative. */
 enum { SHIFT_OF_X, SCALE, OFFSET_OF_Y, INVERSE, ACTIVATION_NUMBERS };
 
-/* x, and y where the bits of `where` are 1. */
-NORM_INLINE floats_t chosen(floats_t x, words_t where, floats_t y) {
-    return (floats_t)(((words_t)x & ~where) | ((words_t)y & where));
-}
-
 /* -x where the bits of `where` are 1. */
-NORM_INLINE floats_t negated(floats_t x, words_t where) { return (floats_t)((words_t)x ^ (where & 0x80000000u)); }
+ALWAYS floats_t negated(floats_t x, words_t where) { return (floats_t)((words_t)x ^ (where & 0x80000000u)); }
 
-NORM_INLINE floats_t activated(int kind, floats_t d, floats_t scale) {
+ALWAYS floats_t activated(int kind, floats_t d, floats_t scale) {
     if (kind == OB_ACTIVATION_RPRELU) return chosen(scale * d, (words_t)(d > 0), d);
     return negated(scale, (words_t)(d < 0));
 }
 
 /* The gradient to d from g, that to y; *along becomes that to the scale. */
-NORM_INLINE floats_t derived(int kind, floats_t d, floats_t g, floats_t scale, floats_t inverse, floats_t *along) {
+ALWAYS floats_t derived(int kind, floats_t d, floats_t g, floats_t scale, floats_t inverse, floats_t *along) {
     if (kind == OB_ACTIVATION_RPRELU) {
         words_t positive = (words_t)(d > 0);
         *along = (floats_t)((words_t)(g * d) & ~positive);
@@ -32,8 +29,8 @@ NORM_INLINE floats_t derived(int kind, floats_t d, floats_t g, floats_t scale, f
 }
 
 /* y, or with `back` the gradient to x and the terms of the three sums: of g, of the gradient to x, and to the scale. */
-NORM_INLINE void activate(const ob_activation *call, const rows_t *work, int kind, int back, int bf16, int64_t p, int64_t i,
-                          int64_t stop, int64_t count) {
+ALWAYS void activate(const ob_activation *call, const rows_t *work, int kind, int back, int bf16, int64_t p, int64_t i,
+                     int64_t stop, int64_t count) {
     const pair_t shift = number_at(work, SHIFT_OF_X, p), scale = number_at(work, SCALE, p);
     const pair_t offset = number_at(work, OFFSET_OF_Y, p), inverse = number_at(work, INVERSE, p);
     const int64_t period = work->period;
@@ -56,7 +53,7 @@ NORM_INLINE void activate(const ob_activation *call, const rows_t *work, int kin
     for (int k = 0; back && k < 3; k++) add_pair(work->sums[k] + p, sums[k], count, bf16);
 }
 
-NORM_INLINE void activate_all(const ob_activation *call, const rows_t *work, int kind, int64_t begin, int64_t end) {
+ALWAYS void activate_all(const ob_activation *call, const rows_t *work, int kind, int64_t begin, int64_t end) {
     if (call->gradient) {
         EACH_PLACE(CHAIN, activate(call, work, kind, 1, bf16, p, from + p, stop, count))
     } else {

@@ -1,48 +1,15 @@
 /* The binary concrete weight: draws of signs and the slope, computed in float32. See ob_concrete. */
-
-/* As many 16-bit numbers as floats_t has float32. */
-typedef int16_t shorts_t __attribute__((vector_size(2 * NORM_LANES)));
-typedef int32_t ints_t __attribute__((vector_size(4 * NORM_LANES)));
-typedef uint16_t halves_t __attribute__((vector_size(2 * NORM_LANES)));
+#pragma once
+#include "vector.h"
 
 /* 1 / (1 + exp(2 size)) of a size that is not negative, at most 1/2. */
-NORM_INLINE floats_t least_chance(floats_t size) {
+ALWAYS floats_t least_chance(floats_t size) {
     floats_t e = decay(2 * size);
     return e / (1 + e);
 }
 
-/* The first `count` of NORM_LANES values; whole registers do not go through memory. */
-NORM_INLINE void copy_some(void *to, const void *from, int64_t count, int size) {
-    if (count == NORM_LANES)
-        memcpy(to, from, (size_t)NORM_LANES * size);
-    else
-        memcpy(to, from, (size_t)count * size);
-}
-
-/* `count` values in the order of memory, as float32 latents beside them, with 0 behind them; `load_values` takes the even and the
- * odd ones of bfloat16 apart. */
-NORM_INLINE floats_t load_ordered(const void *from, int64_t i, int64_t count, int bf16) {
-    floats_t values = {0};
-    halves_t upper = {0};
-    if (!bf16) {
-        copy_some(&values, (const float *)from + i, count, 4);
-        return values;
-    }
-    copy_some(&upper, (const uint16_t *)from + i, count, 2);
-    return (floats_t)(__builtin_convertvector(upper, words_t) << 16);
-}
-
-NORM_INLINE void store_ordered(void *to, int64_t i, int64_t count, floats_t x, int bf16) {
-    if (!bf16) {
-        copy_some((float *)to + i, &x, count, 4);
-        return;
-    }
-    halves_t upper = __builtin_convertvector(nearest_bf16(x) >> 16, halves_t);
-    copy_some((uint16_t *)to + i, &upper, count, 2);
-}
-
 /* Draws `count` signs; all bits are set where |u - p| is not at least `near`, which it is behind the last value. */
-NORM_INLINE words_t draw_signs(const ob_concrete *call, int64_t i, int64_t count, int bf16) {
+ALWAYS words_t draw_signs(const ob_concrete *call, int64_t i, int64_t count, int bf16) {
     floats_t x = load_ordered(call->latent, i, count, 0);
     shorts_t steps = {0};
     memcpy(&steps, call->noise + i, (size_t)count * 2);
@@ -61,14 +28,14 @@ NORM_INLINE words_t draw_signs(const ob_concrete *call, int64_t i, int64_t count
     return ~(words_t)(magnitude(above) >= call->near);
 }
 
-NORM_INLINE void through_slope(const ob_concrete *call, int64_t i, int64_t count, int bf16) {
+ALWAYS void through_slope(const ob_concrete *call, int64_t i, int64_t count, int bf16) {
     floats_t x = load_ordered(call->latent, i, count, 0), g = load_ordered(call->gradient, i, count, bf16);
     floats_t t = 1 - 2 * least_chance(magnitude(x));
     g = g / (1 - t * t + call->epsilon) * call->factor;
     memcpy((float *)call->to + i, &g, (size_t)count * 4);
 }
 
-NORM_INLINE int64_t concrete_values(const ob_concrete *call, int64_t i, int64_t end, int bf16) {
+ALWAYS int64_t concrete_values(const ob_concrete *call, int64_t i, int64_t end, int bf16) {
     words_t near = {0};
     if (call->noise) {
         for (; i + NORM_LANES <= end; i += NORM_LANES) near |= draw_signs(call, i, NORM_LANES, bf16);

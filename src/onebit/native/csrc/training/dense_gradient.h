@@ -4,6 +4,9 @@
  * is transposed when it is stored. Sums are float32, of blocks of rows in order; of bfloat16 two rows are added at a time. Inputs that
  * are 0, about half of them behind a ReLU, are left out where a panel has enough of them and its gradients are finite: then they
  * change no sum. */
+#pragma once
+#include "signs.h"
+
 #if defined(__AVX512F__)
 enum { ACROSS = 4, DOWN = 4, MOST_LISTED = 70 }; /* per cent of inputs that are not 0: with more, multiplying all is faster */
 #else
@@ -88,7 +91,7 @@ static void listed_column(const input_t *x, int32_t count, const uint32_t *g, fl
 
 #define EACH_SUM(body) \
     _Pragma("GCC unroll 8") for (int m = 0; m < DOWN; m++) _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) body;
-#define DENSE_TILE(name, add)                                                                                             \
+#define DENSE_TILE(name, multiply_add)                                                                                             \
     static void name(const uint32_t *x, const uint32_t *g, int64_t deep, floats_t (*to)[ACROSS]) {                        \
         floats_t sum[DOWN][ACROSS];                                                                                       \
         EACH_SUM(sum[m][k] = (floats_t){0})                                                                               \
@@ -97,7 +100,7 @@ static void listed_column(const input_t *x, int32_t count, const uint32_t *g, fl
             _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) memcpy(&across[k], g + k * NORM_LANES, sizeof across[k]); \
             _Pragma("GCC unroll 8") for (int m = 0; m < DOWN; m++) {                                                      \
                 words_t one = (words_t){0} + x[m];                                                                        \
-                _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) sum[m][k] = add(across[k], one, sum[m][k]);      \
+                _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) sum[m][k] = multiply_add(across[k], one, sum[m][k]);      \
             }                                                                                                             \
         }                                                                                                                 \
         EACH_SUM(to[m][k] += sum[m][k])                                                                                   \
@@ -115,7 +118,7 @@ static int adds_pairs(void) {
 #endif
 
 /* Exchanges the lanes of x that have the bit `step` and those of y that lack it. */
-NORM_INLINE void exchange(floats_t *x, floats_t *y, words_t lane, uint32_t step) {
+ALWAYS void exchange(floats_t *x, floats_t *y, words_t lane, uint32_t step) {
     const words_t odd = (words_t)((lane & step) != 0);
 #if defined(__AVX512F__)
     const __m512i low = (__m512i)(lane + (odd & (NORM_LANES - step))), high = (__m512i)(lane + step + (odd & (NORM_LANES - step)));
@@ -131,7 +134,7 @@ NORM_INLINE void exchange(floats_t *x, floats_t *y, words_t lane, uint32_t step)
 }
 
 /* Row k becomes lane k of all. */
-NORM_INLINE void transpose(floats_t *x) {
+ALWAYS void transpose(floats_t *x) {
     words_t lane;
     for (int k = 0; k < NORM_LANES; k++) lane[k] = (uint32_t)k;
     _Pragma("GCC unroll 4") for (uint32_t step = 1; step < NORM_LANES; step *= 2) {

@@ -1,17 +1,19 @@
 /* BatchNorm of a training step, with the sum and the bounds behind it. See ob_norm. */
+#pragma once
+#include "rows.h"
 
 /* Numbers per channel. */
 enum { CENTER, FACTOR, OFFSET, SLOPE, CONSTANT, NORM_NUMBERS };
 
 /* x, and 0 where y is at a bound. */
-NORM_INLINE floats_t where_inside(floats_t x, floats_t y, float least, float most) {
+ALWAYS floats_t where_inside(floats_t x, floats_t y, float least, float most) {
     return (floats_t)((words_t)x & ~(words_t)((y <= least) | (y >= most)));
 }
 
 static int has_bounds(const ob_norm *call) { return call->least == call->least || call->most == call->most; }
 
 /* The gradient before the bounds. */
-NORM_INLINE pair_t gradient_at(const ob_norm *call, int bf16, int64_t i, int64_t count, pair_t x, pair_t factor, pair_t offset) {
+ALWAYS pair_t gradient_at(const ob_norm *call, int bf16, int64_t i, int64_t count, pair_t x, pair_t factor, pair_t offset) {
     pair_t g = load_values(call->gradient, i, count, bf16);
     if (call->second_gradient) {
         pair_t more = load_values(call->second_gradient, i, count, bf16);
@@ -29,8 +31,8 @@ NORM_INLINE pair_t gradient_at(const ob_norm *call, int bf16, int64_t i, int64_t
  * g and g·(x - c), where g is the gradient before the bounds. */
 enum { SUM_VALUES, SUM_MOMENTS, SUM_GRADIENTS };
 
-NORM_INLINE void add_terms(const ob_norm *call, const rows_t *work, int kind, int bf16, int64_t p, int64_t i, int64_t stop,
-                           int64_t count) {
+ALWAYS void add_terms(const ob_norm *call, const rows_t *work, int kind, int bf16, int64_t p, int64_t i, int64_t stop,
+                      int64_t count) {
     const pair_t center = number_at(work, CENTER, p), factor = number_at(work, FACTOR, p), offset = number_at(work, OFFSET, p);
     const int64_t period = work->period;
     pair_t first = {{0}, {0}}, second = first;
@@ -155,7 +157,7 @@ static void read_statistics(const ob_norm *call, const rows_t *work) {
 }
 
 /* y = x·factor + offset + shortcut within the bounds. */
-NORM_INLINE void normalize(const ob_norm *call, const rows_t *work, int bounds, int bf16, int64_t p, int64_t i, int64_t count) {
+ALWAYS void normalize(const ob_norm *call, const rows_t *work, int bounds, int bf16, int64_t p, int64_t i, int64_t count) {
     pair_t x = load_values(call->x, i, count, bf16), factor = number_at(work, FACTOR, p), offset = number_at(work, OFFSET, p);
     x.a = x.a * factor.a + offset.a, x.b = x.b * factor.b + offset.b;
     if (call->shortcut) {
@@ -172,7 +174,7 @@ static void normalize_all(const ob_norm *call, const rows_t *work, int64_t begin
 }
 
 /* The gradient to x: g·factor + (x - center)·slope + constant. */
-NORM_INLINE void propagate(const ob_norm *call, const rows_t *work, int masks, int bf16, int64_t p, int64_t i, int64_t count) {
+ALWAYS void propagate(const ob_norm *call, const rows_t *work, int masks, int bf16, int64_t p, int64_t i, int64_t count) {
     pair_t x = load_values(call->x, i, count, bf16);
     pair_t g = load_values(call->kept ? call->kept : call->gradient, i, count, bf16);
     pair_t factor = number_at(work, FACTOR, p), center = number_at(work, CENTER, p);

@@ -2,17 +2,18 @@
  * signs, and a panel of NORM_LANES outputs looks up one of them in each lane. See ob_product.
  *
  * An output is a sum of blocks, each a sum of lookups in order, whatever the tile and the number of threads. */
+#pragma once
+#include "signs.h"
+
 #if defined(__AVX512F__)
-#define chosen(table, index) (floats_t) _mm512_permutexvar_ps((__m512i)(index), (__m512)(table))
-#define fused_add(x, y, sum) (floats_t) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(sum))
+#define looked_up(table, index) (floats_t) _mm512_permutexvar_ps((__m512i)(index), (__m512)(table))
 #else
-#define chosen(table, index) (floats_t) _mm256_permutevar8x32_ps((__m256)(table), (__m256i)(index))
-#define fused_add(x, y, sum) (floats_t) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(sum))
+#define looked_up(table, index) (floats_t) _mm256_permutevar8x32_ps((__m256)(table), (__m256i)(index))
 #endif
-enum { BLOCK_WORDS = 8, BLOCK_INPUTS = BLOCK_WORDS * SIGN_WORD, BLOCK_TABLES = BLOCK_WORDS * SIGN_GROUPS, SIDE = 4 };
+enum { BLOCK_WORDS = 8, BLOCK_INPUTS = BLOCK_WORDS * SIGN_WORD, BLOCK_TABLES = BLOCK_WORDS * SIGN_GROUPS, EDGE = 4 };
 
 /* `to`: the tables of `count` inputs, with 0 behind them. */
-NORM_INLINE void sum_tables(const float *x, int64_t count, floats_t *to) {
+ALWAYS void sum_tables(const float *x, int64_t count, floats_t *to) {
     words_t sides[SIGN_INPUTS];
     for (int k = 0; k < SIGN_INPUTS; k++)
         for (int lane = 0; lane < NORM_LANES; lane++) sides[k][lane] = lane >> k & 1 ? 0 : 0x80000000u;
@@ -24,12 +25,12 @@ NORM_INLINE void sum_tables(const float *x, int64_t count, floats_t *to) {
 }
 
 /* Sums of R rows and P panels, of `tables` lookups. */
-NORM_INLINE void add_chosen(const int R, const int P, const floats_t *tables, int64_t count, const uint32_t *words, int64_t panel,
-                            floats_t (*sum)[SIDE]) {
+ALWAYS void add_chosen(const int R, const int P, const floats_t *tables, int64_t count, const uint32_t *words, int64_t panel,
+                       floats_t (*sum)[EDGE]) {
     /* every other sum in the units that multiply: the others are busy with lookups */
     const floats_t one = (floats_t){0} + 1;
     for (; count > 0; count -= SIGN_GROUPS, words += NORM_LANES) {
-        words_t index[SIDE];
+        words_t index[EDGE];
         int groups = count < SIGN_GROUPS ? (int)count : SIGN_GROUPS;
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) memcpy(&index[p], words + p * panel, sizeof index[p]);
@@ -40,7 +41,7 @@ NORM_INLINE void add_chosen(const int R, const int P, const floats_t *tables, in
                 floats_t table = tables[m * BLOCK_TABLES];
 #pragma GCC unroll 4
                 for (int p = 0; p < P; p++)
-                    sum[m][p] = p & 1 ? fused_add(chosen(table, index[p]), one, sum[m][p]) : sum[m][p] + chosen(table, index[p]);
+                    sum[m][p] = p & 1 ? fused_add(looked_up(table, index[p]), one, sum[m][p]) : sum[m][p] + looked_up(table, index[p]);
             }
 #pragma GCC unroll 4
             for (int p = 0; p < P; p++) index[p] >>= SIGN_INPUTS;
@@ -49,9 +50,9 @@ NORM_INLINE void add_chosen(const int R, const int P, const floats_t *tables, in
 }
 
 /* A tile of a block. sums: of earlier blocks, [row][panel], read and written. */
-NORM_INLINE void product_tile(const int R, const int P, const floats_t *tables, int64_t count, const uint32_t *words, int64_t panel,
-                              floats_t *sums, int64_t row) {
-    floats_t sum[SIDE][SIDE];
+ALWAYS void product_tile(const int R, const int P, const floats_t *tables, int64_t count, const uint32_t *words, int64_t panel,
+                         floats_t *sums, int64_t row) {
+    floats_t sum[EDGE][EDGE];
 #pragma GCC unroll 4
     for (int m = 0; m < R; m++)
 #pragma GCC unroll 4
@@ -66,9 +67,9 @@ NORM_INLINE void product_tile(const int R, const int P, const floats_t *tables, 
 static void any_tile(int R, int P, const floats_t *tables, int64_t count, const uint32_t *words, int64_t panel, floats_t *sums,
                      int64_t row) {
 #define PRODUCT_TILE(r, p) \
-    case SIDE * (r) + (p): product_tile(r, p, tables, count, words, panel, sums, row); break;
+    case EDGE * (r) + (p): product_tile(r, p, tables, count, words, panel, sums, row); break;
 #define PRODUCT_TILES(r) PRODUCT_TILE(r, 1) PRODUCT_TILE(r, 2) PRODUCT_TILE(r, 3) PRODUCT_TILE(r, 4)
-    switch (SIDE * R + P) { PRODUCT_TILES(1) PRODUCT_TILES(2) PRODUCT_TILES(3) PRODUCT_TILES(4) }
+    switch (EDGE * R + P) { PRODUCT_TILES(1) PRODUCT_TILES(2) PRODUCT_TILES(3) PRODUCT_TILES(4) }
 }
 
 /* y of a row from its sums. */
@@ -90,8 +91,8 @@ static void store_row(const ob_product *call, int64_t row, int cut, const floats
 
 #ifdef __AVX512VPOPCNTDQ__
 /* Sums of R rows of signs times those of a panel. */
-NORM_INLINE void count_tile(const int R, const uint32_t *x, const uint32_t *words, int64_t count, float inputs, floats_t *sums, int64_t panels) {
-    words_t ones[SIDE];
+ALWAYS void count_tile(const int R, const uint32_t *x, const uint32_t *words, int64_t count, float inputs, floats_t *sums, int64_t panels) {
+    words_t ones[EDGE];
 #pragma GCC unroll 4
     for (int m = 0; m < R; m++) ones[m] = (words_t){0};
     for (int64_t k = 0; k < count; k++, x += NORM_LANES, words += NORM_LANES) {
@@ -108,8 +109,8 @@ static void count_signs(const ob_product *call, int R, int64_t row, int64_t pane
     const uint32_t *x = call->x_panels + row / NORM_LANES * words * NORM_LANES + row % NORM_LANES;
     for (int64_t p = 0; p < panels; p++) {
         const uint32_t *w = call->panels + p * words * NORM_LANES;
-        if (R == SIDE)
-            count_tile(SIDE, x, w, words, (float)call->inputs, sums + p, panels);
+        if (R == EDGE)
+            count_tile(EDGE, x, w, words, (float)call->inputs, sums + p, panels);
         else
             for (int m = 0; m < R; m++) count_tile(1, x + m, w, words, (float)call->inputs, sums + m * panels + p, panels);
     }
@@ -122,7 +123,7 @@ static void count_signs(const ob_product *call, int R, int64_t row, int64_t pane
 
 /* Sums of R rows of reals. */
 static void sum_reals(const ob_product *call, int R, int64_t row, int64_t panels, int64_t words, floats_t *sums, floats_t *tables) {
-    float *x = (float *)(tables + SIDE * BLOCK_TABLES);
+    float *x = (float *)(tables + EDGE * BLOCK_TABLES);
     memset(sums, 0, (size_t)(R * panels) * sizeof(floats_t));
     for (int64_t c = 0; c < call->inputs; c += BLOCK_INPUTS) {
         const int64_t count = call->inputs - c < BLOCK_INPUTS ? call->inputs - c : BLOCK_INPUTS;
@@ -135,8 +136,8 @@ static void sum_reals(const ob_product *call, int R, int64_t row, int64_t panels
             memset(x + count, 0, SIGN_INPUTS * sizeof(float));
             sum_tables(x, count, tables + m * BLOCK_TABLES);
         }
-        for (int64_t p = 0; p < panels; p += SIDE)
-            any_tile(R, panels - p < SIDE ? (int)(panels - p) : SIDE, tables, (count + SIGN_INPUTS - 1) / SIGN_INPUTS,
+        for (int64_t p = 0; p < panels; p += EDGE)
+            any_tile(R, panels - p < EDGE ? (int)(panels - p) : EDGE, tables, (count + SIGN_INPUTS - 1) / SIGN_INPUTS,
                      call->panels + (p * words + c / SIGN_WORD) * NORM_LANES, words * NORM_LANES, sums + p, panels);
     }
 }
@@ -144,13 +145,13 @@ static void sum_reals(const ob_product *call, int R, int64_t row, int64_t panels
 /* See ob_isa. Parts share tiles of rows. */
 static int64_t run_product(const ob_product *call, int32_t stage, int32_t part, int32_t parts) {
     const int64_t panels = (call->outputs + NORM_LANES - 1) / NORM_LANES, words = (call->inputs + SIGN_WORD - 1) / SIGN_WORD;
-    const int64_t own = SIDE * (panels + BLOCK_TABLES) + BLOCK_INPUTS / NORM_LANES + 1;
+    const int64_t own = EDGE * (panels + BLOCK_TABLES) + BLOCK_INPUTS / NORM_LANES + 1;
     if (stage == 0) return parts * own * (int64_t)sizeof(floats_t);
-    floats_t *sums = (floats_t *)call->scratch + part * own, *tables = sums + SIDE * panels;
-    const int64_t tiles = (call->rows + SIDE - 1) / SIDE, begin = tiles * part / parts * SIDE, stop = tiles * (part + 1) / parts * SIDE;
+    floats_t *sums = (floats_t *)call->scratch + part * own, *tables = sums + EDGE * panels;
+    const int64_t tiles = (call->rows + EDGE - 1) / EDGE, begin = tiles * part / parts * EDGE, stop = tiles * (part + 1) / parts * EDGE;
     const int cut = call->latent && any_beyond(call->most, call->most_count, call->bound);
-    for (int64_t row = begin; row < stop && row < call->rows; row += SIDE) {
-        const int R = call->rows - row < SIDE ? (int)(call->rows - row) : SIDE;
+    for (int64_t row = begin; row < stop && row < call->rows; row += EDGE) {
+        const int R = call->rows - row < EDGE ? (int)(call->rows - row) : EDGE;
         if (COUNTS_SIGNS && call->x_panels)
             count_signs(call, R, row, panels, words, sums);
         else

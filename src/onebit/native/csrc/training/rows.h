@@ -3,19 +3,10 @@
  * Sums have one accumulator per slot of a period, which is a whole number of rows and of groups of 32 values: their order
  * depends neither on the width of the registers nor on the number of threads. They are float32 for at most CHAIN terms and
  * double after that. Blocks have sums of their own. */
-#if defined(__AVX512F__)
-#define NORM_LANES 16
-#elif defined(__AVX2__)
-#define NORM_LANES 8
-#else
-#define NORM_LANES 4
-#endif
-#define NORM_INLINE static inline __attribute__((always_inline))
+#pragma once
+#include "vector.h"
 
 enum { GROUP = 32, PAIR = 2 * NORM_LANES, CHAIN = 64, BLOCK_VALUES = 1 << 15, MOST_NUMBERS = 5, MOST_SUMS = 3 };
-
-typedef float floats_t __attribute__((vector_size(4 * NORM_LANES)));
-typedef uint32_t words_t __attribute__((vector_size(4 * NORM_LANES)));
 
 /* PAIR values: of bfloat16 the even and the odd ones, of float32 the first and the second half. */
 typedef struct {
@@ -23,7 +14,7 @@ typedef struct {
 } pair_t;
 
 /* Copies the first `count` of PAIR float32; whole registers do not go through memory. */
-NORM_INLINE void copy_floats(float *to, const float *from, int64_t count) {
+ALWAYS void copy_floats(float *to, const float *from, int64_t count) {
     floats_t half;
     for (int k = 0; count == PAIR && k < PAIR; k += NORM_LANES) {
         memcpy(&half, from + k, sizeof half);
@@ -33,7 +24,7 @@ NORM_INLINE void copy_floats(float *to, const float *from, int64_t count) {
 }
 
 /* `count` values, up to PAIR, with 0 behind them. */
-NORM_INLINE pair_t load_values(const void *from, int64_t offset, int64_t count, int bf16) {
+ALWAYS pair_t load_values(const void *from, int64_t offset, int64_t count, int bf16) {
     pair_t pair = {{0}, {0}};
     words_t words = {0};
     if (bf16) {
@@ -44,15 +35,8 @@ NORM_INLINE pair_t load_values(const void *from, int64_t offset, int64_t count, 
     return pair;
 }
 
-/* The bits of the nearest bfloat16, ties to even, in the upper half. NaN stays NaN: the lower half of every NaN is 0 here, as
- * values of bfloat16 and the numbers of `broadcast` are the only ones that it can come from. */
-NORM_INLINE words_t nearest_bf16(floats_t x) {
-    words_t bits = (words_t)x;
-    return (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
-}
-
 /* Stores values, and returns them as stored. */
-NORM_INLINE pair_t store_values(void *to, int64_t offset, int64_t count, pair_t pair, int bf16) {
+ALWAYS pair_t store_values(void *to, int64_t offset, int64_t count, pair_t pair, int bf16) {
     if (bf16) {
         words_t a = nearest_bf16(pair.a), b = nearest_bf16(pair.b), words = a >> 16 | b;
         memcpy((uint16_t *)to + offset, &words, (size_t)count * 2);
@@ -60,13 +44,6 @@ NORM_INLINE pair_t store_values(void *to, int64_t offset, int64_t count, pair_t 
     }
     copy_floats((float *)to + offset, (const float *)&pair, count);
     return pair;
-}
-
-/* Comparisons with NaN are false: so it stays NaN as a value, and as a bound it bounds nothing. */
-NORM_INLINE floats_t bounded(floats_t x, float least, float most) {
-    floats_t none = {0}, lower = none + least, upper = none + most;
-    words_t below = (words_t)(x <= lower), above = (words_t)(x >= upper);
-    return (floats_t)(((words_t)x & ~(below | above)) | ((words_t)lower & below) | ((words_t)upper & above));
 }
 
 /* The slot of value number `i` of a period among numbers in the order of pairs. */
@@ -110,7 +87,7 @@ static int64_t divide_rows(rows_t *work, int64_t rows, int sums, int numbers, do
     return shared + parts * own;
 }
 
-NORM_INLINE pair_t number_at(const rows_t *work, int number, int64_t offset) {
+ALWAYS pair_t number_at(const rows_t *work, int number, int64_t offset) {
     pair_t pair;
     copy_floats((float *)&pair, work->numbers[number] + offset, PAIR);
     return pair;
@@ -138,7 +115,7 @@ static void gathered(const rows_t *work, const double *sums, double *to) {
 }
 
 /* Adds the float32 sums of `count` slots. */
-NORM_INLINE void add_pair(double *to, pair_t pair, int64_t count, int bf16) {
+ALWAYS void add_pair(double *to, pair_t pair, int64_t count, int bf16) {
     float terms[PAIR];
     memcpy(terms, &pair, sizeof terms);
     if (count == PAIR)

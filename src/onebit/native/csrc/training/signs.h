@@ -1,4 +1,7 @@
 /* The signs of rows of latents as bits, in panels of both orientations: one pass over the latents. See ob_signs. */
+#pragma once
+#include "vector.h"
+
 #if defined(__AVX512F__)
 #define SIGN_INPUTS 4  /* of a lookup */
 #define SIGN_GROUPS 8  /* lookups of a word */
@@ -14,7 +17,7 @@ enum { SIGN_WORD = SIGN_INPUTS * SIGN_GROUPS, SIGN_ROWS = SIGN_WORD * (SIGN_WORD
 
 /* Uniform in [-2^23, 2^23), a hash of the index and the seed: two rounds of xorshift and multiply, with the constants of lowbias32
  * (github.com/skeeto/hash-prospector). The second word of the seed keeps the streams of two steps apart. */
-NORM_INLINE floats_t draw_of(words_t index, const int32_t *seed) {
+ALWAYS floats_t draw_of(words_t index, const int32_t *seed) {
     words_t x = (index + (uint32_t)seed[0]) * 0x9e3779b1u;
     x = (x ^ x >> 15) * 0x7feb352du;
     x = (x ^ x >> 16) + (uint32_t)seed[1];
@@ -22,8 +25,8 @@ NORM_INLINE floats_t draw_of(words_t index, const int32_t *seed) {
 }
 
 /* One row: a bit a value to `bits`, NORM_LANES at a time, and to bit `bit` of the words of `down`. NaN is +1. */
-NORM_INLINE void signs_of_row(const ob_signs *call, const int random, const int bf16, int64_t row, int bit, uint8_t *bits, words_t *down,
-                              floats_t *most) {
+ALWAYS void signs_of_row(const ob_signs *call, const int random, const int bf16, int64_t row, int bit, uint8_t *bits, words_t *down,
+                         floats_t *most) {
     const int64_t offset = row * call->columns;
     words_t index = {0};
     for (int k = 0; k < NORM_LANES; k++) index[k] = (uint32_t)(offset + k);
@@ -96,18 +99,18 @@ static int any_beyond(const float *most, int64_t count, float bound) {
 }
 
 /* 0 where the latent beside a value is beyond +-bound. */
-NORM_INLINE floats_t within_bound(floats_t x, const float *latent, int64_t i, int64_t count, float bound) {
+ALWAYS floats_t within_bound(floats_t x, const float *latent, int64_t i, int64_t count, float bound) {
     return (floats_t)((words_t)x & ~(words_t)(magnitude(load_ordered(latent, i, count, 0)) > bound));
 }
 
 /* `mean` with the signs of latents of a row, bits of the panel of their columns. */
-NORM_INLINE floats_t with_signs(float mean, const uint32_t *panel, int64_t row) {
+ALWAYS floats_t with_signs(float mean, const uint32_t *panel, int64_t row) {
     words_t word;
     memcpy(&word, panel + row / SIGN_WORD * NORM_LANES, sizeof word);
     return (floats_t)((words_t)((floats_t){0} + mean) ^ (~word << (31 - row % SIGN_WORD) & 0x80000000u));
 }
 
-NORM_INLINE void store_past_cache(float *to, int64_t count, floats_t x) {
+ALWAYS void store_past_cache(float *to, int64_t count, floats_t x) {
     if (count == NORM_LANES && (uintptr_t)to % sizeof x == 0)
         past_cache(to, x);
     else

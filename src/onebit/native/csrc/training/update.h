@@ -1,5 +1,8 @@
 /* The update of latents by their gradient in one pass. See ob_update. */
-NORM_INLINE floats_t root(floats_t x) {
+#pragma once
+#include "vector.h"
+
+ALWAYS floats_t root(floats_t x) {
 #if defined(__AVX512F__)
     return (floats_t)_mm512_sqrt_ps((__m512)x);
 #elif defined(__AVX2__)
@@ -9,7 +12,7 @@ NORM_INLINE floats_t root(floats_t x) {
     return x;
 }
 
-NORM_INLINE void update_some(const ob_update *call, const int kind, int64_t i, int64_t count) {
+ALWAYS void update_some(const ob_update *call, const int kind, int64_t i, int64_t count) {
     floats_t w = load_ordered(call->latent, i, count, 0), g = load_ordered(call->gradient, i, count, 0);
     floats_t m = call->mean ? load_ordered(call->mean, i, count, 0) : g;
     if (kind == OB_UPDATE_ADAM) {
@@ -35,7 +38,7 @@ NORM_INLINE void update_some(const ob_update *call, const int kind, int64_t i, i
     store_ordered(call->latent, i, count, bounded(w, -call->clip, call->clip), 0);
 }
 
-NORM_INLINE void update_values(const ob_update *call, const int kind, int64_t i, int64_t end) {
+ALWAYS void update_values(const ob_update *call, const int kind, int64_t i, int64_t end) {
     for (; i + NORM_LANES <= end; i += NORM_LANES) update_some(call, kind, i, NORM_LANES);
     if (i < end) update_some(call, kind, i, end - i);
 }

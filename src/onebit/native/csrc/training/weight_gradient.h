@@ -7,6 +7,9 @@
  * even position; for an odd shift the gradients are read one position to the left instead.
  *
  * Images are divided into blocks with sums of their own, whatever the number of threads, and the blocks are added in order. */
+#pragma once
+#include "../amx.h"
+
 enum {
     TAPS_TOGETHER = 5,      /* tiles of sums; the others hold gradients and, twice, x */
     POSITIONS = 32,         /* of a tile */
@@ -311,3 +314,5 @@ static int64_t run_weight_gradient(const ob_convolution *call, int32_t stage, in
     }
     return bytes;
 }
+#undef RUN_WEIGHT_GRADIENT
+#define RUN_WEIGHT_GRADIENT run_weight_gradient
