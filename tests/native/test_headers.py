@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from onebit.native import library
 from onebit.native.abi import HASH
-from support.compiling import FLAGS, SOURCES, compiles
+from support.compiling import COMPILER_ARM64, FLAGS, PROCESSORS, SOURCES, compiles
 from support.executors import assert_agrees, reference
 from support.kernel_nets import kernel_nets, scaled_net
 from support.packed_nets import inputs_of
@@ -21,10 +22,11 @@ COMPILER = shutil.which(os.environ.get("CC", "cc")) or ""
 pytestmark = pytest.mark.skipif(not COMPILER, reason="no C compiler")
 HEADERS = sorted(str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.h"))
 LINES = (SOURCES / "instruction_sets.txt").read_text(encoding="utf-8").splitlines()[1:]
-OPTIONS = {name: options for _, name, *options in map(str.split, LINES)}
+OPTIONS = {name: (processor, options) for processor, name, *options in map(str.split, LINES)}
+COMPILERS = {"arm64": COMPILER_ARM64, PROCESSORS.get(platform.machine()): COMPILER}
 OF_AVX2 = ("avx2.h", "dot_few.h", "training/signs.h", "training/product.h", "training/dense_gradient.h")
 NEEDED = dict.fromkeys(OF_AVX2, "avx2") | dict.fromkeys(("avx512.h", "dot_lut.h"), "avx512bw")
-NEEDED |= dict.fromkeys(("amx.h", "training/weight_gradient.h"), "amx")
+NEEDED |= dict.fromkeys(("amx.h", "training/weight_gradient.h"), "amx") | {"neon.h": "neon"}
 """The instruction sets of headers that name their instructions."""
 
 PORTABLE = """
@@ -36,12 +38,13 @@ const ob_isa ob_portable = ISA("portable");
 
 @pytest.mark.parametrize("header", HEADERS)
 def test_each_header_includes_what_it_uses(header: str, tmp_path: Path) -> None:
-    options = OPTIONS[NEEDED[header]] if header in NEEDED else []
-    if not compiles([COMPILER], options, tmp_path):
+    processor, options = OPTIONS[NEEDED[header]] if header in NEEDED else (None, [])
+    compiler = COMPILERS.get(processor) if processor else COMPILER
+    if compiler is None or not compiles([compiler], options, tmp_path):
         pytest.skip(f"no compiler for {NEEDED[header]}")
     strict = ["-fsyntax-only", "-Werror=implicit-function-declaration"]
     twice = f'#include "{header}"\n' * 2
-    command = [COMPILER, *FLAGS, *options, *strict, f"-I{SOURCES}", "-x", "c", "-"]
+    command = [compiler, *FLAGS, *options, *strict, f"-I{SOURCES}", "-x", "c", "-"]
     done = subprocess.run(command, input=twice, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
 
