@@ -48,13 +48,15 @@ def test_a_compiler_places_every_field_where_python_does(tmp_path: Path) -> None
             lines.append(f'printf("%zu\\n", offsetof({c_name(name)}, {field.rstrip("_")}));')
     kinds = ("EPILOGUE", "KERNEL", "CODING", "NORM", "WEIGHT", "SURROGATE", "ACTIVATION", "STAGE")
     numbers = {f"OB_{kind}_{name.upper()}": n for kind in kinds for name, n in getattr(abi, kind).items()}
-    numbers |= {"OB_AXES": abi.AXES, "OB_MOST_TAPS": abi.MOST_TAPS}
+    numbers |= {f"OB_{name}": number for name, number in vars(abi).items() if isinstance(number, int)}
+    numbers["(int)sizeof(segment_t)"] = 4 * abi.SEGMENT_UNITS
+    assert {"OB_AXES", "OB_BLOCK", "OB_AMX_BYTES"} <= set(numbers)
     expected += numbers.values()
     lines += [f'printf("%d\\n", {name});' for name in numbers]
     source = tmp_path / "offsets.c"
-    body = "\n".join(lines)
-    source.write_text(f'#include <stdio.h>\n#include "{HEADER}"\nint main(void) {{ {body} return 0; }}\n')
-    subprocess.run(["cc", str(source), "-o", str(tmp_path / "offsets")], check=True)
+    body, header = "\n".join(lines), HEADER.with_name("kernels.h")
+    source.write_text(f'#include <stdio.h>\n#include "{header}"\nint main(void) {{ {body} return 0; }}\n')
+    subprocess.run(["cc", str(source), "-o", str(tmp_path / "offsets"), "-lm"], check=True)
     found = subprocess.run([str(tmp_path / "offsets")], capture_output=True, text=True, check=True).stdout
     assert [int(line) for line in found.split()] == expected
     assert len(STRUCTURES) > 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "b11dac62abb91e353c24b555c4dd3115c094b690231243aa96deb61b08ab3d15"
+HASH = "5c887aaefc601de1a558204963095e1a22d0670765e5c6ee044ed358f33f7d79"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -13,6 +13,34 @@ Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctype
 Pointer, Text = ctypes.c_void_p, ctypes.c_char_p
 
 AXES = 6
+
+BLOCK = 256
+
+VECTOR = 16
+
+SEGMENT_UNITS = 6
+
+REAL_LANES = 16
+
+DOT_LUT_INPUTS = 5
+
+DOT_LUT_GROUPS = 3
+
+DOT_LUT_WORDS = 17
+
+DOT_LUT_TABLE = 32
+
+AMX_INPUTS = 64
+
+AMX_ROWS = 32
+
+AMX_BYTES = 1024
+
+AMX_PLANES = 4
+
+AMX_STEPS = 8
+
+AMX_DENSE_ROWS = 256
 
 PANEL_ROWS = 32
 

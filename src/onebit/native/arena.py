@@ -24,8 +24,7 @@ _ALIGNED = 16  # units: a cache line
 _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
 _MOST_BATCH = 128
 _SLACK = 16  # units after the values of a buffer, which kernels of bytes may read
-_BLOCK, _TILE_PIXELS = 256, 4  # BLOCK of csrc/epilogue.h, and the most pixels of a tile
-_VECTOR = 16  # channels that an epilogue computes at once, past the last one too
+_TILE_PIXELS = 4  # the most pixels of a tile
 
 
 class _Thread(threading.local):
@@ -121,7 +120,7 @@ def lay_out(made: Values, answers: list[Slot], isa: library.InstructionSet) -> N
     of_answers = [answer.buffer for answer in answers]
     for row in (call.inputs[0] for call in calls if isa.byte_tiles and _is_dense(call)):
         # rows of bytes are aligned, but not all in one set of a cache; short ones may be finished as one block
-        if row.units > _BLOCK // 4 and row not in of_answers:
+        if row.units > abi.BLOCK // 4 and row not in of_answers:
             row.units = (-(-row.units // _ALIGNED) | 1) * _ALIGNED
     for at, call in enumerate(calls):
         more = (slot.buffer for operation in call.epilogue for slot in operation.more)
@@ -245,14 +244,14 @@ def _fill_struct(
         into.p, into.q = (_parameters(array, times, dtype, kept) for array in (operation.p, operation.q))
         into.least, into.most = operation.least, operation.most
         if operation.p is not None:
-            into.stride = operation.p.shape[-1] * times + _VECTOR - 1
+            into.stride = operation.p.shape[-1] * times + abi.VECTOR - 1
         if operation.more:
             more = [(s.buffer.offset, s.buffer.units, s.pixel, s.kind == BYTES) for s in operation.more]
             into.more, into.more_count = _pointer(np.array(more, np.int64), kept), len(more)
     kept.append(epilogue)
     struct.epilogue, struct.epilogue_count = ctypes.addressof(epilogue), len(call.epilogue)
     if struct.bits and repeats:
-        struct.bits = min(WORD, _BLOCK // repeats)
+        struct.bits = min(WORD, abi.BLOCK // repeats)
 
 
 def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
@@ -263,15 +262,15 @@ def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
             op.code == "clamp" or (op.p is None and op.q is None) for op in call.epilogue
         )
         channels = 1 if alike else fields["channels"]
-        return 0 if _BLOCK % channels else _BLOCK // channels
+        return 0 if abi.BLOCK % channels else abi.BLOCK // channels
     outputs = fields.get("outputs", 0)
     simple = call.kernel in ("xnor", "dot", "dot_lut", "lut") and fields["groups"] == 1
     padded = fields.get("constant") and call.kernel not in ("dot", "dot_lut")
-    if not simple or padded or fields.get("center") or outputs % _VECTOR:
+    if not simple or padded or fields.get("center") or outputs % abi.VECTOR:
         return 0
     if "bits" in fields and outputs > WORD and outputs % WORD:  # the words of a pixel are not all full
         return 0
-    pixels = _BLOCK // outputs if outputs <= isa.tile_outputs else 0
+    pixels = abi.BLOCK // outputs if outputs <= isa.tile_outputs else 0
     return pixels if pixels >= _TILE_PIXELS else 0
 
 
@@ -279,7 +278,7 @@ def _parameters(array: np.ndarray | None, repeats: int, dtype: Any, kept: list[A
     """Address of an array, or of rows, of one parameter per channel, each padded to whole vectors."""
     if array is None:
         return None
-    padding = [(0, 0)] * (array.ndim - 1) + [(0, _VECTOR - 1)]
+    padding = [(0, 0)] * (array.ndim - 1) + [(0, abi.VECTOR - 1)]
     return _pointer(np.pad(np.tile(array, repeats), padding).astype(dtype or array.dtype), kept)
 
 

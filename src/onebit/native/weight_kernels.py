@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onebit.native import abi
 from onebit.native.kernel_calls import Coding, Slot
 from onebit.native.layout import NotPlanned
 from onebit.native.library import InstructionSet
@@ -15,15 +16,12 @@ from onebit.native.taps import Axis, padded_columns
 from onebit.packed import Conv, OneBitWeights
 from onebit.packed.grid import EXACT_TERMS, MOST_EXACT_TERMS, on_grid
 
-_REAL_LANES = 16
 _BLOCK_BYTES = 2**17  # of weights that are bytes at the same time, in the second-level cache
-_BLOCK = 256  # of csrc/epilogue.h
 _SLACK = 17  # units after the last row, which kernels of bytes may read
-_TABLES_KEPT, _TABLE_UNITS = 51, 16  # of csrc/dot_lut.h: tables of a dense row at the same time, their size
-_STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, bytes of an int32: as in csrc/amx.h
-_DENSE_WEIGHTS, _DENSE_ROWS = 2**14, 256  # bytes of weights and rows of a dense layer at the same time: as there
+_TABLES_KEPT = abi.DOT_LUT_WORDS * abi.DOT_LUT_GROUPS  # of a dense row at the same time
+_TABLE_UNITS = abi.DOT_LUT_TABLE // 2  # entries have 16 bits
+_DENSE_UNITS = 2 * abi.AMX_STEPS * abi.AMX_BYTES // 4  # weights of a dense layer that are bytes at the same time
 _MOST_PLANES_BYTES = 2**18  # one byte of each input that is split at the same time
-_SEGMENT_UNITS = 6  # of scratch memory per tap
 _MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
 
 
@@ -109,13 +107,13 @@ def dot_kernel(
     tile = isa.tile_outputs * taps * filled * FOUR  # bytes
     tiles = -(-outputs // isa.tile_outputs)
     more["block"] = max(1, min(tiles, _BLOCK_BYTES // tile))
-    base = max(_BLOCK, more["block"] * isa.tile_outputs)
+    base = max(abi.BLOCK, more["block"] * isa.tile_outputs)
     units = base + (more["block"] * tile + kept) // 4 + _SLACK
     if isa.byte_tiles and one:
-        units = max(units, base + _DENSE_WEIGHTS // 4 + _DENSE_ROWS * isa.tile_outputs)
+        units = max(units, base + _DENSE_UNITS + abi.AMX_DENSE_ROWS * isa.tile_outputs)
     elif isa.byte_tiles:  # rows without gaps
-        steps = -(-taps * filled * FOUR // _STEP)
-        units += (_MOST_ROWS * (steps | 1) + 1) * _STEP // 4
+        steps = -(-taps * filled * FOUR // abi.AMX_INPUTS)
+        units += (abi.AMX_ROWS * (steps | 1) + 1) * abi.AMX_INPUTS // 4
     return WeightKernel("dot", weights, fours, units, more)
 
 
@@ -126,8 +124,8 @@ def _joins_taps(node: Conv) -> bool:
 
 def _filled(fours: int, isa: InstructionSet) -> int:
     """Fours of a tap, including padding: to whole tiles of bytes if that is at most a quarter of them."""
-    if isa.byte_tiles and -fours % (_STEP // FOUR) <= fours // 3:
-        return -(-fours // (_STEP // FOUR)) * (_STEP // FOUR)
+    if isa.byte_tiles and -fours % (abi.AMX_INPUTS // FOUR) <= fours // 3:
+        return -(-fours // (abi.AMX_INPUTS // FOUR)) * (abi.AMX_INPUTS // FOUR)
     return -(-fours // isa.dot_fours) * isa.dot_fours
 
 
@@ -152,7 +150,7 @@ def _dot_lookup_kernel(rows: np.ndarray, pixel: int, more: dict[str, Any], isa: 
         pixels = pixels.reshape(outputs, taps, LOOKUPS, fives, FIVE).swapaxes(2, 3)
     weights = lookup_panels(pixels.reshape(outputs, taps, -1), isa.dot_lut)
     padded = -(-outputs // isa.tile_outputs) * isa.tile_outputs
-    units = max(_BLOCK, padded) + isa.tile_rows * padded
+    units = max(abi.BLOCK, padded) + isa.tile_rows * padded
     if "table_rows" not in more:
         units += isa.tile_rows * (_TABLES_KEPT + LOOKUPS - 1) * _TABLE_UNITS
     else:
@@ -163,7 +161,7 @@ def _dot_lookup_kernel(rows: np.ndarray, pixel: int, more: dict[str, Any], isa: 
 
 def segment_units(taps: int) -> int:
     """Units of scratch memory for the segments of taps."""
-    return -(-taps // 8) * 8 * _SEGMENT_UNITS
+    return -(-taps // 8) * 8 * abi.SEGMENT_UNITS
 
 
 def tap_sums(rows: np.ndarray) -> np.ndarray:
@@ -175,16 +173,16 @@ def tap_sums(rows: np.ndarray) -> np.ndarray:
 
 def planes_of_bytes(inputs: int, isa: InstructionSet) -> tuple[int, int]:
     """Images of a dense layer whose integers are split into bytes at the same time, and units of scratch memory."""
-    stride = (-(-inputs // _STEP) | 1) * _STEP
+    stride = (-(-inputs // abi.AMX_INPUTS) | 1) * abi.AMX_INPUTS
     rows = max(32, min(64, _MOST_PLANES_BYTES // stride // 32 * 32))
-    return rows, _DENSE_WEIGHTS // 4 + _PLANES * rows * (stride // 4 + isa.tile_outputs)
+    return rows, _DENSE_UNITS + abi.AMX_PLANES * rows * (stride // 4 + isa.tile_outputs)
 
 
 def real_kernel(node: Any, rows: np.ndarray) -> WeightKernel:
     """Real weights × int32; NotPlanned if sums may not fit an int64. rows: (G, O, T, I) float64 integers on grids."""
     if node.terms > MOST_EXACT_TERMS:
         raise NotPlanned("sums of more real products than an int64 holds")
-    weights = panels(rows.reshape(*rows.shape[:2], -1), _REAL_LANES)
+    weights = panels(rows.reshape(*rows.shape[:2], -1), abi.REAL_LANES)
     return WeightKernel("real", weights, rows.shape[-1], more={"weight_units": on_grid(node.weight)[1]})
 
 

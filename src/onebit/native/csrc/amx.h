@@ -10,15 +10,15 @@
 #include "avx512.h"
 #include "dot_few.h"
 
-#define DOT_MANY 8      /* pixels of a run, and */
-#define DOT_LEAST 2048  /* bytes of a panel, 128 inputs, from which on tiles are faster */
+#define DOT_MANY 8     /* pixels of a run, and */
+#define DOT_LEAST 2048 /* bytes of a panel, 128 inputs, from which on tiles are faster */
 
-#define STEP 64          /* inputs of a tile */
-#define TILE_BYTES 1024
-#define MOST_ROWS 32     /* of inputs at once */
-#define MOST_PLANES 4
-#define DENSE_STEPS 8    /* tiles of inputs of a dense layer whose weights are bytes at the same time */
-#define DENSE_ROWS 256   /* of a dense layer with sums at the same time */
+#define STEP OB_AMX_INPUTS           /* inputs of a tile */
+#define TILE_BYTES OB_AMX_BYTES
+#define MOST_ROWS OB_AMX_ROWS        /* of inputs at once */
+#define MOST_PLANES OB_AMX_PLANES    /* bytes of an int32 */
+#define DENSE_STEPS OB_AMX_STEPS     /* tiles of inputs of a dense layer whose weights are bytes at the same time */
+#define DENSE_ROWS OB_AMX_DENSE_ROWS /* of a dense layer with sums at the same time */
 
 /* Tiles 0 to 3: sums of the first and second rows, each of the first and second outputs; 4, 5: inputs; 6, 7: weights. */
 typedef struct {

@@ -141,7 +141,7 @@ static int finish_rows(const dot_t *dot, const run_t *at, position_t position, i
     int first = tile * TILE_OUTPUTS, part = call->outputs - first < width ? call->outputs - first : width, saw_nan = 0;
     int together = at->run[1] == 1 ? call->together : 0, single = call->out_height * call->out_width == 1;
     /* whether the epilogue reads just these sums, row by row in whole vectors */
-    int bare = width % 16 == 0 && call->in_factor == 1 && !call->in_zero && !DOT_SHIFT && !call->constant;
+    int bare = width % OB_VECTOR == 0 && call->in_factor == 1 && !call->in_zero && !DOT_SHIFT && !call->constant;
     uint32_t factor = (uint32_t)call->in_factor;
     block_t block;
     for (int m = 0; m < many;) {

@@ -11,11 +11,11 @@
 #include "dot.h"
 #include "tiles.h"
 
-#define DOT_LUT_INPUTS 5
-#define DOT_LUT_GROUPS 3
+#define DOT_LUT_INPUTS OB_DOT_LUT_INPUTS
+#define DOT_LUT_GROUPS OB_DOT_LUT_GROUPS
 #define DOT_LUT_LANES DOT_LUT
-#define DOT_LUT_TABLE 32
-#define DOT_LUT_WORDS 17 /* 51 lookups: 255 bytes of 255 still fit 16 bits */
+#define DOT_LUT_TABLE OB_DOT_LUT_TABLE
+#define DOT_LUT_WORDS OB_DOT_LUT_WORDS /* 51 lookups: 255 bytes of 255 still fit 16 bits */
 #define DOT_LUT_ROWS(panels) ((panels) < 3 ? 8 : 4)
 #define DOT_LUT_PANELS (TILE_PANELS * LANES / DOT_LUT_LANES) /* of a tile of finish_rows */
 

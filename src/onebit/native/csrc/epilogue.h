@@ -3,18 +3,18 @@
 #include "barrier.h"
 #include "isa.h"
 
-#define BLOCK 256 /* most channels of a block; blocks begin at multiples of 32 */
+#define BLOCK OB_BLOCK /* blocks begin at multiples of 32 */
 
 typedef union {
     int32_t i[BLOCK + 32]; /* word_of reads 32 flags, of which all but the first few may be of no channel */
     float f[BLOCK];
 } block_t;
 
-/* Loops over channels, 16 at a time up to a whole multiple: blocks and parameters have room for that. */
-#define CHANNELS(body)                           \
-    for (int from = 0; from < count; from += 16) \
-        for (int k = from; k < from + 16; k++) { \
-            body;                              \
+/* Loops over channels, OB_VECTOR at a time up to a whole multiple: blocks and parameters have room for that. */
+#define CHANNELS(body)                                  \
+    for (int from = 0; from < count; from += OB_VECTOR) \
+        for (int k = from; k < from + OB_VECTOR; k++) { \
+            body;                                       \
         }
 
 /* Computed in double and rounded once. */
@@ -156,7 +156,7 @@ static int finish_block(const ob_call *call, block_t *x, const site_t *at, int f
     if (bytes) {
         uint8_t *out = bytes;
         int32_t zero = call->out_zero;
-        if (count % 16 == 0)
+        if (count % OB_VECTOR == 0)
             CHANNELS(out[k] = (uint8_t)(x->i[k] + zero))
         else
             for (int k = 0; k < count; k++) out[k] = (uint8_t)(x->i[k] + zero);
@@ -166,7 +166,7 @@ static int finish_block(const ob_call *call, block_t *x, const site_t *at, int f
     if (call->bits)
         /* to divide by a constant is a shift */
         write_bits(out + (call->bits == 32 ? at->from / 32 : at->from / call->bits), x, count, call->bits);
-    else if (count % 16 == 0) { /* unlike memcpy, no function call */
+    else if (count % OB_VECTOR == 0) { /* unlike memcpy, no function call */
         out += at->from;
         CHANNELS(out[k] = (uint32_t)x->i[k])
     } else

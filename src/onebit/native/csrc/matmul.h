@@ -474,8 +474,8 @@ static int lut(const ob_call *call, const share_t *share, int64_t count, uint32_
 }
 #define RUN_LUT lut
 
-/* Real weights: panels of 16 float64 integers. Sums of 32 products of 24-bit integers are exact in double. */
-#define REAL_LANES 16
+/* Real weights: panels of REAL_LANES float64 integers. Sums of 32 products of 24-bit integers are exact in double. */
+#define REAL_LANES OB_REAL_LANES
 #define REAL_PANELS 2 /* a multiple of 32 outputs, because bits are written as words */
 #define EXACT_TERMS 32
 

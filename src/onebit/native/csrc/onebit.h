@@ -81,6 +81,23 @@ enum { OB_KERNEL_NONE, OB_KERNELS(OB_KERNEL_ID) };
 
 #define OB_AXES 6
 
+/* Sizes on which weights and scratch memory depend. Those of OB_KERNEL_DOT_LUT are explained in dot_lut.h, and of tiles of bytes in
+ * amx.h. */
+#define OB_BLOCK 256       /* most channels that an epilogue works on at once */
+#define OB_VECTOR 16       /* it works on a multiple of this number */
+#define OB_SEGMENT_UNITS 6 /* of scratch memory for a tap: a segment_t of matmul.h */
+#define OB_REAL_LANES 16   /* outputs per panel of OB_KERNEL_REAL */
+#define OB_DOT_LUT_INPUTS 5
+#define OB_DOT_LUT_GROUPS 3
+#define OB_DOT_LUT_WORDS 17
+#define OB_DOT_LUT_TABLE 32
+#define OB_AMX_INPUTS 64
+#define OB_AMX_ROWS 32
+#define OB_AMX_BYTES 1024
+#define OB_AMX_PLANES 4
+#define OB_AMX_STEPS 8
+#define OB_AMX_DENSE_ROWS 256
+
 /* One kernel call. */
 typedef struct {
     int32_t kernel, groups;
