@@ -104,7 +104,7 @@ static float norm_factor(const float *x, int64_t n, double eps) {
     floats_t sums[SUM_VECTORS] = {{0}};
     for (int64_t k = 0; k < n; k += SUM_LANES)
         EACH_VECTOR {
-            floats_t some = load_lanes(x + k + v * NORM_LANES);
+            floats_t some = load_lanes(x + k + v * FLOAT_LANES);
             sums[v] += some * some;
         }
     return 1 / sqrtf(sum_of_lanes(sums) / (float)n + (float)eps);
@@ -141,7 +141,7 @@ static void real_row(const ob_matrix *m, int64_t o, float *to) {
     if (m->kind == OB_MATRIX_F32)
         memcpy(to, rows + o * n * 4, (size_t)n * 4);
     else if (m->kind == OB_MATRIX_F16)
-        for (int64_t k = 0; k < n; k += NORM_LANES) store_lanes(to + k, half_lanes(rows + 2 * (o * n + k)));
+        for (int64_t k = 0; k < n; k += FLOAT_LANES) store_lanes(to + k, half_lanes(rows + 2 * (o * n + k)));
     else if (m->kind == OB_MATRIX_BF16)
         for (int64_t k = 0; k < n; k++) to[k] = float_of_bits((uint32_t)half_at(rows, o * n + k) << 16);
     else if (m->kind == OB_MATRIX_Q8_0)
@@ -166,7 +166,7 @@ static void real_row(const ob_matrix *m, int64_t o, float *to) {
 static float real_dot(const float *x, const float *y, int64_t n) {
     floats_t sums[SUM_VECTORS] = {{0}};
     for (int64_t k = 0; k < n; k += SUM_LANES)
-        EACH_VECTOR sums[v] += load_lanes(x + k + v * NORM_LANES) * load_lanes(y + k + v * NORM_LANES);
+        EACH_VECTOR sums[v] += load_lanes(x + k + v * FLOAT_LANES) * load_lanes(y + k + v * FLOAT_LANES);
     return sum_of_lanes(sums);
 }
 
@@ -237,7 +237,7 @@ static int gate_phase(decoder_t *d, const ob_matrix *gate, const ob_matrix *up, 
         for (int64_t r = 0; r < call->rows; r++) {
             float *to = rooms->gate.reals + r * rooms->h_row;
             const float *by = rooms->up + r * rooms->h_row;
-            for (int64_t k = d->begin * PANEL_ROWS; k < d->end * PANEL_ROWS; k += NORM_LANES) {
+            for (int64_t k = d->begin * PANEL_ROWS; k < d->end * PANEL_ROWS; k += FLOAT_LANES) {
                 const floats_t x = load_lanes(to + k);
                 store_lanes(to + k, x / (1 + exp_lanes(-x)) * load_lanes(by + k));
             }
@@ -270,8 +270,8 @@ ALWAYS void fetch(const void *from, int64_t bytes) { /* into the second level */
 /* scores[m][t] for `count` keys, a position in each lane. `next`: what is needed after them. */
 ALWAYS void score(const int M, float *const *q, const uint16_t *keys, const uint16_t *next, int64_t n, int64_t count, float *scores,
                   int64_t score_row) {
-    for (int64_t t = 0; t < count; t += NORM_LANES) {
-        fetch(next + t * n, NORM_LANES * n * 2);
+    for (int64_t t = 0; t < count; t += FLOAT_LANES) {
+        fetch(next + t * n, FLOAT_LANES * n * 2);
         const uint16_t *key = keys + t / KEYS * KEYS * n + t % KEYS;
         floats_t sums[QUERIES][2];
         EACH_QUERY sums[m][0] = sums[m][1] = (floats_t){0};
@@ -288,18 +288,18 @@ ALWAYS void score(const int M, float *const *q, const uint16_t *keys, const uint
 /* to[m] += score * value, one position after the other. */
 ALWAYS void weigh(const int M, const float *scores, int64_t score_row, const uint16_t *values, const uint16_t *next, int64_t n,
                   int64_t count, float *const *to) {
-    for (int64_t i = 0; i < n; i += 2 * NORM_LANES) {
+    for (int64_t i = 0; i < n; i += 2 * FLOAT_LANES) {
         floats_t sums[QUERIES][2];
-        EACH_QUERY sums[m][0] = load_lanes(to[m] + i), sums[m][1] = load_lanes(to[m] + i + NORM_LANES);
+        EACH_QUERY sums[m][0] = load_lanes(to[m] + i), sums[m][1] = load_lanes(to[m] + i + FLOAT_LANES);
         for (int64_t t = 0; t < count; t++) {
-            __builtin_prefetch(next + i * SEGMENT + t * 2 * NORM_LANES, 0, 2);
+            __builtin_prefetch(next + i * SEGMENT + t * 2 * FLOAT_LANES, 0, 2);
 #pragma GCC unroll 2
             for (int u = 0; u < 2; u++) {
-                const floats_t one = half_lanes(values + t * n + i + u * NORM_LANES);
+                const floats_t one = half_lanes(values + t * n + i + u * FLOAT_LANES);
                 EACH_QUERY sums[m][u] += one * scores[m * score_row + t];
             }
         }
-        EACH_QUERY store_lanes(to[m] + i, sums[m][0]), store_lanes(to[m] + i + NORM_LANES, sums[m][1]);
+        EACH_QUERY store_lanes(to[m] + i, sums[m][0]), store_lanes(to[m] + i + FLOAT_LANES, sums[m][1]);
     }
 }
 
@@ -307,18 +307,18 @@ ALWAYS void weigh(const int M, const float *scores, int64_t score_row, const uin
 static float soften(float *scores, int64_t count, int64_t most) {
     float largest = scores[count - 1];
     floats_t most_of = all_lanes(largest);
-    for (int64_t t = 0; t + NORM_LANES <= count; t += NORM_LANES) {
+    for (int64_t t = 0; t + FLOAT_LANES <= count; t += FLOAT_LANES) {
         const floats_t some = load_lanes(scores + t);
         most_of = chosen_lanes((words_t)(some > most_of), some, most_of);
     }
-    for (int64_t t = count / NORM_LANES * NORM_LANES; t < count; t++) largest = scores[t] > largest ? scores[t] : largest;
-    for (int k = 0; k < NORM_LANES; k++) largest = most_of[k] > largest ? most_of[k] : largest;
-    for (int64_t t = 0; t < whole(count, KEYS); t += NORM_LANES) store_lanes(scores + t, exp_lanes(load_lanes(scores + t) - largest));
+    for (int64_t t = count / FLOAT_LANES * FLOAT_LANES; t < count; t++) largest = scores[t] > largest ? scores[t] : largest;
+    for (int k = 0; k < FLOAT_LANES; k++) largest = most_of[k] > largest ? most_of[k] : largest;
+    for (int64_t t = 0; t < whole(count, KEYS); t += FLOAT_LANES) store_lanes(scores + t, exp_lanes(load_lanes(scores + t) - largest));
     for (int64_t t = count; t < whole(most, KEYS); t++) scores[t] = 0;
-    floats_t sums[KEYS / NORM_LANES] = {{0}};
+    floats_t sums[KEYS / FLOAT_LANES] = {{0}};
     for (int64_t t = 0; t < count; t += KEYS)
 #pragma GCC unroll 4
-        for (int v = 0; v < KEYS / NORM_LANES; v++) sums[v] += load_lanes(scores + t + v * NORM_LANES);
+        for (int v = 0; v < KEYS / FLOAT_LANES; v++) sums[v] += load_lanes(scores + t + v * FLOAT_LANES);
     float all[KEYS];
     memcpy(all, sums, sizeof all);
     for (int many = KEYS / 2; many; many /= 2)
@@ -352,7 +352,7 @@ ALWAYS ints_t add_byte_pairs(ints_t sum, const int8_t *from, const int16_t *pair
     const __m256i bytes = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from));
     return sum + (ints_t)_mm256_madd_epi16(bytes, _mm256_set1_epi32(both));
 #else
-    for (int k = 0; k < NORM_LANES; k++) sum[k] += from[2 * k] * pair[0] + from[2 * k + 1] * pair[1];
+    for (int k = 0; k < FLOAT_LANES; k++) sum[k] += from[2 * k] * pair[0] + from[2 * k + 1] * pair[1];
     return sum;
 #endif
 }
@@ -360,8 +360,8 @@ ALWAYS ints_t add_byte_pairs(ints_t sum, const int8_t *from, const int16_t *pair
 /* `score` of bytes: keys are [block][pair of numbers][position in the block][2]. */
 ALWAYS void score_bytes(const int M, const int16_t *q, const float *units, const int8_t *keys, const int8_t *next, const float *key_units,
                         int64_t n, int64_t count, float *scores, int64_t score_row) {
-    for (int64_t t = 0; t < count; t += NORM_LANES) {
-        fetch(next + t * n, NORM_LANES * n);
+    for (int64_t t = 0; t < count; t += FLOAT_LANES) {
+        fetch(next + t * n, FLOAT_LANES * n);
         const int8_t *key = keys + t / KEYS * KEYS * n + t % KEYS * 2;
         ints_t sums[QUERIES];
         EACH_QUERY sums[m] = (ints_t){0};
@@ -374,19 +374,19 @@ ALWAYS void score_bytes(const int M, const int16_t *q, const float *units, const
 /* `weigh` of bytes: values are [pair of positions][number][2]. */
 ALWAYS void weigh_bytes(const int M, const int16_t *scores, int64_t score_row, const int8_t *values, const int8_t *next, int64_t n,
                         int64_t count, float *const *to) {
-    for (int64_t i = 0; i < n; i += 2 * NORM_LANES) {
+    for (int64_t i = 0; i < n; i += 2 * FLOAT_LANES) {
         ints_t sums[QUERIES][2];
         EACH_QUERY sums[m][0] = sums[m][1] = (ints_t){0};
         for (int64_t t = 0; t < count; t += 2) {
-            __builtin_prefetch(next + i * SEGMENT + t * 2 * NORM_LANES, 0, 2);
+            __builtin_prefetch(next + i * SEGMENT + t * 2 * FLOAT_LANES, 0, 2);
 #pragma GCC unroll 2
             for (int u = 0; u < 2; u++)
-                EACH_QUERY sums[m][u] = add_byte_pairs(sums[m][u], values + t * n + 2 * (i + u * NORM_LANES), scores + m * score_row + t);
+                EACH_QUERY sums[m][u] = add_byte_pairs(sums[m][u], values + t * n + 2 * (i + u * FLOAT_LANES), scores + m * score_row + t);
         }
 #pragma GCC unroll 2
         for (int u = 0; u < 2; u++)
             EACH_QUERY {
-                float *at = to[m] + i + u * NORM_LANES;
+                float *at = to[m] + i + u * FLOAT_LANES;
                 store_lanes(at, load_lanes(at) + __builtin_convertvector(sums[m][u], floats_t));
             }
     }

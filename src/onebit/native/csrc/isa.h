@@ -146,11 +146,11 @@ typedef struct {
     uint32_t of[LANES];
 } vec;
 
-#define EACH_LANE(body)                               \
-    {                                                 \
-        vec to;                                       \
+#define EACH_LANE(body)                                  \
+    {                                                    \
+        vec to;                                          \
         for (int l = 0; l < LANES; l++) to.of[l] = body; \
-        return to;                                    \
+        return to;                                       \
     }
 
 ALWAYS vec vec_broadcast(uint32_t word) EACH_LANE(word)

@@ -38,7 +38,7 @@
 #define AHEAD 8192         /* bytes that are fetched before they are needed */
 
 /* A file with `USES_NEON` has the types of arm_neon.h.
- * choose_bytes: for each byte of an index the byte of a table of 16. half_lanes: NORM_LANES float16 as float32. */
+ * choose_bytes: for each byte of an index the byte of a table of 16. half_lanes: FLOAT_LANES float16 as float32. */
 #if defined(__AVX2__)
 #define SIGN_BYTES 32
 typedef uint8_t sign_bytes_t __attribute__((vector_size(SIGN_BYTES)));
@@ -102,7 +102,7 @@ ALWAYS floats_t half_lanes(const void *from) {
     return (floats_t)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)from)));
 #else
     floats_t to;
-    for (int k = 0; k < NORM_LANES; k++) to[k] = half_to_float(((const uint16_t *)from)[k]);
+    for (int k = 0; k < FLOAT_LANES; k++) to[k] = half_to_float(((const uint16_t *)from)[k]);
     return to;
 #endif
 }
@@ -117,7 +117,7 @@ ALWAYS floats_t all_lanes(float x) { return x - (floats_t){0}; }
 
 /* The sum of many numbers: 32 sums in turn, then halves of them. */
 #define SUM_LANES 32
-#define SUM_VECTORS (SUM_LANES / NORM_LANES)
+#define SUM_VECTORS (SUM_LANES / FLOAT_LANES)
 #define EACH_VECTOR _Pragma("GCC unroll 8") for (int v = 0; v < SUM_VECTORS; v++)
 
 ALWAYS float sum_of_lanes(const floats_t *sums) {
@@ -138,7 +138,7 @@ ALWAYS int is_sound(float size) { return size >= 0x1p-100f && size <= 0x1.fffffe
 static float round_block(const float *x, int16_t *to) {
     floats_t sums[SUM_VECTORS] = {{0}};
     for (int k = 0; k < SIGN_BLOCK; k += SUM_LANES)
-        EACH_VECTOR sums[v] += magnitude(load_lanes(x + k + v * NORM_LANES));
+        EACH_VECTOR sums[v] += magnitude(load_lanes(x + k + v * FLOAT_LANES));
     float unit = sum_of_lanes(sums) * (1.0f / MOST_SUM);
     if (!is_sound(unit)) {
         memset(to, 0, SIGN_BLOCK * sizeof *to);
@@ -226,7 +226,7 @@ typedef struct {
 /* y += (sum * unit) * scale, for some outputs of a panel. */
 ALWAYS void add_block(const int16_t *sums, int count, float unit, const uint8_t *scales, float *to) {
 #pragma GCC unroll 8
-    for (int k = 0; k < count; k += NORM_LANES) {
+    for (int k = 0; k < count; k += FLOAT_LANES) {
         shorts_t some;
         memcpy(&some, sums + k, sizeof some);
         floats_t sum = __builtin_convertvector(__builtin_convertvector(some, ints_t), floats_t);

@@ -38,13 +38,13 @@ ALWAYS void through_slope(const ob_concrete *call, int64_t i, int64_t count, int
 ALWAYS int64_t concrete_values(const ob_concrete *call, int64_t i, int64_t end, int bf16) {
     words_t near = {0};
     if (call->noise) {
-        for (; i + NORM_LANES <= end; i += NORM_LANES) near |= draw_signs(call, i, NORM_LANES, bf16);
+        for (; i + FLOAT_LANES <= end; i += FLOAT_LANES) near |= draw_signs(call, i, FLOAT_LANES, bf16);
         if (i < end) near |= draw_signs(call, i, end - i, bf16);
     } else {
-        for (; i + NORM_LANES <= end; i += NORM_LANES) through_slope(call, i, NORM_LANES, bf16);
+        for (; i + FLOAT_LANES <= end; i += FLOAT_LANES) through_slope(call, i, FLOAT_LANES, bf16);
         if (i < end) through_slope(call, i, end - i, bf16);
     }
-    for (int k = 0; k < NORM_LANES; k++)
+    for (int k = 0; k < FLOAT_LANES; k++)
         if (near[k]) return 1;
     return 0;
 }

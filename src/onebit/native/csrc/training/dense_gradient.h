@@ -12,7 +12,7 @@ enum { ACROSS = 4, DOWN = 4, MOST_LISTED = 70 }; /* per cent of inputs that are 
 #else
 enum { ACROSS = 3, DOWN = 4, MOST_LISTED = 40 };
 #endif
-enum { OUTPUTS = ACROSS * NORM_LANES, COLUMNS = 16 }; /* outputs and inputs of a panel; the inputs fill a line of a cache */
+enum { OUTPUTS = ACROSS * FLOAT_LANES, COLUMNS = 16 }; /* outputs and inputs of a panel; the inputs fill a line of a cache */
 enum { NEAR_ROWS = 28 * 1024 / 4 / OUTPUTS }; /* of a panel of gradients in the cache next to the registers */
 
 #if defined(__AVX512F__) && (defined(__clang__) || __GNUC__ >= 10)
@@ -31,8 +31,8 @@ static void pack_rows(const void *from, int64_t rows, int64_t columns, int bf16,
     for (int64_t panel = begin; panel < end; panel++)
         for (int64_t n = 0; n < deep; n++) {
             uint32_t *row = to + (panel * deep + n) * size;
-            for (int64_t k = 0; k < size; k += NORM_LANES) {
-                const int64_t left = columns - panel * size - k, some = left < 0 ? 0 : left < NORM_LANES ? left : NORM_LANES;
+            for (int64_t k = 0; k < size; k += FLOAT_LANES) {
+                const int64_t left = columns - panel * size - k, some = left < 0 ? 0 : left < FLOAT_LANES ? left : FLOAT_LANES;
                 words_t x;
                 if (pairs) {
                     x = nearest_bf16(load_ordered(from, 2 * n * columns + panel * size + k, some, bf16)) >> 16;
@@ -46,26 +46,26 @@ static void pack_rows(const void *from, int64_t rows, int64_t columns, int bf16,
 
 static int all_finite(const uint32_t *x, int64_t count) {
     words_t beyond = {0};
-    for (const uint32_t *end = x + count; x < end; x += NORM_LANES) {
+    for (const uint32_t *end = x + count; x < end; x += FLOAT_LANES) {
         words_t some;
         memcpy(&some, x, sizeof some);
         beyond |= (words_t)((some & 0x7f800000u) == 0x7f800000u);
     }
     int all = 1;
-    for (int k = 0; k < NORM_LANES; k++) all &= !beyond[k];
+    for (int k = 0; k < FLOAT_LANES; k++) all &= !beyond[k];
     return all;
 }
 
 /* The inputs of some rows of a panel that are not 0, column after column, and how many; -1 if they are too many. */
 static void list_inputs(const uint32_t *x, int64_t rows, input_t *lists, int32_t *counts) {
     words_t zeros = {0};
-    for (int64_t n = 0; n < rows * COLUMNS; n += NORM_LANES) {
+    for (int64_t n = 0; n < rows * COLUMNS; n += FLOAT_LANES) {
         words_t some;
         memcpy(&some, x + n, sizeof some);
         zeros -= (words_t)(some << 1 == 0);
     }
     int64_t left = rows * COLUMNS;
-    for (int k = 0; k < NORM_LANES; k++) left -= zeros[k];
+    for (int k = 0; k < FLOAT_LANES; k++) left -= zeros[k];
     const int many = left * 100 > rows * COLUMNS * MOST_LISTED;
     for (int k = 0; k < COLUMNS; k++) counts[k] = many ? -1 : 0;
     for (int64_t n = 0; !many && n < rows; n++)
@@ -82,7 +82,7 @@ static void listed_column(const input_t *x, int32_t count, const uint32_t *g, fl
         const words_t one = (words_t){0} + x->value;
         _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) {
             words_t across;
-            memcpy(&across, g + x->at + k * NORM_LANES, sizeof across);
+            memcpy(&across, g + x->at + k * FLOAT_LANES, sizeof across);
             sum[k] = fused_add(across, one, sum[k]);
         }
     }
@@ -91,19 +91,19 @@ static void listed_column(const input_t *x, int32_t count, const uint32_t *g, fl
 
 #define EACH_SUM(body) \
     _Pragma("GCC unroll 8") for (int m = 0; m < DOWN; m++) _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) body;
-#define DENSE_TILE(name, multiply_add)                                                                                             \
-    static void name(const uint32_t *x, const uint32_t *g, int64_t deep, floats_t (*to)[ACROSS]) {                        \
-        floats_t sum[DOWN][ACROSS];                                                                                       \
-        EACH_SUM(sum[m][k] = (floats_t){0})                                                                               \
-        for (int64_t n = 0; n < deep; n++, x += COLUMNS, g += OUTPUTS)    {                                               \
-            words_t across[ACROSS];                                                                                       \
-            _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) memcpy(&across[k], g + k * NORM_LANES, sizeof across[k]); \
-            _Pragma("GCC unroll 8") for (int m = 0; m < DOWN; m++) {                                                      \
-                words_t one = (words_t){0} + x[m];                                                                        \
-                _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) sum[m][k] = multiply_add(across[k], one, sum[m][k]);      \
-            }                                                                                                             \
-        }                                                                                                                 \
-        EACH_SUM(to[m][k] += sum[m][k])                                                                                   \
+#define DENSE_TILE(name, multiply_add)                                                                                          \
+    static void name(const uint32_t *x, const uint32_t *g, int64_t deep, floats_t (*to)[ACROSS]) {                              \
+        floats_t sum[DOWN][ACROSS];                                                                                             \
+        EACH_SUM(sum[m][k] = (floats_t){0})                                                                                     \
+        for (int64_t n = 0; n < deep; n++, x += COLUMNS, g += OUTPUTS) {                                                        \
+            words_t across[ACROSS];                                                                                             \
+            _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) memcpy(&across[k], g + k * FLOAT_LANES, sizeof across[k]); \
+            _Pragma("GCC unroll 8") for (int m = 0; m < DOWN; m++) {                                                            \
+                words_t one = (words_t){0} + x[m];                                                                              \
+                _Pragma("GCC unroll 4") for (int k = 0; k < ACROSS; k++) sum[m][k] = multiply_add(across[k], one, sum[m][k]);   \
+            }                                                                                                                   \
+        }                                                                                                                       \
+        EACH_SUM(to[m][k] += sum[m][k])                                                                                         \
     }
 DENSE_TILE(dense_tile, fused_add)
 #ifdef pair_products
@@ -121,7 +121,7 @@ static int adds_pairs(void) {
 ALWAYS void exchange(floats_t *x, floats_t *y, words_t lane, uint32_t step) {
     const words_t odd = (words_t)((lane & step) != 0);
 #if defined(__AVX512F__)
-    const __m512i low = (__m512i)(lane + (odd & (NORM_LANES - step))), high = (__m512i)(lane + step + (odd & (NORM_LANES - step)));
+    const __m512i low = (__m512i)(lane + (odd & (FLOAT_LANES - step))), high = (__m512i)(lane + step + (odd & (FLOAT_LANES - step)));
     const __m512 before = (__m512)*x;
     *x = (floats_t)_mm512_permutex2var_ps(before, low, (__m512)*y);
     *y = (floats_t)_mm512_permutex2var_ps(before, high, (__m512)*y);
@@ -136,9 +136,9 @@ ALWAYS void exchange(floats_t *x, floats_t *y, words_t lane, uint32_t step) {
 /* Row k becomes lane k of all. */
 ALWAYS void transpose(floats_t *x) {
     words_t lane;
-    for (int k = 0; k < NORM_LANES; k++) lane[k] = (uint32_t)k;
-    _Pragma("GCC unroll 4") for (uint32_t step = 1; step < NORM_LANES; step *= 2) {
-        _Pragma("GCC unroll 16") for (uint32_t k = 0; k < NORM_LANES; k++)
+    for (int k = 0; k < FLOAT_LANES; k++) lane[k] = (uint32_t)k;
+    _Pragma("GCC unroll 4") for (uint32_t step = 1; step < FLOAT_LANES; step *= 2) {
+        _Pragma("GCC unroll 16") for (uint32_t k = 0; k < FLOAT_LANES; k++)
             if (!(k & step)) exchange(x + k, x + k + step, lane, step);
     }
 }
@@ -146,14 +146,14 @@ ALWAYS void transpose(floats_t *x) {
 /* The sums of a panel of inputs, from input `i` on, and the outputs from `o` on. */
 static void store_panel(const ob_dense_gradient *call, int64_t o, int64_t i, int cut, floats_t (*sum)[ACROSS]) {
     const int64_t words = (call->outputs + SIGN_WORD - 1) / SIGN_WORD;
-    for (int64_t k = 0; k < ACROSS; k++, o += NORM_LANES) {
+    for (int64_t k = 0; k < ACROSS; k++, o += FLOAT_LANES) {
         floats_t rows[COLUMNS];
         for (int m = 0; m < COLUMNS; m++) rows[m] = sum[m][k];
-        for (int c = 0; c < COLUMNS; c += NORM_LANES) transpose(rows + c);
-        for (int64_t m = 0; m < NORM_LANES && o + m < call->outputs; m++)
-            for (int64_t c = 0; c < COLUMNS && i + c < call->inputs; c += NORM_LANES) {
+        for (int c = 0; c < COLUMNS; c += FLOAT_LANES) transpose(rows + c);
+        for (int64_t m = 0; m < FLOAT_LANES && o + m < call->outputs; m++)
+            for (int64_t c = 0; c < COLUMNS && i + c < call->inputs; c += FLOAT_LANES) {
                 const int64_t at = (o + m) * call->inputs + i + c, left = call->inputs - i - c;
-                const int64_t count = left < NORM_LANES ? left : NORM_LANES;
+                const int64_t count = left < FLOAT_LANES ? left : FLOAT_LANES;
                 if (cut) rows[c + m] = within_bound(rows[c + m], call->latent, at, count, call->bound);
                 if (call->mean) rows[c + m] += with_signs(call->mean[o + m], call->signs + (i + c) * words, o + m);
                 store_past_cache(call->to + at, count, rows[c + m]);

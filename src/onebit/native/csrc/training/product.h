@@ -1,5 +1,5 @@
 /* Products of real rows with rows of signs, in float32, by lookups: a table has the sums of a few inputs with each choice of their
- * signs, and a panel of NORM_LANES outputs looks up one of them in each lane. See ob_product.
+ * signs, and a panel of FLOAT_LANES outputs looks up one of them in each lane. See ob_product.
  *
  * An output is a sum of blocks, each a sum of lookups in order, whatever the tile and the number of threads. */
 #pragma once
@@ -16,7 +16,7 @@ enum { BLOCK_WORDS = 8, BLOCK_INPUTS = BLOCK_WORDS * SIGN_WORD, BLOCK_TABLES = B
 ALWAYS void sum_tables(const float *x, int64_t count, floats_t *to) {
     words_t sides[SIGN_INPUTS];
     for (int k = 0; k < SIGN_INPUTS; k++)
-        for (int lane = 0; lane < NORM_LANES; lane++) sides[k][lane] = lane >> k & 1 ? 0 : 0x80000000u;
+        for (int lane = 0; lane < FLOAT_LANES; lane++) sides[k][lane] = lane >> k & 1 ? 0 : 0x80000000u;
     for (int64_t c = 0; c < count; c += SIGN_INPUTS) {
         floats_t sum[2] = {{0}};
         for (int k = 0; k < SIGN_INPUTS; k++) sum[k & 1] += (floats_t)((words_t)((floats_t){0} + x[c + k]) ^ sides[k]);
@@ -29,7 +29,7 @@ ALWAYS void add_chosen(const int R, const int P, const floats_t *tables, int64_t
                        floats_t (*sum)[EDGE]) {
     /* every other sum in the units that multiply: the others are busy with lookups */
     const floats_t one = (floats_t){0} + 1;
-    for (; count > 0; count -= SIGN_GROUPS, words += NORM_LANES) {
+    for (; count > 0; count -= SIGN_GROUPS, words += FLOAT_LANES) {
         words_t index[EDGE];
         int groups = count < SIGN_GROUPS ? (int)count : SIGN_GROUPS;
 #pragma GCC unroll 4
@@ -76,12 +76,12 @@ static void any_tile(int R, int P, const floats_t *tables, int64_t count, const 
 static void store_row(const ob_product *call, int64_t row, int cut, const floats_t *sums, int64_t panels) {
     const int64_t words = (call->rows + SIGN_WORD - 1) / SIGN_WORD;
     for (int64_t p = 0; p < panels; p++) {
-        const int64_t left = call->outputs - p * NORM_LANES, some = left < NORM_LANES ? left : NORM_LANES;
-        const int64_t at = row * call->outputs + p * NORM_LANES;
+        const int64_t left = call->outputs - p * FLOAT_LANES, some = left < FLOAT_LANES ? left : FLOAT_LANES;
+        const int64_t at = row * call->outputs + p * FLOAT_LANES;
         floats_t y = sums[p];
-        if (call->scale) y *= load_ordered(call->scale, p * NORM_LANES, some, 0);
+        if (call->scale) y *= load_ordered(call->scale, p * FLOAT_LANES, some, 0);
         if (cut) y = within_bound(y, call->latent, at, some, call->bound);
-        if (call->mean) y += with_signs(call->mean[row], call->signs + p * words * NORM_LANES, row);
+        if (call->mean) y += with_signs(call->mean[row], call->signs + p * words * FLOAT_LANES, row);
         if (call->stream)
             store_past_cache((float *)call->y + at, some, y);
         else
@@ -95,7 +95,7 @@ ALWAYS void count_tile(const int R, const uint32_t *x, const uint32_t *words, in
     words_t ones[EDGE];
 #pragma GCC unroll 4
     for (int m = 0; m < R; m++) ones[m] = (words_t){0};
-    for (int64_t k = 0; k < count; k++, x += NORM_LANES, words += NORM_LANES) {
+    for (int64_t k = 0; k < count; k++, x += FLOAT_LANES, words += FLOAT_LANES) {
         words_t w;
         memcpy(&w, words, sizeof w);
 #pragma GCC unroll 4
@@ -106,9 +106,9 @@ ALWAYS void count_tile(const int R, const uint32_t *x, const uint32_t *words, in
 }
 
 static void count_signs(const ob_product *call, int R, int64_t row, int64_t panels, int64_t words, floats_t *sums) {
-    const uint32_t *x = call->x_panels + row / NORM_LANES * words * NORM_LANES + row % NORM_LANES;
+    const uint32_t *x = call->x_panels + row / FLOAT_LANES * words * FLOAT_LANES + row % FLOAT_LANES;
     for (int64_t p = 0; p < panels; p++) {
-        const uint32_t *w = call->panels + p * words * NORM_LANES;
+        const uint32_t *w = call->panels + p * words * FLOAT_LANES;
         if (R == EDGE)
             count_tile(EDGE, x, w, words, (float)call->inputs, sums + p, panels);
         else
@@ -128,8 +128,8 @@ static void sum_reals(const ob_product *call, int R, int64_t row, int64_t panels
     for (int64_t c = 0; c < call->inputs; c += BLOCK_INPUTS) {
         const int64_t count = call->inputs - c < BLOCK_INPUTS ? call->inputs - c : BLOCK_INPUTS;
         for (int m = 0; m < R; m++) {
-            for (int64_t k = 0; k < count; k += NORM_LANES) {
-                floats_t some = load_ordered(call->x, (row + m) * call->inputs + c + k, count - k < NORM_LANES ? count - k : NORM_LANES,
+            for (int64_t k = 0; k < count; k += FLOAT_LANES) {
+                floats_t some = load_ordered(call->x, (row + m) * call->inputs + c + k, count - k < FLOAT_LANES ? count - k : FLOAT_LANES,
                                              call->x_bf16);
                 memcpy(x + k, &some, sizeof some);
             }
@@ -138,14 +138,14 @@ static void sum_reals(const ob_product *call, int R, int64_t row, int64_t panels
         }
         for (int64_t p = 0; p < panels; p += EDGE)
             any_tile(R, panels - p < EDGE ? (int)(panels - p) : EDGE, tables, (count + SIGN_INPUTS - 1) / SIGN_INPUTS,
-                     call->panels + (p * words + c / SIGN_WORD) * NORM_LANES, words * NORM_LANES, sums + p, panels);
+                     call->panels + (p * words + c / SIGN_WORD) * FLOAT_LANES, words * FLOAT_LANES, sums + p, panels);
     }
 }
 
 /* See ob_isa. Parts share tiles of rows. */
 static int64_t run_product(const ob_product *call, int32_t stage, int32_t part, int32_t parts) {
-    const int64_t panels = (call->outputs + NORM_LANES - 1) / NORM_LANES, words = (call->inputs + SIGN_WORD - 1) / SIGN_WORD;
-    const int64_t own = EDGE * (panels + BLOCK_TABLES) + BLOCK_INPUTS / NORM_LANES + 1;
+    const int64_t panels = (call->outputs + FLOAT_LANES - 1) / FLOAT_LANES, words = (call->inputs + SIGN_WORD - 1) / SIGN_WORD;
+    const int64_t own = EDGE * (panels + BLOCK_TABLES) + BLOCK_INPUTS / FLOAT_LANES + 1;
     if (stage == 0) return parts * own * (int64_t)sizeof(floats_t);
     floats_t *sums = (floats_t *)call->scratch + part * own, *tables = sums + EDGE * panels;
     const int64_t tiles = (call->rows + EDGE - 1) / EDGE, begin = tiles * part / parts * EDGE, stop = tiles * (part + 1) / parts * EDGE;

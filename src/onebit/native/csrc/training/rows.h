@@ -6,7 +6,7 @@
 #pragma once
 #include "vector.h"
 
-enum { GROUP = 32, PAIR = 2 * NORM_LANES, CHAIN = 64, BLOCK_VALUES = 1 << 15, MOST_NUMBERS = 5, MOST_SUMS = 3 };
+enum { GROUP = 32, PAIR = 2 * FLOAT_LANES, CHAIN = 64, BLOCK_VALUES = 1 << 15, MOST_NUMBERS = 5, MOST_SUMS = 3 };
 
 /* PAIR values: of bfloat16 the even and the odd ones, of float32 the first and the second half. */
 typedef struct {
@@ -16,7 +16,7 @@ typedef struct {
 /* Copies the first `count` of PAIR float32; whole registers do not go through memory. */
 ALWAYS void copy_floats(float *to, const float *from, int64_t count) {
     floats_t half;
-    for (int k = 0; count == PAIR && k < PAIR; k += NORM_LANES) {
+    for (int k = 0; count == PAIR && k < PAIR; k += FLOAT_LANES) {
         memcpy(&half, from + k, sizeof half);
         memcpy(to + k, &half, sizeof half);
     }
@@ -49,7 +49,7 @@ ALWAYS pair_t store_values(void *to, int64_t offset, int64_t count, pair_t pair,
 /* The slot of value number `i` of a period among numbers in the order of pairs. */
 static int64_t pair_slot(int64_t i, int bf16) {
     if (!bf16) return i;
-    return i / PAIR * PAIR + (i & 1) * NORM_LANES + i % PAIR / 2;
+    return i / PAIR * PAIR + (i & 1) * FLOAT_LANES + i % PAIR / 2;
 }
 
 /* The smallest number of values that is one of whole rows and of whole groups. */

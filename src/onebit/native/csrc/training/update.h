@@ -8,7 +8,7 @@ ALWAYS floats_t root(floats_t x) {
 #elif defined(__AVX2__)
     return (floats_t)_mm256_sqrt_ps((__m256)x);
 #endif
-    for (int k = 0; k < NORM_LANES; k++) x[k] = sqrtf(x[k]);
+    for (int k = 0; k < FLOAT_LANES; k++) x[k] = sqrtf(x[k]);
     return x;
 }
 
@@ -39,7 +39,7 @@ ALWAYS void update_some(const ob_update *call, const int kind, int64_t i, int64_
 }
 
 ALWAYS void update_values(const ob_update *call, const int kind, int64_t i, int64_t end) {
-    for (; i + NORM_LANES <= end; i += NORM_LANES) update_some(call, kind, i, NORM_LANES);
+    for (; i + FLOAT_LANES <= end; i += FLOAT_LANES) update_some(call, kind, i, FLOAT_LANES);
     if (i < end) update_some(call, kind, i, end - i);
 }
 

@@ -1,4 +1,4 @@
-/* Vectors of GNU C that the kernels of a training step and of a language model share: float32 in registers of the widest kind. */
+/* Vectors of GNU C that the kernels of a training step and of a language model share: FLOAT_LANES float32 in the widest registers. */
 #pragma once
 #include "../base.h"
 #ifdef __AVX2__
@@ -6,19 +6,19 @@
 #endif
 
 #if defined(__AVX512F__)
-#define NORM_LANES 16
+#define FLOAT_LANES 16
 #elif defined(__AVX2__)
-#define NORM_LANES 8
+#define FLOAT_LANES 8
 #else
-#define NORM_LANES 4
+#define FLOAT_LANES 4
 #endif
 
-typedef float floats_t __attribute__((vector_size(4 * NORM_LANES)));
-typedef uint32_t words_t __attribute__((vector_size(4 * NORM_LANES)));
-typedef int32_t ints_t __attribute__((vector_size(4 * NORM_LANES)));
+typedef float floats_t __attribute__((vector_size(4 * FLOAT_LANES)));
+typedef uint32_t words_t __attribute__((vector_size(4 * FLOAT_LANES)));
+typedef int32_t ints_t __attribute__((vector_size(4 * FLOAT_LANES)));
 /* As many 16-bit numbers as floats_t has float32. */
-typedef int16_t shorts_t __attribute__((vector_size(2 * NORM_LANES)));
-typedef uint16_t halves_t __attribute__((vector_size(2 * NORM_LANES)));
+typedef int16_t shorts_t __attribute__((vector_size(2 * FLOAT_LANES)));
+typedef uint16_t halves_t __attribute__((vector_size(2 * FLOAT_LANES)));
 
 ALWAYS floats_t magnitude(floats_t x) { return (floats_t)((words_t)x & 0x7fffffffu); }
 
@@ -41,10 +41,10 @@ ALWAYS words_t nearest_bf16(floats_t x) {
     return (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
 }
 
-/* The first `count` of NORM_LANES values; whole registers do not go through memory. */
+/* The first `count` of FLOAT_LANES values; whole registers do not go through memory. */
 ALWAYS void copy_some(void *to, const void *from, int64_t count, int size) {
-    if (count == NORM_LANES)
-        memcpy(to, from, (size_t)NORM_LANES * size);
+    if (count == FLOAT_LANES)
+        memcpy(to, from, (size_t)FLOAT_LANES * size);
     else
         memcpy(to, from, (size_t)count * size);
 }
