@@ -1,5 +1,5 @@
 /* The contract of an instruction set: every name that its file may define, before it includes a kernel. A name that it lacks has
- * the portable meaning below, so that the file says what it does better. A function or type also needs `#define NAME NAME`.
+ * the portable meaning below, so that the file says what it does better. For word_of, vec and tiles it also has `#define NAME NAME`.
  *
  * Sizes                portable
  * LANES                16  outputs per panel: it holds one unit of each of them, then the next unit of each, …
@@ -33,11 +33,11 @@
  *
  * Tiles, where pieces are not enough
  * words_tile lut_tile      see matmul.h; otherwise words.h and lookups.h
- * lut_tables               of the channels of a pixel, see matmul.h; otherwise that of plain/tables.h, with the portable vec
- * expand_fours dot_tile    see dot.h; otherwise its own, and dot_tiles.h
+ * lut_tables               the tables of the channels of a pixel; with the portable vec those of plain/tables.h, else there is no other
+ * expand_fours dot_tile    see dot.h; otherwise dot_tiles.h
  *
  * Kernels that an instruction set may have
- * DOT_FOURS            0   1: it has products of bytes (dot.h), and tap_fours is a multiple of this number
+ * DOT_FOURS            0   tap_fours is a multiple of this number; 0: there are no products of bytes (dot.h)
  * DOT_ROWS             16  most rows of a tile of bytes
  * DOT_SHIFT            0   dot_tile multiplies byte - DOT_SHIFT
  * DOT_FEW              0   rows up to which dot_few.h multiplies bytes; it needs AVX2 or AVX-512
