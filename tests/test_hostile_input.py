@@ -14,7 +14,7 @@ import torch
 
 from onebit.__main__ import main
 from onebit.data import load_dataset
-from onebit.errors import LONGEST_MESSAGE, DataError, OnebitError, UsageError
+from onebit.errors import MAX_MESSAGE_LENGTH, DataError, OnebitError, UsageError
 from onebit.verification.inspection import inspect_file
 from support.covering import covering
 from support.hostile_runs import bounded, folder, run
@@ -201,7 +201,7 @@ def test_every_message_is_one_line_of_bounded_length() -> None:
     error = UsageError("x" * 10**5 + "\n\x1b[2J; choose another")
     assert len(str(error)) < 500
     assert str(error).endswith("; choose another")
-    assert len(str(UsageError("a; " * 10**5))) <= LONGEST_MESSAGE
+    assert len(str(UsageError("a; " * 10**5))) <= MAX_MESSAGE_LENGTH
 
 
 @pytest.mark.parametrize("values", [(-1e38, 3.4e38), (0.0, 1e-45), (3e38, 3e38)])

@@ -6,10 +6,10 @@ traceback.
 
 from __future__ import annotations
 
-LONGEST_WORD, LONGEST_PART = 200, 400
+MAX_WORD_LENGTH, MAX_PART_LENGTH = 200, 400
 """Characters of one word of a message, and of one part of it between semicolons."""
-LONGEST_MESSAGE = 1_000
-LONGEST_VALUE = 60
+MAX_MESSAGE_LENGTH = 1_000
+MAX_VALUE_LENGTH = 60
 
 
 class OnebitError(Exception):
@@ -63,8 +63,8 @@ def one_line(text: str) -> str:
     Characters that do not print are escaped. The middle of a part that is too long is left out; its end is kept.
     """
     text = escaped(" ".join(line.strip() for line in text.splitlines()))
-    text = " ".join(shortened(word, LONGEST_WORD) for word in text.split(" "))
-    return shortened("; ".join(shortened(part, LONGEST_PART) for part in text.split("; ")), LONGEST_MESSAGE)
+    text = " ".join(shortened(word, MAX_WORD_LENGTH) for word in text.split(" "))
+    return shortened("; ".join(shortened(part, MAX_PART_LENGTH) for part in text.split("; ")), MAX_MESSAGE_LENGTH)
 
 
 def escaped(text: str) -> str:
@@ -92,8 +92,8 @@ def shortened(text: str, longest: int) -> str:
 
 def short(value: object) -> str:
     """repr(value), cut to 60 characters for a message."""
-    text = repr(value[: 2 * LONGEST_VALUE] if isinstance(value, (str, bytes, list, tuple)) else value)
-    return shortened(text, LONGEST_VALUE)
+    text = repr(value[: 2 * MAX_VALUE_LENGTH] if isinstance(value, (str, bytes, list, tuple)) else value)
+    return shortened(text, MAX_VALUE_LENGTH)
 
 
 def first_line(error: Exception) -> str:

@@ -138,8 +138,8 @@ def test_tiles_in_groups_give_the_same_mask(monkeypatch: pytest.MonkeyPatch) -> 
     tiling = Tiling((50, 70), (16, 16), (16, 16))
     expected = tiling.join(run(net, tiling.cut(image[np.newaxis])))[0].argmax(axis=0)
     assert len(np.unique(expected)) == 3
-    for most in (1, 3 * 16 * 16 * 3 + 1, masks.MOST_VALUES):
-        monkeypatch.setattr(masks, "MOST_VALUES", most)
+    for most in (1, 3 * 16 * 16 * 3 + 1, masks.MAX_VALUES):
+        monkeypatch.setattr(masks, "MAX_VALUES", most)
         np.testing.assert_array_equal(masks.predict_mask(net, image), expected)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from onebit.data import Augmentation, DatasetEntry, LoadedFiles, TrainingImages, load_dataset, make_toy
 from onebit.data.decoding import decode_image
 from onebit.data.resizing import crop_box, resize_images, resized_crops
-from onebit.data.training_images import LARGEST_LOG_RATIO
+from onebit.data.training_images import MAX_LOG_RATIO
 
 
 def one_by_one(images: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
@@ -23,7 +23,7 @@ def one_by_one(images: np.ndarray, augmentation: Augmentation, rng: np.random.Ge
     padding, side = augmentation.crop_padding, augmentation.cutout
     crops, (top, left), coins = np.zeros((count, 4)), np.zeros((2, count), int), np.zeros(count, bool)
     if augmentation.min_area:
-        low, high = [augmentation.min_area, -LARGEST_LOG_RATIO, 0, 0], [1, LARGEST_LOG_RATIO, 1, 1]
+        low, high = [augmentation.min_area, -MAX_LOG_RATIO, 0, 0], [1, MAX_LOG_RATIO, 1, 1]
         crops = np.stack([[rng.uniform(a, b) for a, b in zip(low, high, strict=True)] for _ in range(count)] or [low])
     if padding:
         top, left = rng.integers(0, 2 * padding + 1, (2, count))

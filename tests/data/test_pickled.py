@@ -120,7 +120,7 @@ def doubled(levels: int) -> bytes:
 def test_a_small_file_takes_little_memory_and_time(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pickled, "MOST_INSTRUCTIONS", 20_000)
+    monkeypatch.setattr(pickled, "MAX_INSTRUCTIONS", 20_000)
     path = tmp_path / "batch"
     path.write_bytes(content)
     tracemalloc.start()

@@ -10,7 +10,7 @@ import pytest
 
 from onebit.errors import OnebitError
 from onebit.export import Comparison
-from onebit.export.comparison import MOST_DISTANCE, MOST_LABELS, compare
+from onebit.export.comparison import MAX_DISTANCE, MAX_LABELS, compare
 from onebit.packed import Certificate, PackedNet
 from onebit.runtime import run
 from support.packed_nets import NETS_OF_OTHER_INPUTS, Builder, inputs_of, sign_net
@@ -61,7 +61,7 @@ def test_a_different_last_bit_is_an_error_only_for_exact_targets() -> None:
         found.check(exact=True)
 
 
-@pytest.mark.parametrize(("share", "passes"), [(MOST_LABELS, True), (MOST_LABELS + 0.01, False)])
+@pytest.mark.parametrize(("share", "passes"), [(MAX_LABELS, True), (MAX_LABELS + 0.01, False)])
 def test_a_small_share_of_labels_may_differ(share: float, passes: bool) -> None:
     net = sign_net()
     expected = outputs_of(net)
@@ -85,7 +85,7 @@ def test_outputs_that_are_not_logits_have_a_largest_distance() -> None:
     expected = outputs_of(net)
 
     def moved(factor: float) -> Outputs:
-        return changed(expected, lambda values: values + np.float32(factor * MOST_DISTANCE) * np.abs(values).max())
+        return changed(expected, lambda values: values + np.float32(factor * MAX_DISTANCE) * np.abs(values).max())
 
     near = compared(net, expected, moved(0.5))
     assert (near.labels, near.label_mismatches) == (None, None)
@@ -117,7 +117,7 @@ def test_each_number_of_a_regression_is_compared_with_its_range(certificate: Cer
     assert (found.labels, found.label_mismatches) == (None, None)
     assert found.relative == pytest.approx(0.2, rel=1e-3)
     assert_rejected(net, expected, moved(0.2))
-    compared(net, expected, moved(0.5 * MOST_DISTANCE)).check(exact=False)
+    compared(net, expected, moved(0.5 * MAX_DISTANCE)).check(exact=False)
     expected[name][:, 4] = 3  # no range: relative to its magnitude
     compared(net, expected, {name: expected[name] * np.float32(1 + 1e-6)}).check(exact=False)
     nothing = {name: np.zeros_like(expected[name])}

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from onebit.errors import UsageError
 from onebit.export import export_net
 from onebit.export.onnx import products, target
-from onebit.export.onnx.byte_conv import MOST_WEIGHT, channel_scales, gives, rising_sums
+from onebit.export.onnx.byte_conv import MAX_WEIGHT, channel_scales, gives, rising_sums
 from onebit.packed import Affine, Clamp, Conv, Multiply, PackedNet, Quantize, Requantize, Sign
 from onebit.runtime import run
 from support.drawn_nets import nets
@@ -204,7 +204,7 @@ def test_scales_that_are_found_give_the_integer_of_every_sum(drawn: tuple[Requan
     expected = np.clip((multiplier * sums + offset) >> node.right_shift, node.least, node.most) - node.least
     product = (w * sums + bias).astype(np.float32) * np.float32(scale)
     np.testing.assert_array_equal(np.clip(np.rint(product), 0, node.most - node.least), expected)
-    assert 0 <= w <= MOST_WEIGHT
+    assert 0 <= w <= MAX_WEIGHT
     if ((rises > limits[0]) & (rises <= limits[1])).any():  # one rise a sum earlier or later is another rounding
         at = int(np.flatnonzero((rises > limits[0]) & (rises <= limits[1]))[0])
         for change in (-1, 1):

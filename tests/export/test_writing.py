@@ -81,7 +81,7 @@ def test_a_large_net_is_compared_on_fewer_inputs(
     add_target("own", suffixes=(".own",))
     macs = sum(row.macs for row in costs(sign_net()))
     for most, expected in ((30 * macs, 20), (7 * macs, 7), (macs // 2, 2)):
-        monkeypatch.setattr("onebit.export.writing.MOST_MACS", most)
+        monkeypatch.setattr("onebit.export.writing.MAX_MACS", most)
         made = export_net(sign_net(), "own", tmp_path / "net.own").comparison
         assert made is not None
         assert made.samples == expected

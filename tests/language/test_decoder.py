@@ -15,7 +15,7 @@ import pytest
 
 from onebit.language.native_decoder import NativeDecoder
 from onebit.language.net import Net, read_net
-from onebit.language.reference import LARGEST_SUM, ReferenceDecoder, _exp, _rounded
+from onebit.language.reference import MAX_SUM, ReferenceDecoder, _exp, _rounded
 from onebit.native import instruction_sets
 from onebit.native.library import compiled_sets
 from support.compiling import compiled
@@ -101,7 +101,7 @@ def test_rounded_inputs_and_their_sums_fit_16_bits() -> None:
     x = np.concatenate([x, np.ones((1, 128)), np.eye(128)]).astype(np.float32)
     integers, units = _rounded(x.reshape(-1))
     assert np.abs(integers).sum(axis=1).max() <= 32767
-    np.testing.assert_allclose(units, np.abs(x.astype(np.float64)).sum(axis=1) / LARGEST_SUM, rtol=1e-5)
+    np.testing.assert_allclose(units, np.abs(x.astype(np.float64)).sum(axis=1) / MAX_SUM, rtol=1e-5)
     assert (np.abs(integers * units[:, None].astype(np.float64) - x) <= 0.505 * units[:, None]).all()
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not SETS, reason="this processor looks up no sum
 def isa(request: pytest.FixtureRequest) -> Iterator[None]:
     """Each instruction set, and small layers too."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(sign_products, "LEAST_PRODUCTS", {torch.float32: 1 << 10, torch.bfloat16: 1 << 10})
+    patch.setattr(sign_products, "MIN_PRODUCTS", {torch.float32: 1 << 10, torch.bfloat16: 1 << 10})
     patch.setenv("ONEBIT_ISA", request.param)
     yield
     patch.undo()

@@ -19,7 +19,7 @@ Groups = list[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def small_latents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_pass, "LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(one_pass, "MIN_WEIGHTS", 0)
 
 
 def with_decay(groups: Groups) -> Groups:

@@ -8,7 +8,7 @@ import pytest
 
 from onebit.errors import FormatError
 from onebit.packed import Card, CardScore, PackedNet, dumps, loads
-from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
+from onebit.packed.card import MAX_CARD_TEXT_LENGTH, ROUNDED
 from support.hostile_files import assert_refused, join, split
 from support.packed_nets import make_packed_mlp
 
@@ -49,8 +49,8 @@ def test_a_card_survives_the_file_and_costs_its_text() -> None:
 
 
 def test_the_card_of_a_rounded_net_is_no_longer_than_a_file_takes() -> None:
-    long = replace(CARD, method="m" * LONGEST_CARD_TEXT).of_rounded(8)
-    assert len(long.method or "") == LONGEST_CARD_TEXT
+    long = replace(CARD, method="m" * MAX_CARD_TEXT_LENGTH).of_rounded(8)
+    assert len(long.method or "") == MAX_CARD_TEXT_LENGTH
     assert (long.method or "").endswith("; activations rounded to 8 bits after the training")
     assert (Card().of_rounded(4).method, Card().of_rounded(None)) == (ROUNDED.format(4), Card())
 

@@ -21,7 +21,7 @@ from support.tensors import seeded
 
 __all__ = ["way"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
-MANY = surrogates.LEAST_VALUES
+MANY = surrogates.MIN_VALUES
 INFINITY = float("inf")
 
 

@@ -14,7 +14,7 @@ from onebit.packed import PackedNet, Value, nodes as op
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 from support.packed_nets import Builder
 
-_MOST = 3000  # elements of a value
+_MAX_VALUES = 3000  # elements of a value
 _RANGES = [
     *((0, 255), (0, 15), (0, 3), (0, 1), (-128, 127), (-8, 7), (-2, 1), (-1, 1)),
     *((-200, 55), (0, 256), (-129, 127), (-3, 300), (0, 2**16), (-(2**16), 1), (-(2**16), 2**16)),
@@ -193,7 +193,7 @@ def nets(draw: Draw, *, integers: bool = False) -> PackedNet:
             draw(st.sampled_from(steps))(b, draw, integers=integers)
             if integers and draw(st.integers(0, 3)):
                 _round(b, draw)
-            suitable = prod(b.values[b.last].shape) <= _MOST
+            suitable = prod(b.values[b.last].shape) <= _MAX_VALUES
         except FormatError:  # a threshold of reals, sums beyond int32, …
             suitable = False
         if not suitable:

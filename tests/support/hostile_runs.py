@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from onebit.data import load_dataset
-from onebit.errors import LONGEST_MESSAGE, OnebitError
+from onebit.errors import MAX_MESSAGE_LENGTH, OnebitError
 from onebit.recipe import build_recipe
 from onebit.runs.folder import RunFolder
 from onebit.runs.run import train_run
@@ -57,7 +57,7 @@ def outcome(read: Callable[[], Any], error: type[OnebitError] | tuple[type[Onebi
             assert "\n" not in text
             assert text.isprintable()
             assert len(text.partition("; known: ")[0]) < 500, text  # a list of the names that there are may follow
-            assert len(text) <= LONGEST_MESSAGE
+            assert len(text) <= MAX_MESSAGE_LENGTH
             return "refused"
     return "read"
 

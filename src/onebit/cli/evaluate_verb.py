@@ -11,7 +11,7 @@ from onebit.cli.parsing import Parser
 from onebit.errors import UsageError
 from onebit.nets import is_packed
 
-MOST_TEXT = 1_000_000_000
+MAX_TEXT = 1_000_000_000
 
 
 def parser() -> Parser:
@@ -73,7 +73,7 @@ def _gguf(args: Any) -> int:
     if args.text is None:
         rows = np.atleast_2d(np.load(own_path("tokens", args.data), allow_pickle=False)).tolist()
     else:
-        rows = [model.encode(read_regular(args.text, largest=MOST_TEXT).decode("utf-8", "replace"))]
+        rows = [model.encode(read_regular(args.text, largest=MAX_TEXT).decode("utf-8", "replace"))]
     parts = [row[begin : begin + model.context] for row in rows for begin in range(0, len(row), model.context)]
     loss, count, total = 0.0, 0, sum(len(part) - 1 for part in parts)
     if not total:

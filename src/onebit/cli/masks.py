@@ -30,11 +30,11 @@ from onebit.evaluation.packed_nets import mask_shape
 from onebit.packed import PackedNet
 from onebit.runtime import run
 
-MOST_VALUES = 1 << 22
+MAX_VALUES = 1 << 22
 """Output values of tiles in memory at a time."""
-MOST_WHOLE = 1 << 26
+MAX_WHOLE = 1 << 26
 """Numbers of the largest value of a net, for an image in one piece: 256 MiB of float32."""
-MOST_BORDER = 64
+MAX_BORDER = 64
 """Sizes to try for an image in one piece: a net of depth 6 takes one of these."""
 GAP = 6
 """White pixels between two parts of a picture."""
@@ -92,7 +92,7 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     tiling = Tiling((image.shape[1], image.shape[2]), (taken[1], taken[2]), (made[1], made[2]))
     tiles = tiling.cut(image[np.newaxis])
     masks = np.empty((len(tiles), 1, *tiling.made), np.uint8)
-    group = max(1, MOST_VALUES // math.prod(made))
+    group = max(1, MAX_VALUES // math.prod(made))
     with progress("predicting", "tiles") as bar:
         for start in range(0, len(tiles), group):
             part = tiles[start : start + group]
@@ -110,10 +110,10 @@ def whole(net: PackedNet, image: Sequence[int]) -> PackedNet:
     sides = list(net.input.shape[1:])
     for axis, size in enumerate(image):
         least = sides[axis] + max(0, size - made[axis])
-        for side in range(least, least + MOST_BORDER):
+        for side in range(least, least + MAX_BORDER):
             tried = [*sides[:axis], side, *sides[axis + 1 :]]
             with suppress(UsageError):
-                if max(math.prod(value.shape) for value in net.at(tried).values.values()) > MOST_WHOLE:
+                if max(math.prod(value.shape) for value in net.at(tried).values.values()) > MAX_WHOLE:
                     return net
                 sides = tried
                 break

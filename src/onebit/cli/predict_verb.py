@@ -15,7 +15,7 @@ from onebit.errors import DataError, UsageError, escaped
 from onebit.packed import PackedNet
 from onebit.runtime import load, run, softmax
 
-MOST_SHOWN = 12
+MAX_SHOWN = 12
 """Values of an output that the text shows; --json has all of them."""
 
 
@@ -95,8 +95,8 @@ def _line(found: dict[str, Any]) -> str:
 
 def _numbers(values: Any) -> str:
     array = np.array(values, np.float32)
-    shown = ", ".join(f"{value:.6g}" for value in array.flat[:MOST_SHOWN])
-    more = f", … ({'×'.join(map(str, array.shape))})" if array.size > MOST_SHOWN else ""
+    shown = ", ".join(f"{value:.6g}" for value in array.flat[:MAX_SHOWN])
+    more = f", … ({'×'.join(map(str, array.shape))})" if array.size > MAX_SHOWN else ""
     return shown + more
 
 

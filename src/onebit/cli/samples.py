@@ -17,7 +17,7 @@ from onebit.errors import DataError, UsageError, first_line
 from onebit.packed import InputSpec
 from onebit.runtime.input_batch import is_gray
 
-MOST_BYTES = 1 << 30
+MAX_BYTES = 1 << 30
 """Largest file of samples."""
 SUFFIXES = (".npy", ".csv")
 NUMBER = re.compile(r'[\s"]*[-+]?(\.?\d|nan|inf)', re.IGNORECASE)
@@ -72,9 +72,9 @@ def _of_array(path: Path, spec: InputSpec) -> np.ndarray:
 
 def _of_text(file: BinaryIO, name: str, spec: InputSpec) -> np.ndarray:
     """Samples of a CSV text: a row each."""
-    data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise DataError(f"{name}: expected at most {MOST_BYTES:,} bytes")
+    data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{name}: expected at most {MAX_BYTES:,} bytes")
     # names of columns may be in Windows-1252, numbers are ASCII
     lines = [line for line in data.decode("utf-8-sig", errors="replace").splitlines() if line.strip()]
     first = lines[0] if lines else ""

@@ -34,7 +34,7 @@ DESCRIPTION = (
 )
 RECIPE = "name of a recipe (onebit list recipes), or a YAML or JSON file; --help shows its values"
 INDENT = 37
-LONGEST_VALUE = 40
+MAX_VALUE_LENGTH = 40
 
 
 def train_help(recipe: Recipe | None, parameters: Mapping[str, tuple[Any, Any]] | None) -> str:
@@ -80,4 +80,4 @@ def _add_section(made: ArgumentParser, group: Any, part: Any, prefix: str) -> No
 
 def _add(group: Any, name: str, value: Any, text: str) -> None:
     shown = value if isinstance(value, str) and value else json.dumps(value)
-    group.add_argument(f"--{name}", metavar=shortened(escaped(shown), LONGEST_VALUE), help=text.replace("%", "%%"))
+    group.add_argument(f"--{name}", metavar=shortened(escaped(shown), MAX_VALUE_LENGTH), help=text.replace("%", "%%"))

@@ -16,7 +16,7 @@ from onebit.cli.main import INTERRUPTED
 from onebit.cli.output import answer_either, download_progress, progress, say
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, recipe_source, train_request, translated
-from onebit.cli.train_help import LONGEST_VALUE, USAGE, train_help
+from onebit.cli.train_help import MAX_VALUE_LENGTH, USAGE, train_help
 from onebit.common.files import append_text
 from onebit.common.progress import print_answer
 from onebit.common.text import table
@@ -98,7 +98,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         from onebit.recipe.request import origins
 
         rows = origins(recipe, command.flags, recipe_source(command), method=command.method, task=command.task)
-        cells = [[name, shortened(flag_text(value), LONGEST_VALUE), origin] for name, value, origin in rows]
+        cells = [[name, shortened(flag_text(value), MAX_VALUE_LENGTH), origin] for name, value, origin in rows]
         facts = {name: {"value": value, "from": origin} for name, value, origin in rows}
         answer_either(facts, table([["setting", "value", "from"], *cells]), as_json=command.json)
         return 0

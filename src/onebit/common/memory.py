@@ -7,7 +7,7 @@ import math
 import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-LARGEST_KEPT = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 accepts at most 32 MiB
+MAX_KEPT = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 accepts at most 32 MiB
 
 
 def total_memory() -> float:
@@ -31,4 +31,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS and musl have no mallopt, Windows no CDLL(None)
         return False
-    return any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    return any(mallopt(M_MMAP_THRESHOLD, size) for size in MAX_KEPT) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

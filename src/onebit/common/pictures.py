@@ -30,7 +30,7 @@ ORIENTATION = 0x0112
 _WIDTH, _HEIGHT = 256, 257
 """Tags of TIFF."""
 STANDARD_INPUT = Path("-")
-MOST_BYTES = 1 << 28
+MAX_BYTES = 1 << 28
 """Largest image on standard input."""
 MODES = {1: "L", 3: "RGB"}
 """Channels of a net -> mode of its images in Pillow."""
@@ -182,7 +182,7 @@ class PictureReader:
         """The image of a file; None, after a message, if it does not decode."""
         stream, name = None, str(path)
         if path == STANDARD_INPUT:
-            stream, name = io.BytesIO(sys.stdin.buffer.read(MOST_BYTES)), "standard input"
+            stream, name = io.BytesIO(sys.stdin.buffer.read(MAX_BYTES)), "standard input"
         paper, notes = 255 if self.invert else 0, []
         try:
             with opened(name, stream) as image:

@@ -14,7 +14,7 @@ from onebit.errors import escaped, shortened
 
 COLUMNS = 80
 """Width of a bar with its label and numbers."""
-LONGEST_LABEL = 24
+MAX_LABEL_LENGTH = 24
 """Characters of a label that fit next to the bar."""
 PATIENCE = 1.0
 """Seconds before a function that is often fast draws its bar."""
@@ -129,7 +129,7 @@ class Progress:
             return False
         console = Console(stderr=True)
         console.width = min(console.width, COLUMNS)
-        label = shortened(self.label, LONGEST_LABEL)
+        label = shortened(self.label, MAX_LABEL_LENGTH)
         self._bar = rich.Progress(
             label,
             rich.BarColumn(bar_width=None),

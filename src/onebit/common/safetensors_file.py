@@ -7,15 +7,15 @@ from typing import Any
 
 from onebit.common.files import AnyPath, open_regular
 
-MOST_HEADER = 8_000_000
+MAX_HEADER = 8_000_000
 """Bytes of the header; parsed JSON takes 40 times as much memory."""
 
 
 def facts_of(content: bytes) -> dict[str, Any]:
     """The facts that onebit wrote into a safetensors file, {} for other files, from (the start of) its content."""
     size = int.from_bytes(content[:8], "little")
-    if size > MOST_HEADER:
-        raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")
+    if size > MAX_HEADER:
+        raise ValueError(f"its header has more than {MAX_HEADER:,} bytes")
     metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
     facts = json.loads(metadata.get("onebit", "{}"))
     if not isinstance(facts, dict):
@@ -28,5 +28,5 @@ def open_safetensors(path: AnyPath, framework: str = "numpy") -> tuple[Any, dict
     import safetensors
 
     with open_regular(path) as stream:
-        facts = facts_of(stream.read(8 + MOST_HEADER))
+        facts = facts_of(stream.read(8 + MAX_HEADER))
     return safetensors.safe_open(path, framework=framework), facts

@@ -7,7 +7,7 @@ from typing import Any
 
 from onebit.errors import UnknownNameError
 
-LONGEST_NAME = 100
+MAX_NAME_LENGTH = 100
 """Characters of a name that are compared with known names; the time grows quadratically."""
 
 
@@ -25,7 +25,7 @@ def did_you_mean(name: str, known: Iterable[str], *, or_all: bool = True) -> str
 
     known = sorted(known)
     folded = {one.casefold(): one for one in known}
-    near = difflib.get_close_matches(name[:LONGEST_NAME].casefold(), folded, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:MAX_NAME_LENGTH].casefold(), folded, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {folded[near[0]]!r}?"
     return f"; known: {', '.join(known)}" if known and or_all else ""

@@ -12,7 +12,7 @@ from onebit.errors import escaped, short
 
 GAP = 2
 """Spaces between two columns."""
-LEAST_NAME = 16
+MIN_NAME = 16
 """Characters of a word that is never broken."""
 
 
@@ -59,7 +59,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), least: in
     available = (get_terminal_size().columns if width is None else width) - GAP * (len(columns) - 1)
     words, parts = (
         [max(least, _narrowest(column, i in right, word)) for i, column in enumerate(columns)]
-        for word in (None, least or LEAST_NAME)
+        for word in (None, least or MIN_NAME)
     )
     if sum(parts) > available and len(columns) > 2 and not least:
         fit = max(2, sum(sum(parts[:n]) <= available + GAP * (len(columns) - n) for n in range(1, len(columns))))

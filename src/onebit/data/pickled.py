@@ -18,9 +18,9 @@ import numpy as np
 from onebit.common.files import read_regular
 from onebit.errors import DataError, first_line
 
-MOST_INSTRUCTIONS = 1_000_000
+MAX_INSTRUCTIONS = 1_000_000
 """The training file of CIFAR-100 has half as many."""
-MOST_OTHERS = 50
+MAX_OTHERS = 50
 """Instructions that are not in `_VALUES`; CIFAR files have 24. With more, hashing nested tuples could take forever."""
 _VALUES = {
     *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
@@ -54,7 +54,7 @@ def _check_instructions(content: bytes) -> None:
         others += opcode.name not in _VALUES
         # memory is taken for all memo entries below the largest
         memo = int(argument or 0) if opcode.name == "LONG_BINPUT" else 0
-        if max(count, memo) >= MOST_INSTRUCTIONS or others > MOST_OTHERS:
+        if max(count, memo) >= MAX_INSTRUCTIONS or others > MAX_OTHERS:
             raise ValueError("it has too many instructions or memo entries")
 
 

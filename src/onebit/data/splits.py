@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 
 STATISTICS_IMAGES = 10_000
 """Number of streamed images from which channel statistics are estimated."""
-MOST_CLASSES = 1_000_000
+MAX_CLASSES = 1_000_000
 DIGEST_IMAGES = 1000
 """Number of images that the digest of an array covers."""
 _STATISTICS_PIXELS = 1 << 20
@@ -309,10 +309,10 @@ def refuse_held_out(count: int, total: int) -> None:
 
 
 def numbered_classes(labels: Any) -> tuple[str, ...]:
-    """ "0", "1", … up to the largest label; DataError if that is not below `MOST_CLASSES`."""
+    """ "0", "1", … up to the largest label; DataError if that is not below `MAX_CLASSES`."""
     largest = int(known_labels(labels).max(initial=0))
-    if largest >= MOST_CLASSES:  # a text for each would take all memory
-        raise DataError(f"labels: got {largest}, expected class numbers below {MOST_CLASSES:,}")
+    if largest >= MAX_CLASSES:  # a text for each would take all memory
+        raise DataError(f"labels: got {largest}, expected class numbers below {MAX_CLASSES:,}")
     return tuple(str(label) for label in range(largest + 1))
 
 

@@ -17,7 +17,7 @@ from onebit.data.splits import Split
 from onebit.errors import UsageError
 
 _FOR_LABELS, _FOR_MASKS = ("cutout", "min_area", "first_size"), ("crop_size", "flip_vertical", "rotate", "elastic")
-LARGEST_LOG_RATIO = math.log(4 / 3)
+MAX_LOG_RATIO = math.log(4 / 3)
 """The largest log(width / height) of a random resized crop."""
 
 
@@ -48,8 +48,8 @@ def draw(
     top, left, cut_row, cut_column = np.zeros((4, count), np.int64)
     mirrored = np.zeros(count, np.bool_)
     if augmentation.min_area is not None:
-        low = [augmentation.min_area, -LARGEST_LOG_RATIO, 0, 0]
-        crops = rng.uniform(low, [1, LARGEST_LOG_RATIO, 1, 1], (count, 4))
+        low = [augmentation.min_area, -MAX_LOG_RATIO, 0, 0]
+        crops = rng.uniform(low, [1, MAX_LOG_RATIO, 1, 1], (count, 4))
     if padding:
         top, left = rng.integers(0, 2 * padding + 1, (2, count))
     if augmentation.flip:

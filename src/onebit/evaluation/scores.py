@@ -16,7 +16,7 @@ Sums = tuple[float, ...]
 """What a metric adds up."""
 BINS = 15
 """Number of bins of equal width in confidence (Guo et al. 2017, section 4: M = 15)."""
-MOST_CLASSES, MOST_STORED = 1000, 100
+MAX_CLASSES, MAX_STORED = 1000, 100
 """Largest number of classes whose confusions are counted, and stored in a result."""
 ROWS = 65_536
 """Predictions per chunk: all pixels of a segmentation would take gigabytes."""
@@ -31,7 +31,7 @@ class Score:
     loss: mean over samples; of an ensemble always the cross-entropy.
     entropy: of softmax(logits) in nats, mean over samples; for an ensemble, the entropy of its mean prediction.
     gaps: sums per confidence bin for the calibration error, see `confidence_gaps`.
-    confusion: of at most `MOST_CLASSES`, counts by true and predicted class, see `confusion_matrix`.
+    confusion: of at most `MAX_CLASSES`, counts by true and predicted class, see `confusion_matrix`.
     masked: whether each pixel of a mask is a sample.
     sums: of each metric, see `onebit.evaluation.metrics.Metric`.
     unit: what `count` counts: samples, or tokens that a language model predicts.
@@ -92,7 +92,7 @@ class Score:
             values |= {"accuracy": self.accuracy, "error": self.error, "ece": self.ece}
         values |= {"metrics": self.metrics} if self.sums else {}
         found = self.classes
-        if len(self.confusion or ()) > MOST_STORED:
+        if len(self.confusion or ()) > MAX_STORED:
             del found["confusion"]
         return values | found
 
@@ -152,7 +152,7 @@ def score_logits(logits: Any, labels: Any, *, loss: float, masked: bool, weights
     """The score of logits (N, classes) and labels (N,), arrays; `masked` if these are the pixels of masks."""
     correct, entropy, gaps = confidence_gaps(logits, labels)
     confusion = None
-    if logits.shape[1] <= MOST_CLASSES:
+    if logits.shape[1] <= MAX_CLASSES:
         counts = confusion_matrix(labels, logits.argmax(axis=1), classes=logits.shape[1])
         confusion = tuple(map(tuple, counts.tolist()))
     return Score(weights, bn, correct, len(labels), loss, entropy, gaps, confusion, masked)

@@ -11,10 +11,10 @@ import numpy as np
 from onebit.errors import OnebitError
 from onebit.packed import PackedNet
 
-MOST_LABELS = 0.05
+MAX_LABELS = 0.05
 """Largest share of labels that may differ if a target adds real numbers in another order. Rounding changes about one
 label in a hundred; a wrong graph changes most of them."""
-MOST_DISTANCE = 1e-3
+MAX_DISTANCE = 1e-3
 """Largest relative difference: the median over logits, the maximum over other outputs."""
 
 
@@ -47,9 +47,9 @@ class Comparison(NamedTuple):
 
     def check(self, *, exact: bool) -> None:
         """Raise OnebitError if the differences are too large; with `exact`, if any bit differs."""
-        wrong = self.relative > MOST_DISTANCE
+        wrong = self.relative > MAX_DISTANCE
         if self.label_mismatches is not None and self.labels:
-            wrong = self.label_mismatches > MOST_LABELS * self.labels or self.median > MOST_DISTANCE
+            wrong = self.label_mismatches > MAX_LABELS * self.labels or self.median > MAX_DISTANCE
         if wrong or (exact and not self.bit_exact):
             raise OnebitError(
                 f"the exported net differs from the packed net: {self}; nothing was written; please report this"

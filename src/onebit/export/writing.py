@@ -23,8 +23,8 @@ from onebit.runtime.timing import noise
 
 RANDOM_INPUTS = 20
 """Default number of random inputs to compare; fewer for large nets, see `affordable`."""
-LEAST_INPUTS = 2
-MOST_MACS = 10**10
+MIN_INPUTS = 2
+MAX_MACS = 10**10
 """Default limit on the multiply-adds of a comparison: seconds in plain C or JavaScript."""
 FREE_SIZES = "onnx", "torch"
 """Targets whose files take images of every size that the net does; others have memory for one."""
@@ -166,6 +166,6 @@ def check_request(
 
 
 def affordable(net: PackedNet, most: int) -> int:
-    """The default number of inputs to compare: `most`, or fewer if these need more than `MOST_MACS`."""
+    """The default number of inputs to compare: `most`, or fewer if these need more than `MAX_MACS`."""
     macs = sum(row.macs for row in costs(net))
-    return max(LEAST_INPUTS, min(most, MOST_MACS // max(1, macs)))
+    return max(MIN_INPUTS, min(most, MAX_MACS // max(1, macs)))

@@ -16,7 +16,7 @@ from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Concat, Pad, Slice, Take
-from onebit.packed.nodes.node import MOST_SIZE
+from onebit.packed.nodes.node import MAX_SIZE
 
 _PROBE = (2, 3, 5, 7, 11, 13, 17, 19)
 
@@ -221,5 +221,5 @@ def picked(folder: Folder, call: Call, x: Pending, sample: Shape, ranges: Sequen
 def _sliced(folder: Folder, call: Call, x: Pending, ranges: Sequence[range]) -> Pending:
     """The pixels of an image at (channels, rows, columns)."""
     start, stop = tuple(r.start for r in ranges), tuple(r.stop for r in ranges)
-    step = tuple(min(r.step, MOST_SIZE) for r in ranges)
+    step = tuple(min(r.step, MAX_SIZE) for r in ranges)
     return Pending(folder.emit(Slice, call.name, folder.write(x), start=start, stop=stop, step=step))

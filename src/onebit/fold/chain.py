@@ -30,7 +30,7 @@ from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.node import INT32
 from onebit.quantizers import Quantizer
 
-MOST_INTEGERS = 2**22  # per channel; a layer with more is compared on images instead
+MAX_INTEGERS = 2**22  # per channel; a layer with more is compared on images instead
 NEAR = 2.0**-21
 """Rounding decides a sign that changes so near to an integer, as a fraction of the largest integer of the channel:
 a few float32 roundings of a BatchNorm, whose mean is not larger."""
@@ -160,7 +160,7 @@ class Chain:
     @property
     def can_be_tried(self) -> bool:
         """Whether there are few enough integers to try them all."""
-        return self.integers[-1] < FLOAT32_EXACT and len(self.integers) <= MOST_INTEGERS
+        return self.integers[-1] < FLOAT32_EXACT and len(self.integers) <= MAX_INTEGERS
 
     def settle(self) -> tuple[np.ndarray, np.ndarray]:
         """(threshold int32, direction int8), each (C,), found by bisection with the modules themselves.

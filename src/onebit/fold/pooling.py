@@ -14,7 +14,7 @@ from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_size, on_images
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool, Node
-from onebit.packed.nodes.node import SUM_LIMIT, WIDEST
+from onebit.packed.nodes.node import MAX_WIDTH, SUM_LIMIT
 
 
 @on_images
@@ -66,7 +66,7 @@ def _sums_fit(folder: Folder, x: Pending, pixels: int) -> bool:
 
 def _is_scaled_integers(folder: Folder, x: Pending, pixels: int) -> bool:
     """Whether `x` is a number times integers so small that weights can multiply their sums over a window."""
-    small = (folder.values[x.base].bound or 0) <= WIDEST and _sums_fit(folder, x, pixels)
+    small = (folder.values[x.base].bound or 0) <= MAX_WIDTH and _sums_fit(folder, x, pixels)
     return small and bool(x.ops) and all(op.factor is not None for op in x.ops)
 
 

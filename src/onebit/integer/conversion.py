@@ -21,7 +21,7 @@ INPUT_BITS, STREAM_BITS = 8, 16
 """Bits of images with real values, and of unbounded sums that no weights read, as in a residual stream."""
 DIRECT = 2**16
 """Weights read integers below it unrounded: those of an image, and sums over small windows."""
-MOST_TERMS = 3
+MAX_TERMS = 3
 """Sums of more values are rounded."""
 ARRANGE = nodes.Move, nodes.Concat
 Affines = tuple[np.ndarray | None, np.ndarray | None]
@@ -217,7 +217,7 @@ class Conversion:
     def _is_long(self, name: str, form: Form) -> bool:
         """Whether a sum of integers has too many terms, or several and more than one reader."""
         integers = all(self.values[value].exact for value in form.terms)
-        return integers and len(form.terms) > (MOST_TERMS if len(self.readers[name]) < 2 else 1)
+        return integers and len(form.terms) > (MAX_TERMS if len(self.readers[name]) < 2 else 1)
 
     def _image_step(self, form: Form, most: int) -> float:
         """The smallest step with which every pixel fits."""

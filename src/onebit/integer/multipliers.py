@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onebit.packed.nodes import Requantize
-from onebit.packed.nodes.node import INT32, MOST_SHIFT
+from onebit.packed.nodes.node import INT32, MAX_SHIFT
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
-MOST_OFF = 2.0**-8
+MAX_OFF = 2.0**-8
 """The numbers may round differently from the exact affine map only this near to a tie."""
 ERROR = 2.0**-44
 """Bound of the error of float64 numbers, as a fraction of the largest magnitude they lead to: 9 bits above one
@@ -45,18 +45,18 @@ def multipliers(scales: np.ndarray, constant: np.ndarray, bounds: Sequence[Any])
         bounds: the largest magnitude of each integer xᵢ.
 
     Returns:
-        None if the numbers are so large that they round differently farther than `MOST_OFF` from a tie.
+        None if the numbers are so large that they round differently farther than `MAX_OFF` from a tie.
     """
     bound = np.array(bounds, np.float64)
     largest, scale = float((bound @ np.abs(scales) + np.abs(constant)).max()), float(np.abs(scales).max())
     if not largest < EXACT_LIMIT:  # true for NaN
         return None
     # the next power of two above each magnitude leaves a margin for the roundings, and for half of 2^shift
-    shift = min(MOST_SHIFT, 51 - frexp(largest + 1)[1], 31 - frexp(scale)[1])
+    shift = min(MAX_SHIFT, 51 - frexp(largest + 1)[1], 31 - frexp(scale)[1])
     if np.rint(np.ldexp(scale, shift)) > INT32.max:
         shift -= 1
     # each number is rounded by half a unit or less
-    if shift < 1 or float(bound.sum() + 1) / 2 / 2.0**shift > MOST_OFF:
+    if shift < 1 or float(bound.sum() + 1) / 2 / 2.0**shift > MAX_OFF:
         return None
     multiplier = np.rint(np.ldexp(scales, shift)).astype(np.int32)
     offset = np.rint(np.ldexp(constant, shift)).astype(np.int64) + 2 ** (shift - 1)

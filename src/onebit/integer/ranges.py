@@ -12,11 +12,11 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.integer.conversion import Rounding
 from onebit.packed import PackedNet
-from onebit.packed.net import MOST_OUTPUTS, needed
+from onebit.packed.net import MAX_OUTPUTS, needed
 from onebit.runtime import run
 from onebit.runtime.input_batch import as_batches
 
-LEAST_IMAGES = 32
+MIN_IMAGES = 32
 _SAMPLE = 1 << 16
 """Numbers drawn of a value, to compare them with their roundings."""
 _AT_ONCE = 1 << 25
@@ -38,11 +38,11 @@ def find_ranges(net: PackedNet, images: Any, roundings: Sequence[Rounding]) -> d
     """The range of each value to be rounded, by name: it minimizes the mean squared rounding error on the images."""
     inputs = as_batches(net, images)
     count = inputs[0].shape[0]
-    if count < LEAST_IMAGES:
-        raise UsageError(f"expected at least {LEAST_IMAGES} images to calibrate ranges, got {count}")
+    if count < MIN_IMAGES:
+        raise UsageError(f"expected at least {MIN_IMAGES} images to calibrate ranges, got {count}")
     found = {}
-    for start in range(0, len(roundings), MOST_OUTPUTS):
-        part = roundings[start : start + MOST_OUTPUTS]
+    for start in range(0, len(roundings), MAX_OUTPUTS):
+        part = roundings[start : start + MAX_OUTPUTS]
         samples = _samples(net, inputs, [rounding.name for rounding in part])
         for rounding in part:
             numbers, largest = samples[rounding.name]

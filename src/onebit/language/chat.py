@@ -11,7 +11,7 @@ from typing import Any
 
 from onebit.errors import FormatError
 
-SECONDS, MEMORY, LARGEST = 5, 1 << 29, 1_000_000
+SECONDS, MEMORY, MAX_TEXT = 5, 1 << 29, 1_000_000
 """Limits of a template: time, bytes of memory (not on Windows), and characters of its text."""
 _RENDER = """
 import datetime, json, sys
@@ -45,7 +45,7 @@ def render(template: str, messages: Sequence[Mapping[str, str]], **values: Any) 
     """
     if find_spec("jinja2") is None:
         raise ModuleNotFoundError("No module named 'jinja2'", name="jinja2")
-    limits = {"seconds": SECONDS, "memory": MEMORY, "largest": LARGEST, "path": sys.path}
+    limits = {"seconds": SECONDS, "memory": MEMORY, "largest": MAX_TEXT, "path": sys.path}
     values |= {"messages": list(messages), "add_generation_prompt": True}
     given = json.dumps({"template": template, "values": values, **limits})
     try:

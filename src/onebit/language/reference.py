@@ -14,7 +14,7 @@ from onebit.language.net import INTERLEAVED, Matrix, Net
 from onebit.packed.gguf_file import GROUP, Q1_0, GgufTensor, unpack_q1_0
 
 _F = np.float32
-LARGEST_SUM = 32703
+MAX_SUM = 32703
 """Sum of the magnitudes of 128 rounded inputs before rounding; each adds up to 1/2."""
 
 
@@ -145,7 +145,7 @@ def _exp(x: np.ndarray) -> np.ndarray:
 def _rounded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Integers (blocks, 128) and units (blocks,), so that every sum of a block's integers with signs fits 16 bits."""
     blocks = x.reshape(-1, GROUP)
-    units = _sum(np.abs(blocks), 32) * (_F(1) / _F(LARGEST_SUM))
+    units = _sum(np.abs(blocks), 32) * (_F(1) / _F(MAX_SUM))
     return _nearest(blocks, units, 1).astype(np.int32), units
 
 

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onebit.native import MOST_TAPS, ConvolutionStruct, InstructionSet, run_weight_gradient
+from onebit.native import MAX_TAPS, ConvolutionStruct, InstructionSet, run_weight_gradient
 from onebit.quantizers.base import Surrogate
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 
-_MOST_CHANNELS = 128
+_MAX_CHANNELS = 128
 """Above it, torch's kernel is as fast."""
 
 
@@ -57,8 +57,8 @@ def _instruction_set(
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
         and not x.is_contiguous()
-        and max(weight.shape[:2]) <= _MOST_CHANNELS
-        and weight.shape[2] * weight.shape[3] <= MOST_TAPS
+        and max(weight.shape[:2]) <= _MAX_CHANNELS
+        and weight.shape[2] * weight.shape[3] <= MAX_TAPS
     )
     return kernels("run_weight_gradient") if fits else None
 

@@ -21,7 +21,7 @@ from onebit.common.torch_private import any_hooks
 from onebit.layers.rprelu import RPReLU
 from onebit.native import InstructionSet, NormStruct, run_norm
 from onebit.quantizers.cpu_kernels import (
-    MOST_CHANNELS,
+    MAX_CHANNELS,
     has_rows,
     is_plain_training,
     is_vector,
@@ -103,7 +103,7 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
         and norm.momentum is not None
         and norm.eps > 0
         and x.dim() == 4
-        and x.shape[1] == norm.num_features <= MOST_CHANNELS
+        and x.shape[1] == norm.num_features <= MAX_CHANNELS
         and x.numel() > norm.num_features  # torch raises for a single value per channel
         and has_rows(x)
         and (shortcut is None or (has_rows(shortcut) and shortcut.dtype == x.dtype and shortcut.shape == x.shape))

@@ -30,8 +30,8 @@ from onebit.quantizers import SignedWeight
 from onebit.quantizers.base import Surrogate, autocast_dtype
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 
-LEAST_OUTPUTS = 16
-LEAST_PRODUCTS = {torch.float32: 1 << 25, torch.bfloat16: 1 << 27}
+MIN_OUTPUTS = 16
+MIN_PRODUCTS = {torch.float32: 1 << 25, torch.bfloat16: 1 << 27}
 """Rows × weights, by the dtype of the product, below which torch is as fast; for inputs that are signs a quarter."""
 
 
@@ -53,8 +53,8 @@ def sign_kernels(x: Tensor, weight: Tensor, *, signs: bool) -> InstructionSet | 
         and weight.dtype == torch.float32
         and weight.is_contiguous()
         and x.shape[-1] == weight.shape[1]
-        and weight.shape[0] >= LEAST_OUTPUTS
-        and x.numel() * len(weight) >= LEAST_PRODUCTS.get(autocast_dtype(x), math.inf) / (4 if signs else 1)
+        and weight.shape[0] >= MIN_OUTPUTS
+        and x.numel() * len(weight) >= MIN_PRODUCTS.get(autocast_dtype(x), math.inf) / (4 if signs else 1)
     )
     return kernels("run_product") if fits else None
 

@@ -12,12 +12,12 @@ from onebit.common.custom_names import is_custom
 from onebit.common.entries import Entry, Table, load
 from onebit.common.fields import Bound, Checked, Positive, PositiveShare, Share, checked, within
 
-MOST_LAYERS = 1_000
+MAX_LAYERS = 1_000
 Widths = Annotated[
     tuple[int, ...],
     Bound(
-        f"two or more positive numbers, at most {MOST_LAYERS:,} of at most 10 million",
-        lambda widths: 2 <= len(widths) <= MOST_LAYERS and min(widths) >= 1 and max(widths) <= 10**7,
+        f"two or more positive numbers, at most {MAX_LAYERS:,} of at most 10 million",
+        lambda widths: 2 <= len(widths) <= MAX_LAYERS and min(widths) >= 1 and max(widths) <= 10**7,
     ),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "5c887aaefc601de1a558204963095e1a22d0670765e5c6ee044ed358f33f7d79"
+HASH = "25b60f9608fdeabf4fdb038b42141daf0bbae67dccb7a3efdc61c7bfc98a2a32"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -48,7 +48,7 @@ TURN_ROWS = 128
 
 SEGMENT = 256
 
-MOST_TAPS = 49
+MAX_TAPS = 49
 
 
 def _numbers(names: str) -> dict[str, int]:

@@ -22,7 +22,7 @@ _KERNELS = {number: name for name, number in abi.KERNEL.items()}
 _CODINGS = {"integer": "bytes", "values": "bytes", "standardise": "moments", "float32": "reals"}
 _ALIGNED = 16  # units: a cache line
 _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
-_MOST_BATCH = 128
+_MAX_BATCH = 128
 _SLACK = 16  # units after the values of a buffer, which kernels of bytes may read
 _TILE_PIXELS = 4  # the most pixels of a tile
 
@@ -169,7 +169,7 @@ def _is_dense(call: KernelCall) -> bool:
 
 def most_batch(units: int) -> int:
     """Images of a batch, for the units per image of the largest value."""
-    return max(1, min(_MOST_BATCH, _BATCH_UNITS // units))
+    return max(1, min(_MAX_BATCH, _BATCH_UNITS // units))
 
 
 def _work(call: KernelCall, isa: library.InstructionSet) -> int:

@@ -21,7 +21,7 @@ from onebit.packed.grid import on_grid
 from onebit.packed.net import readers
 from onebit.packed.nodes.node import INT32
 
-_MOST_SCRATCH = 2**28  # units of 4 bytes
+_MAX_SCRATCH = 2**28  # units of 4 bytes
 
 
 def make_plan(net: PackedNet, isa: library.InstructionSet, panels: dict[Any, np.ndarray] | None = None) -> NativePlan:
@@ -164,7 +164,7 @@ class _Planner(Pointwise):
         answer = self.emit(kernel.name, sources, made, kind, **fields)
         assert answer.call is not None
         answer.call.scratch = segment_units(taps) + kernel.scratch
-        if answer.call.scratch > _MOST_SCRATCH:
+        if answer.call.scratch > _MAX_SCRATCH:
             raise NotPlanned("tables of a layer beyond a gigabyte")
         return answer
 

@@ -13,7 +13,7 @@ from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.net import op_name
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
-_MOST_INPUTS = 1000  # of a rounded sum: the zero of a byte adds less than 2⁴⁰, and float64 is exact up to 2⁵³
+_MAX_INPUTS = 1000  # of a rounded sum: the zero of a byte adds less than 2⁴⁰, and float64 is exact up to 2⁵³
 
 
 class Pointwise(Values):
@@ -46,7 +46,7 @@ class Pointwise(Values):
         """Extends the epilogue of an input that nothing else reads; it reads the other inputs."""
         if (node.reach(*(self.known[name] for name in node.inputs)) >= EXACT_LIMIT).any():
             raise NotPlanned("multipliers with which sums may reach 2^52")
-        if len(node.inputs) > _MOST_INPUTS:
+        if len(node.inputs) > _MAX_INPUTS:
             raise NotPlanned("a sum of too many values")
         scale = np.ldexp(node.multiplier.astype(np.float64), -node.right_shift)
         offset = np.ldexp(node.offset.astype(np.float64), -node.right_shift)

@@ -10,8 +10,8 @@ import numpy as np
 from onebit.native.layout import NotPlanned
 from onebit.packed.nodes import Kernel, Transposed
 
-_MOST_TAPS = 2**22  # per axis, over all outputs; the reference runs nets with more
-_MOST_WIDENED = 2  # widest padded row, relative to the row
+_MAX_TAPS = 2**22  # per axis, over all outputs; the reference runs nets with more
+_MAX_WIDENED = 2  # widest padded row, relative to the row
 
 
 class Axis(NamedTuple):
@@ -61,7 +61,7 @@ def axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tupl
 
     NotPlanned for too large tables.
     """
-    if max(map(mul, made, node.kernel)) > _MOST_TAPS:
+    if max(map(mul, made, node.kernel)) > _MAX_TAPS:
         raise NotPlanned("a kernel with too many taps")
     before = node.padding[::2]
     transposed = isinstance(node, Transposed)
@@ -88,4 +88,4 @@ def padded_columns(node: Kernel, width: int, made: int) -> tuple[Axis, dict[str,
     outputs, taps = np.arange(made)[:, None], np.arange(node.kernel[1])[None]
     axis = Axis((outputs * node.stride[1] + taps * node.dilation[1]).astype(np.int32), 1, node.stride[1])
     padded = max(node.padding[2] + width, int(axis.taps.max()) + 1)
-    return (axis, {"table_left": node.padding[2], "table_width": padded}) if padded <= _MOST_WIDENED * width else None
+    return (axis, {"table_left": node.padding[2], "table_width": padded}) if padded <= _MAX_WIDENED * width else None

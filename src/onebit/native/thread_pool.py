@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Part = Callable[[int, int, int | None], int]
 """(part, parts, address of the barrier) -> 1 if the net took the sign of a NaN, else 0."""
 
-MOST = 1 << 16
+MAX_THREADS = 1 << 16
 """Limit of threads; a process starts as many as calls keep busy at the same time."""
 _BUSY = Lock()
 _Share = TypeVar("_Share")
@@ -88,7 +88,7 @@ def _pool() -> ThreadPoolExecutor:
     """The threads besides the calling one; a new one starts if none is idle."""
     from concurrent.futures import ThreadPoolExecutor
 
-    return ThreadPoolExecutor(MOST, thread_name_prefix="onebit")
+    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="onebit")
 
 
 def _after_fork() -> None:

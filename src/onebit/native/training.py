@@ -25,7 +25,7 @@ from onebit.native.abi import (
 from onebit.native.library import InstructionSet
 from onebit.native.thread_pool import run_shares, run_stages
 
-MOST_TAPS = abi.MOST_TAPS
+MAX_TAPS = abi.MAX_TAPS
 RPRELU, SHIFTED_SIGN = abi.ACTIVATION["rprelu"], abi.ACTIVATION["sign"]
 ADAM, MOMENTUM, FLIP = abi.UPDATE.values()
 TRIANGLE, BELL = abi.SURROGATE["triangle"], abi.SURROGATE["bell"]

@@ -14,15 +14,15 @@ from onebit.native.library import InstructionSet
 from onebit.native.panels import FIVE, FOUR, LOOKUPS, four_panels, lookup_panels, panels, sign_panels
 from onebit.native.taps import Axis, padded_columns
 from onebit.packed import Conv, OneBitWeights
-from onebit.packed.grid import EXACT_TERMS, MOST_EXACT_TERMS, on_grid
+from onebit.packed.grid import EXACT_TERMS, MAX_EXACT_TERMS, on_grid
 
 _BLOCK_BYTES = 2**17  # of weights that are bytes at the same time, in the second-level cache
 _SLACK = 17  # units after the last row, which kernels of bytes may read
 _TABLES_KEPT = abi.DOT_LUT_WORDS * abi.DOT_LUT_GROUPS  # of a dense row at the same time
 _TABLE_UNITS = abi.DOT_LUT_TABLE // 2  # entries have 16 bits
 _DENSE_UNITS = 2 * abi.AMX_STEPS * abi.AMX_BYTES // 4  # weights of a dense layer that are bytes at the same time
-_MOST_PLANES_BYTES = 2**18  # one byte of each input that is split at the same time
-_MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
+_MAX_PLANES_BYTES = 2**18  # one byte of each input that is split at the same time
+_MAX_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def scaled_kernel(rows: np.ndarray, isa: InstructionSet) -> WeightKernel | None:
     """±1 × int32 with a scale for each tap; None for taps whose sums may not fit an int32. rows: (1, O, T, I) bool."""
     outputs, channels = rows.shape[1], rows.shape[3]
     weights, words = sign_panels(rows, isa.lanes, size=isa.lut_inputs * isa.lut_groups)
-    if channels > _MOST_GRID_TAPS + 1 or words > isa.dense_words:  # no float32 is at the end of the grid
+    if channels > _MAX_GRID_TAPS + 1 or words > isa.dense_words:  # no float32 is at the end of the grid
         return None
     sums = -(-outputs // isa.lanes) * isa.lanes * 2
     tables = isa.dense_words * isa.lut_groups * 2**isa.lut_inputs
@@ -174,13 +174,13 @@ def tap_sums(rows: np.ndarray) -> np.ndarray:
 def planes_of_bytes(inputs: int, isa: InstructionSet) -> tuple[int, int]:
     """Images of a dense layer whose integers are split into bytes at the same time, and units of scratch memory."""
     stride = (-(-inputs // abi.AMX_INPUTS) | 1) * abi.AMX_INPUTS
-    rows = max(32, min(64, _MOST_PLANES_BYTES // stride // 32 * 32))
+    rows = max(32, min(64, _MAX_PLANES_BYTES // stride // 32 * 32))
     return rows, _DENSE_UNITS + abi.AMX_PLANES * rows * (stride // 4 + isa.tile_outputs)
 
 
 def real_kernel(node: Any, rows: np.ndarray) -> WeightKernel:
     """Real weights × int32; NotPlanned if sums may not fit an int64. rows: (G, O, T, I) float64 integers on grids."""
-    if node.terms > MOST_EXACT_TERMS:
+    if node.terms > MAX_EXACT_TERMS:
         raise NotPlanned("sums of more real products than an int64 holds")
     weights = panels(rows.reshape(*rows.shape[:2], -1), abi.REAL_LANES)
     return WeightKernel("real", weights, rows.shape[-1], more={"weight_units": on_grid(node.weight)[1]})
@@ -190,7 +190,7 @@ def depthwise_kernel(node: Any, rows: np.ndarray, *, on_a_grid: bool) -> WeightK
     """Weights × int32, channel by channel; None if another kernel is needed. rows: (G, O, T, I), see above."""
     groups, outputs, taps, channels = rows.shape
     one_bit = isinstance(node, OneBitWeights)
-    most = (_MOST_GRID_TAPS if on_a_grid else taps) if one_bit else EXACT_TERMS
+    most = (_MAX_GRID_TAPS if on_a_grid else taps) if one_bit else EXACT_TERMS
     if channels > 1 or groups == 1 or taps > most or (one_bit and node.centre is not None):
         return None
     by_tap = rows.reshape(groups * outputs, taps).T

@@ -18,7 +18,7 @@ from onebit.quantizers.base import memory_order
 from onebit.quantizers.cpu_kernels import has_numbers, is_plain_training, kernels, launch
 
 Fields = dict[str, Any]
-LEAST_WEIGHTS = 1 << 20
+MIN_WEIGHTS = 1 << 20
 """Of a latent, below which torch's fused optimizers are as fast."""
 AFTER_STEP = {"prox_growth": "onebit.optim.prox:prox_group_"}
 """Key of a parameter group -> function of the group and its updated parameters, called between step and clip."""
@@ -38,7 +38,7 @@ def update_latents(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tenso
         if group.get("latent") and not any(map(group.get, _BY_TORCH)):
             for latent in group["params"]:
                 gradient = latent.grad
-                if gradient is None or latent.numel() < LEAST_WEIGHTS:
+                if gradient is None or latent.numel() < MIN_WEIGHTS:
                     continue
                 if rule(isa, latent, group, optimizer.state):
                     updated.append((latent, gradient))

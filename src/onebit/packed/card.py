@@ -9,10 +9,10 @@ from onebit.common.fields import Bound, within
 from onebit.common.record import Record, Text, Whole, printable
 from onebit.errors import shortened
 
-LONGEST_CARD_TEXT = 1_000
+MAX_CARD_TEXT_LENGTH = 1_000
 ROUNDED = "activations rounded to {} bits after the training"
 """Ends the `method` of an integer net."""
-_CardText = Annotated[str, printable(LONGEST_CARD_TEXT)]
+_CardText = Annotated[str, printable(MAX_CARD_TEXT_LENGTH)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,6 @@ class Card(Record):
         method = self.method
         if bits is not None:
             rounding = ROUNDED.format(bits)
-            trained = shortened(method or "", LONGEST_CARD_TEXT - len(rounding) - 2)
+            trained = shortened(method or "", MAX_CARD_TEXT_LENGTH - len(rounding) - 2)
             method = "; ".join(filter(None, (trained, rounding)))
         return replace(self, method=method, test=test)

@@ -25,7 +25,7 @@ from onebit.common.record import Record, Text, Whole
 from onebit.errors import FormatError, first_line, short
 from onebit.nets import nearest_net, net_path
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
-from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet
+from onebit.packed.net import INPUT, MAX_NODES, InputSpec, PackedNet
 from onebit.packed.node_text import from_line, to_lines
 from onebit.packed.nodes import Node
 from onebit.packed.nodes.node import ARRAYS
@@ -33,7 +33,7 @@ from onebit.packed.strict_json import parse_object
 
 FORMAT = 2
 KEY = "onebit"  # the only key, because safetensors writes several in random order
-MOST_HEADER_BYTES = 4_000_000
+MAX_HEADER_BYTES = 4_000_000
 """20 times the header of a net with a thousand layers. Parsed JSON takes 40 times the memory of its text."""
 
 TENSORS = {name: dtype for name, (dtype, _) in ARRAYS.items()} | {"signs": "uint8"}
@@ -151,7 +151,7 @@ def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np
     """The bytes of a file before the arrays, dtype and length of each tensor, and the text of the graph."""
     prefix = stream.read(8)
     length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
+    if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
         raise FormatError("is not a .1bit file, or is truncated; `onebit pack` converts a checkpoint")
     text = stream.read(length)
     header = parse_object("the header", text)
@@ -218,7 +218,7 @@ def _parts(
             moments = {field: take(f"{INPUT}.{field}", (max(0, channels),)) for field in ("mean", "std")}
         inputs[name] = InputSpec.from_json(spec, **moments)
     nodes: list[Node] = []
-    for line in lines[: MOST_NODES + 1]:  # `infer` refuses a net with one more
+    for line in lines[: MAX_NODES + 1]:  # `infer` refuses a net with one more
         nodes.append(from_line(line, nodes[-1].output if nodes else INPUT, take))
     for name, array in tensors.items():
         if used[name] != len(array):

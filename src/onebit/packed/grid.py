@@ -13,10 +13,10 @@ GRID_BITS = 24
 """Integers on a grid are within ±2²⁴: sums of 127 fit an int32, and sums of 32 products of two a float64, exactly."""
 FLOAT32_EXACT = 2**GRID_BITS
 """float32 holds every integer up to here, so sums of integers that stay below are exact in any order."""
-_MOST = 126
+_MAX_EXPONENT = 126
 """The largest e for which 2ᵉ and 2⁻ᵉ are normal float32 numbers."""
 EXACT_TERMS = 32
-MOST_EXACT_TERMS = 2**15
+MAX_EXACT_TERMS = 2**15
 
 
 def on_grid(values: np.ndarray, *, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +35,7 @@ def on_grid(values: np.ndarray, *, least: float = 0.0) -> tuple[np.ndarray, np.n
     rows = values.reshape(len(values), -1)
     largest = np.maximum(rows.max(axis=1, initial=least), -rows.min(axis=1, initial=-least))
     finite = np.isfinite(largest)
-    exponent = np.minimum(_MOST, GRID_BITS - np.frexp(np.where(finite, largest, 1))[1])
+    exponent = np.minimum(_MAX_EXPONENT, GRID_BITS - np.frexp(np.where(finite, largest, 1))[1])
     power = np.where(finite, np.ldexp(np.float32(1), exponent), np.float32(0))
     with np.errstate(invalid="ignore"):  # 0 times infinity
         scaled = values * power.reshape(-1, *[1] * (values.ndim - 1))
@@ -51,7 +51,7 @@ def exact_products(weight: np.ndarray, columns: np.ndarray) -> np.ndarray:
     float64.
     """
     terms = weight.shape[-1]
-    dtype = np.int64 if terms <= MOST_EXACT_TERMS else np.float64
+    dtype = np.int64 if terms <= MAX_EXACT_TERMS else np.float64
     sums = np.zeros(1, dtype)
     for start in range(0, terms, EXACT_TERMS):
         part = slice(start, start + EXACT_TERMS)

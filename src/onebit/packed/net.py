@@ -17,14 +17,14 @@ from onebit.errors import FormatError, UsageError, short
 from onebit.packed.card import Card
 from onebit.packed.certificate import NOT_CERTIFIED, Certificate
 from onebit.packed.nodes import OPS, Affine, Node, Quantize, Requantize, Sign, Value
-from onebit.packed.nodes.node import MOST_VALUES, Numbers, check_finite, check_size, read_only
+from onebit.packed.nodes.node import MAX_VALUES, Numbers, check_finite, check_size, read_only
 
 INPUT = "input"  # the name of the only input of a net
-MOST_NODES = 10_000
-MOST_INPUTS = MOST_OUTPUTS = 100
+MAX_NODES = 10_000
+MAX_INPUTS = MAX_OUTPUTS = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _Name = Annotated[str, Bound("a name of 1 to 100 letters, digits, '_', '-' and '.'", lambda text: is_name(text))]
-_OUTPUT_NAMES = Bound(f"1 to {MOST_OUTPUTS} names", lambda names: 1 <= len(names) <= MOST_OUTPUTS)
+_OUTPUT_NAMES = Bound(f"1 to {MAX_OUTPUTS} names", lambda names: 1 <= len(names) <= MAX_OUTPUTS)
 _CODINGS = {"uint8": ("integer", "standardise", "values"), "float32": ("values",)}
 
 
@@ -58,7 +58,7 @@ class InputSpec(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Numbers(None, most=MOST_VALUES).check("input shape", self.shape)
+        Numbers(None, most=MAX_VALUES).check("input shape", self.shape)
         check_size("input", self.shape)
         self.require(shape=self.shape != (), coding=self.coding in _CODINGS.get(self.dtype, ()))
         self.require(sizes=self.sizes == "fixed" or len(self.shape) == 3)
@@ -266,10 +266,10 @@ def infer(net: PackedNet) -> dict[str, Value]:
         FormatError: an invalid or duplicate name; a value that is read before it is computed, or never used; a wrong
             shape or kind; a value that is too large; or integer sums that may not fit an int32.
     """
-    if len(net.nodes) > MOST_NODES:
-        raise FormatError(f"the net has more than {MOST_NODES:,} nodes")
-    if not 1 <= len(net.inputs) <= MOST_INPUTS or not all(map(is_name, net.inputs)):
-        raise FormatError(f"the inputs are {short(list(net.inputs))}, expected 1 to {MOST_INPUTS} names")
+    if len(net.nodes) > MAX_NODES:
+        raise FormatError(f"the net has more than {MAX_NODES:,} nodes")
+    if not 1 <= len(net.inputs) <= MAX_INPUTS or not all(map(is_name, net.inputs)):
+        raise FormatError(f"the inputs are {short(list(net.inputs))}, expected 1 to {MAX_INPUTS} names")
     values = {name: spec.value for name, spec in net.inputs.items()}
     used = set(net.outputs)
     for node in net.nodes:

@@ -17,7 +17,7 @@ import numpy as np
 from onebit.errors import FormatError, short
 from onebit.packed.net import INPUT, op_name
 from onebit.packed.nodes import OPS, Node
-from onebit.packed.nodes.node import ARRAYS, MOST_RANK
+from onebit.packed.nodes.node import ARRAYS, MAX_RANK
 
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
@@ -64,7 +64,7 @@ def from_line(line: object, previous: str, take: Take) -> Node:
             if name == "inputs":
                 values[name] = tuple(parts)
                 continue
-            if len(parts) > MOST_RANK or not all(map(_NUMBER.fullmatch, parts)):
+            if len(parts) > MAX_RANK or not all(map(_NUMBER.fullmatch, parts)):
                 raise FormatError(f"{name} is {short(text)}, expected integers")
             numbers = values[name] = tuple(map(int, parts))
             if name in kind.arrays:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from onebit.errors import FormatError, short
 
-_MOST_DIGITS = 20  # a 64-bit number has fewer; Python stops at 4300
+_MAX_DIGITS = 20  # a 64-bit number has fewer; Python stops at 4300
 
 
 def parse_object(what: str, text: bytes | str) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
+    if len(digits) > _MAX_DIGITS:
         raise FormatError(f"has a number of {len(digits)} digits")
     return int(digits)
 

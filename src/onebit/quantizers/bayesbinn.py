@@ -15,7 +15,7 @@ EPSILON = 1e-10
 """Added to 1 − w² and to 1 − tanh²λ, as in the authors' code."""
 SATURATED = 9.5
 """|z| from which tanh z is taken as ±1; in float32 it is exactly ±1 from 9.02."""
-MOST_NEAR = 1e-6
+MAX_NEAR = 1e-6
 """The largest distance of u and p at which the kernel checks for a weight that is not ±1: rare draws only."""
 
 
@@ -59,7 +59,7 @@ def _draw_signs(
     """
     near = SATURATED * temperature / 2
     isa = _kernels(latent)
-    if isa is None or near > MOST_NEAR or dtype not in (torch.bfloat16, torch.float32):
+    if isa is None or near > MAX_NEAR or dtype not in (torch.bfloat16, torch.float32):
         return None
     source = torch.default_generator if generator is None else generator
     before = source.get_state()
@@ -115,7 +115,7 @@ class ConcreteSign(Quantizer):
         return Surrogate.apply(latent, weight, _gradient, (self.temperature,), relaxed)
 
     def signed_weight(self, latent: Tensor) -> SignedWeight | None:
-        if SATURATED * self.temperature / 2 > MOST_NEAR:
+        if SATURATED * self.temperature / 2 > MAX_NEAR:
             return None
         weight = Surrogate.apply(latent, latent, _gradient, (self.temperature,), None)
         seed = tuple(random_bits(2, torch.int32, latent.device, self.generator).tolist())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from onebit.common.torch_private import dispatch_modes, in_forward_mode, is_legacy_batched, transforms_active
 from onebit.native import InstructionSet, instruction_set
 
-MOST_CHANNELS = 1 << 14
+MAX_CHANNELS = 1 << 14
 """Above it, tables of numbers per channel no longer fit into the cache."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onebit.native import ActivationStruct, InstructionSet, run_activation
 from onebit.quantizers.cpu_kernels import (
-    MOST_CHANNELS,
+    MAX_CHANNELS,
     has_rows,
     is_dense,
     is_plain_training,
@@ -88,7 +88,7 @@ def _instruction_set(x: Tensor, parameters: Parameters) -> InstructionSet | None
         fits = is_dense(x)
     else:
         channels = x.shape[1:2]
-        fits = x.dim() in (2, 4) and has_rows(x) and x.shape[1] <= MOST_CHANNELS
+        fits = x.dim() in (2, 4) and has_rows(x) and x.shape[1] <= MAX_CHANNELS
     fits = fits and all(p is None or (p.shape == channels and is_vector(p.view(-1))) for p in parameters)
     return kernels("run_activation") if fits else None
 

@@ -24,7 +24,7 @@ from onebit.native import BELL, TRIANGLE, SurrogateStruct, run_values
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
 from onebit.quantizers.cpu_kernels import backward_kernels, launch
 
-LEAST_VALUES = 1 << 12
+MIN_VALUES = 1 << 12
 """Fewer values are not worth a kernel call."""
 
 
@@ -67,7 +67,7 @@ def ede_height(t: Tensor | float) -> Tensor | float:
 def _gradient(gradient: Tensor, x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
     """The gradient of a surrogate in the dtype of x, for `approx` and `ede` by a native kernel if there is one."""
     kind = {approx: TRIANGLE, ede: BELL}.get(surrogate)
-    isa = None if kind is None or x.numel() < LEAST_VALUES else backward_kernels("run_surrogate", gradient, x)
+    isa = None if kind is None or x.numel() < MIN_VALUES else backward_kernels("run_surrogate", gradient, x)
     if isa is None or gradient.dtype != x.dtype:
         return surrogate(gradient, x, *parameters).to(x.dtype)
     t = float(*parameters or (1.0,))

@@ -14,7 +14,7 @@ from onebit.recipe.defaults import default_settings
 from onebit.recipe.override import method_of, with_method
 from onebit.recipe.reading import build_recipe, merge, method_settings, read_settings, recipe_path
 from onebit.recipe.sections import refuse_foreign
-from onebit.recipe.settings import LONGEST_NAME, Recipe, flatten
+from onebit.recipe.settings import MAX_NAME_LENGTH, Recipe, flatten
 
 TASKS = {"permuted-mnist": "mnist-permuted", "image": None}
 """Task -> the recipe with its continual settings; None for the plain images."""
@@ -88,7 +88,7 @@ def _defaults(flags: Mapping[str, str], method: str | None) -> dict[str, Any]:
     what = build_recipe(row, flags)
     name = "-".join(filter(None, (Path(what.dataset).name, short_name(what.model.name), method)))
     settings = default_settings(what, method=method, given=list(flags))
-    return merge(settings | {"name": name[:LONGEST_NAME]}, row)
+    return merge(settings | {"name": name[:MAX_NAME_LENGTH]}, row)
 
 
 def _of_file(

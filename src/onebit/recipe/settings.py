@@ -17,14 +17,14 @@ from onebit.train.settings import Fit, Schedule, SharedSettings
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that describe a run but do not change it."""
-LONGEST_NAME = 200
+MAX_NAME_LENGTH = 200
 NOT_COMPARED = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
 RunName = Annotated[
     str,
     Bound(
-        f"1 to {LONGEST_NAME} characters that print, without / and \\",
+        f"1 to {MAX_NAME_LENGTH} characters that print, without / and \\",
         lambda name: (
-            name.isprintable() and len(name.strip()) >= 1 and len(name) <= LONGEST_NAME
+            name.isprintable() and len(name.strip()) >= 1 and len(name) <= MAX_NAME_LENGTH
             and not set(name) & set("/\\") and name not in (".", "..")
         ),
     ),

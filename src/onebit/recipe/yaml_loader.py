@@ -13,14 +13,14 @@ import yaml
 from onebit.common.files import read_regular
 from onebit.errors import UsageError
 
-MOST_BYTES = 100_000
+MAX_BYTES = 100_000
 """Largest file; the longest shipped recipe has 3,400 bytes."""
-MOST_DEPTH = 20
-MOST_PARTS = 5_000
+MAX_DEPTH = 20
+MAX_PARTS = 5_000
 """Keys, values and brackets; a complete recipe has 300."""
-LONGEST_TEXT = 2_000
+MAX_TEXT_LENGTH = 2_000
 """Characters of one value; the results of a recipe take 400."""
-LONGEST_NUMBER = 40
+MAX_NUMBER_LENGTH = 40
 """Characters of a number, in any notation; one of thousands of digits is slow to read."""
 _FIRST = frozenset("0123456789+-.")
 _NUMERIC = frozenset("0123456789+-._:eExXaAbBcCdDfF")
@@ -29,7 +29,7 @@ _NUMERIC = frozenset("0123456789+-._:eExXaAbBcCdDfF")
 def read_yaml(path: Path) -> Any:
     """The value in a YAML or JSON file; UsageError for one of another format or out of bounds."""
     try:
-        text = read_regular(path, largest=MOST_BYTES).decode("utf-8-sig")
+        text = read_regular(path, largest=MAX_BYTES).decode("utf-8-sig")
         # JSON is YAML but for tabs between its tokens
         loader = _BoundedLoader(text.expandtabs() if path.suffix == ".json" else text)
         loader.where = f"{path}, "
@@ -57,16 +57,16 @@ class _BoundedLoader(yaml.SafeLoader):
         return event
 
     def _refusal(self, event: Any) -> str | None:
-        if self.count > MOST_PARTS:
-            return f"more than {MOST_PARTS:,} keys and values"
-        if self.depth > MOST_DEPTH:
-            return f"nested more than {MOST_DEPTH} deep"
+        if self.count > MAX_PARTS:
+            return f"more than {MAX_PARTS:,} keys and values"
+        if self.depth > MAX_DEPTH:
+            return f"nested more than {MAX_DEPTH} deep"
         if getattr(event, "anchor", None) is not None:
             return "expected no anchors (&) and aliases (*)"
         if getattr(event, "tag", None) is not None:
             return "expected no tags (!)"
         if isinstance(event, yaml.ScalarEvent):
             numeric = event.implicit[0] and event.value[:1] in _FIRST and _NUMERIC.issuperset(event.value)
-            if len(event.value) > (LONGEST_NUMBER if numeric else LONGEST_TEXT):
+            if len(event.value) > (MAX_NUMBER_LENGTH if numeric else MAX_TEXT_LENGTH):
                 return f"a value of {len(event.value):,} characters, too long for a recipe"
         return None

@@ -35,7 +35,7 @@ MEASURES = {
     "zero_gradients": "latents without a gradient",
 }
 """Field of `LayerHealth` -> heading."""
-LEAST = 1e-4
+MIN_SHARE = 1e-4
 """Where the logarithmic color scale of shares starts; smaller shares get the same color."""
 PANELS: dict[str, tuple[str, dict[str, str], float]] = {
     "error": ("error (%)", {"training": "train_error", "validation": "validation_error"}, 100),
@@ -230,7 +230,7 @@ def plot_health(history: History, path: AnyPath, *, name: str = "") -> None:
             shares = [[row.layers.get(layer, {}).get(measure, np.nan) for row in history] for layer in names]
             extent = (history.rows[0].epoch - 0.5, history.rows[-1].epoch + 0.5, len(names) - 0.5, -0.5)
             style: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "extent": extent}
-            image = axes.imshow(np.clip(shares, LEAST, 1), norm=LogNorm(LEAST, 1), **style)
+            image = axes.imshow(np.clip(shares, MIN_SHARE, 1), norm=LogNorm(MIN_SHARE, 1), **style)
             axes.set_title(MEASURES[measure])
             panel(axes, [], ticks=8)
             axes.grid(False)

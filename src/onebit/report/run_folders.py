@@ -18,8 +18,8 @@ from onebit.report.wording import printable
 from onebit.runs.result import RunResult, TaskTable, read_table
 from onebit.train.history import (
     DATA_FILE,
-    MOST_METRICS,
-    MOST_RESULT,
+    MAX_METRICS,
+    MAX_RESULT,
     RESULT_FILE,
     TABLE_FILE,
     History,
@@ -176,11 +176,11 @@ def _read_run(folder: Path, name: str) -> RunResults:
     data = ""
     for path in [folder / DATA_FILE, *sorted(folder.glob(f"*/task-1/{DATA_FILE}"))]:
         with suppress(OSError, ValueError, AttributeError):
-            known = read_json(path, largest=MOST_RESULT)
+            known = read_json(path, largest=MAX_RESULT)
             data = data or str(known.get("digest") or known.get("directory") or "")
     if _has_tasks(folder):
         return RunResults(name, settings, table=read_table(folder / TABLE_FILE), data=data)
-    content = read_regular(metrics, largest=MOST_METRICS)
+    content = read_regular(metrics, largest=MAX_METRICS)
     try:
         lines = content.decode("utf-8").split("\n")
         history = History.from_rows(line for line in lines if line.strip())

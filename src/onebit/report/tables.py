@@ -16,7 +16,7 @@ from onebit.report.wording import MISSING, mean_and_sd, mean_sd, number_range, o
 from onebit.runs.result import CLASS_SCORES, Cell, RunResult
 from onebit.train.history import time_left
 
-MOST_COLUMNS = 20
+MAX_COLUMNS = 20
 """Most classes of which a table shows the confusions."""
 
 
@@ -139,7 +139,7 @@ def class_table(heading: str, scores: Sequence[Mapping[str, Any]], names: Sequen
         values = ([float(score[key][k]) for score in scores if score[key][k] is not None] for key in keys)
         rows.append([name, *(share(known) if known else MISSING for known in values)])
     confusions = [[list(row) for row in score.get("confusion") or ()] for score in scores]
-    if count <= MOST_COLUMNS and all([*map(len, rows_of)] == [count] * count for rows_of in confusions):
+    if count <= MAX_COLUMNS and all([*map(len, rows_of)] == [count] * count for rows_of in confusions):
         total = [[sum(map(int, cells)) for cells in zip(*of, strict=True)] for of in zip(*confusions, strict=True)]
         rows = [[*row, *(f"{cell:,}" for cell in cells)] for row, cells in zip(rows, total, strict=True)]
         head += names

@@ -14,11 +14,11 @@ from onebit.data import DATASETS
 from onebit.errors import UsageError, shortened
 from onebit.nets import net_names
 from onebit.packed import Card, CardScore, Certificate
-from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
+from onebit.packed.card import MAX_CARD_TEXT_LENGTH, ROUNDED
 from onebit.recipe import Recipe, build_recipe, flag_text, method_of, read_settings, recipe_names, recipe_path
 from onebit.runs.opening import Run
 from onebit.runs.result import RunResult
-from onebit.train.history import MOST_METRICS, RESULT_FILE
+from onebit.train.history import MAX_METRICS, RESULT_FILE
 from onebit.train.weights import weight_file
 
 _PATH = re.compile(r"[/\\~]")
@@ -79,7 +79,7 @@ def _unfinished(run: Run) -> str:
     metrics = folder / "metrics.jsonl"
     if (folder / RESULT_FILE).is_file() or not metrics.is_file():
         return ""
-    rows = read_regular(metrics, largest=MOST_METRICS).splitlines() or [b"{}"]
+    rows = read_regular(metrics, largest=MAX_METRICS).splitlines() or [b"{}"]
     epoch, epochs = (json.loads(rows[-1]).get(name, 0) for name in ("epoch", "epochs"))
     return "" if epoch >= epochs else f"unfinished: {epoch} of {epochs} epochs"
 
@@ -98,7 +98,7 @@ def _text(text: str) -> str | None:
     """Text of a user on one line, cut to the length of a card; None if it is empty."""
     line = " ".join(text.split())
     printable = "".join(character for character in line if character.isprintable())
-    return shortened(printable, LONGEST_CARD_TEXT) or None
+    return shortened(printable, MAX_CARD_TEXT_LENGTH) or None
 
 
 def data_in_words(dataset: str, note: str | None) -> str | None:

@@ -22,7 +22,7 @@ from onebit.recipe import Recipe, build_recipe, read_settings
 from onebit.recipe.reading import RUN_RECIPE
 from onebit.train.history import (
     DATA_FILE,
-    MOST_RESULT,
+    MAX_RESULT,
     RESULT_FILE,
     RUN_FILES,
     STAGE_FOLDER,
@@ -138,7 +138,7 @@ class RunFolder:
     def _data(self) -> Mapping[str, str]:
         """The fields of data.json."""
         try:
-            return {key: str(value) for key, value in read_json(self.path / DATA_FILE, largest=MOST_RESULT).items()}
+            return {key: str(value) for key, value in read_json(self.path / DATA_FILE, largest=MAX_RESULT).items()}
         except (OSError, ValueError, AttributeError):
             return {}
 

@@ -27,7 +27,7 @@ from onebit.packed import Card
 from onebit.packed.gguf_file import GROUP, IDLE, NOT_COMPUTED, Q1_0, read_gguf
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, set_progress, sign
 
-MOST_CONFIG = 10_000_000
+MAX_CONFIG = 10_000_000
 Parameters = dict[str, tuple[Tensor, Quantizer | None]]
 """Name -> parameter, and its quantizer if it is binary."""
 
@@ -144,7 +144,7 @@ def read_pretrained(folder: AnyPath) -> tuple[Mapping[str, Any], Parameters]:
         FormatError: a damaged folder, or one without what `quantizer_config` returns. UnknownNameError: a quantizer.
     """
     try:
-        config = read_json(Path(folder) / "config.json", largest=MOST_CONFIG)
+        config = read_json(Path(folder) / "config.json", largest=MAX_CONFIG)
         if config.get("quantization_config", {}).get("quant_method") != "onebit":
             raise ValueError("it lacks model.config.quantization_config = onebit.quantizer_config(model)")
         found = dict[str, Tensor]()

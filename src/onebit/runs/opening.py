@@ -22,7 +22,7 @@ from onebit.runs.model import build_model
 from onebit.runs.own_model import settle_code
 from onebit.train.weights import load_weights, read_bytes, read_state, weight_file
 
-LARGEST = 1 << 24
+MAX_SIZE = 1 << 24
 """The largest size of an image that a file may state."""
 OTHER_FILES = "these are not the files of the training: it may have seen their test images"
 """The note on data of the user that changed since the training, or that replace those of the training."""
@@ -104,9 +104,9 @@ def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> t
     """(C, H, W) and number of logits, stored next to the weights or known for the data set; UsageError if neither."""
     shape, classes = facts.get("input_shape"), facts.get("classes")
     if isinstance(shape, list) and isinstance(classes, list):
-        if all(type(size) is int and 0 < size <= LARGEST for size in shape):
+        if all(type(size) is int and 0 < size <= MAX_SIZE for size in shape):
             return tuple(shape), len(classes)
-        raise FormatError(f"{source}: images of {shape}, expected three sizes up to {LARGEST:,}")
+        raise FormatError(f"{source}: images of {shape}, expected three sizes up to {MAX_SIZE:,}")
     entry = DATASETS.get(recipe.dataset)
     if entry is None or entry.input_shape is None or entry.classes is None:
         raise UsageError(f"{source}: the shape of its images is not stored: name its data with --dataset")

@@ -12,7 +12,7 @@ from onebit.common.fields import Checked, Count, NotNegative, NotNegativeInt, ch
 from onebit.common.files import read_json
 from onebit.common.text import NetSize
 from onebit.errors import FormatError, UsageError, first_line
-from onebit.train.history import MOST_RESULT, RESULT_FILE
+from onebit.train.history import MAX_RESULT, RESULT_FILE
 
 _SIZES = "binary_weights", "weights", "packed_bytes"
 _TYPES: dict[str, Any] = dict.fromkeys(("parameters", "seed", *_SIZES), int | None)
@@ -75,12 +75,12 @@ class RunResult:
         if not path.exists():
             return None
         try:
-            return cls(dict(read_json(path, largest=MOST_RESULT)))
+            return cls(dict(read_json(path, largest=MAX_RESULT)))
         except (OSError, UsageError, ValueError, TypeError, AttributeError) as error:
             raise FormatError(f"{path}: damaged ({first_line(error)})") from None
 
 
-MOST_TASKS = 999
+MAX_TASKS = 999
 
 
 @checked(frozen=True)
@@ -121,14 +121,14 @@ class TaskTable:
 def read_table(path: Path) -> TaskTable:
     """Read a continual.json."""
     try:
-        values = read_json(path, largest=MOST_RESULT)
+        values = read_json(path, largest=MAX_RESULT)
         names = [field.name for field in fields(Cell)]
         for cell in values["cells"]:
             cell["loss"] = math.nan if cell["loss"] is None else cell["loss"]  # JSON has no number for it
         cells = tuple(Cell(**{name: cell[name] for name in names}) for cell in values["cells"])
         table = TaskTable(cells, values["tasks"], float(values["seconds"]))
         fits = all(cell.correct <= cell.count and cell.seen <= cell.task <= table.tasks for cell in cells)
-        if not fits or table.tasks > MOST_TASKS:
+        if not fits or table.tasks > MAX_TASKS:
             raise ValueError("got tasks or images beyond their number")
         return table
     except (UsageError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.packed import InputSpec, PackedNet
 
-MOST_SIZES = 8
+MAX_SIZES = 8
 """Sizes of images for which a net is kept, with its plans."""
 _SIZED: MutableMapping[PackedNet, dict[tuple[tuple[int, ...], ...], PackedNet]] = WeakKeyDictionary()
 _LOCK = Lock()
@@ -62,7 +62,7 @@ def as_batches(net: PackedNet, inputs: Any) -> list[Any]:
 
 
 def fitting(net: PackedNet, inputs: Any) -> PackedNet:
-    """The net for images of the size of a batch; itself if it has one size. The last `MOST_SIZES` are kept.
+    """The net for images of the size of a batch; itself if it has one size. The last `MAX_SIZES` are kept.
 
     Raises:
         UsageError: images of a size that the net does not take.
@@ -84,7 +84,7 @@ def fitting(net: PackedNet, inputs: Any) -> PackedNet:
     with _LOCK:
         known = _SIZED.setdefault(net, {})
         known[sizes] = made = known.pop(sizes, None) or net.at(*sizes)  # the latest is the last
-        if len(known) > MOST_SIZES:
+        if len(known) > MAX_SIZES:
             del known[next(iter(known))]
     return made
 

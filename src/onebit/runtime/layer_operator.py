@@ -31,7 +31,7 @@ from onebit.runtime.reference_matmul import one_blas_thread
 from onebit.runtime.running import thread_count
 
 _THREAD_WORK = 1 << 17  # least work per thread
-_MOST_PLANS = 256  # of a layer
+_MAX_PLANS = 256  # of a layer
 
 
 class PackedWindow(NamedTuple):
@@ -94,7 +94,7 @@ def run_operator(
     plans, panels = _cached(tensors)
     if key not in plans:
         net = _net(tensors, window, tuple(shape), sign_inputs)
-        if len(plans) == _MOST_PLANS:
+        if len(plans) == _MAX_PLANS:
             plans.clear()
         try:
             plans[key] = net if isa is None else make_plan(net, isa, panels)

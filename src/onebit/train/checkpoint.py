@@ -26,7 +26,7 @@ from onebit.train.run_settings import PLAIN, first_difference, flat, of_states
 from onebit.train.weights import is_unusual_storage, read_torch_file
 
 CHECKPOINT_FORMAT = 2
-DEEPEST, MOST_ITEMS = 12, 1_000_000
+MAX_DEPTH, MAX_ITEMS = 12, 1_000_000
 """Limits of a checkpoint: depth of its mappings and lists, and number of values."""
 ONE_VALUE = ("step", "mu_product", "eta", "mu")
 """Optimizer states that torch keeps as one number per parameter."""
@@ -138,8 +138,8 @@ def _read(path: Path) -> dict[str, Any]:
     version = state.get("format") if isinstance(state, dict) else None
     if not isinstance(version, int) or version != CHECKPOINT_FORMAT:
         raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
-    level, left, unusual = [state], MOST_ITEMS, False
-    for _ in range(DEEPEST):
+    level, left, unusual = [state], MAX_ITEMS, False
+    for _ in range(MAX_DEPTH):
         inner = (value.values() if isinstance(value, dict) else value for value in level)
         level = list(islice(chain.from_iterable(inner), left + 1))
         left -= len(level)

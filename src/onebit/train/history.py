@@ -28,9 +28,9 @@ RESULT_FILE = "result.json"
 FIT_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES)
 """The files that `fit` writes."""
 RUN_FILES = (*FIT_FILES, RESULT_FILE, *(f"{STAGE_FOLDER}/{name}" for name in FIT_FILES), TABLE_FILE)
-MOST_RESULT = 16_000_000
+MAX_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""
-MOST_METRICS = 256_000_000
+MAX_METRICS = 256_000_000
 """Bytes of a metrics.jsonl."""
 PRINTED_EPOCHS = 10
 """A printed `History` of more epochs is shortened."""
@@ -168,7 +168,7 @@ CELLS: dict[str, Callable[[EpochLog], str]] = {
 }
 """Heading of a column -> its cell. Metrics have columns of their names."""
 HEADINGS = ("loss", "train error", "validation error", "validation loss", "mean IoU", "flips", "saturated")
-MOST_METRIC_COLUMNS = 2
+MAX_METRIC_COLUMNS = 2
 """Most metrics in a table of 80 characters."""
 
 
@@ -183,7 +183,7 @@ def _columns(rows: Sequence[EpochLog], *names: str) -> list[str]:
     """The columns that are not empty; metrics come last."""
     known = [name for name in names if any(_cell(name, row) != "-" for row in rows)]
     metrics = [name for row in rows for name in row.validation_metrics or row.train_metrics if name not in CELLS]
-    return [*known, *list(dict.fromkeys(metrics))[:MOST_METRIC_COLUMNS]]
+    return [*known, *list(dict.fromkeys(metrics))[:MAX_METRIC_COLUMNS]]
 
 
 def epoch_lines(rows: Sequence[EpochLog]) -> list[str]:

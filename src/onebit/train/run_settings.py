@@ -16,7 +16,7 @@ from onebit.train.job import Job
 
 STEP = ("accumulate", "clip_grad_norm", "clip_grad_value", "samples")
 PLAIN = (bool, int, float, str, type(None))
-MOST_VALUES = 1_000
+MAX_VALUES = 1_000
 """A longer list is not a setting."""
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """The address in the repr of an object, which differs in each process."""
@@ -104,7 +104,7 @@ def flat(value: Any, name: str = "") -> Settings:
     if isinstance(value, PLAIN):
         return {name: value}
     if isinstance(value, (list, tuple)) and all(isinstance(item, PLAIN) for item in value):
-        return {name: list(value)} if len(value) <= MOST_VALUES else {}
+        return {name: list(value)} if len(value) <= MAX_VALUES else {}
     if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
         return {name: repr(sorted(value.items()))} if all(isinstance(key, (int, float)) for key in value) else {}
     if isinstance(value, (list, tuple)):

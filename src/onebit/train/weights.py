@@ -31,7 +31,7 @@ PREFIXES = (f"{COMPILED}.", "module.", "model.")
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 PICKLES = 5
 """Number of pickles in a torch file of the oldest format: magic number, version, machine, objects, tensor names."""
-MOST_INSTRUCTIONS = 2_000_000
+MAX_INSTRUCTIONS = 2_000_000
 """Limit for the pickles of a torch file; the checkpoint of a ResNet-20 has 11,000."""
 
 
@@ -125,8 +125,8 @@ def _check_pickles(stream: BinaryIO) -> None:
     instructions = chain.from_iterable(pickletools.genops(stream) for _ in range(PICKLES))
     with suppress(ValueError, LookupError):  # not a pickle, or a damaged one, which torch rejects
         for count, _ in enumerate(instructions):
-            if count == MOST_INSTRUCTIONS:
-                raise FormatError(f"a pickle of more than {MOST_INSTRUCTIONS:,} instructions")
+            if count == MAX_INSTRUCTIONS:
+                raise FormatError(f"a pickle of more than {MAX_INSTRUCTIONS:,} instructions")
 
 
 def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:

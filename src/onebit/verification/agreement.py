@@ -11,7 +11,7 @@ from torch import nn
 
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack as fold
-from onebit.integer.ranges import LEAST_IMAGES
+from onebit.integer.ranges import MIN_IMAGES
 from onebit.packed import Certificate, PackedNet
 from onebit.verification.sample_comparison import REFERENCE_IMAGES, Comparison
 from onebit.verification.sample_feeds import Trained
@@ -128,10 +128,10 @@ def certify(
         raise FoldError(f"the packed net does not agree with the model: {found}")
     if proof is None:
         raise UsageError("the model does not take what the packed net takes: pass the preprocess that was packed")
-    if activations != proof.activations or (activations is not None and (calibration or 0) < LEAST_IMAGES):
+    if activations != proof.activations or (activations is not None and (calibration or 0) < MIN_IMAGES):
         raise UsageError(
             f"got activations={activations} and calibration={calibration}, expected activations={proof.activations} "
-            f"and, for an integer net, calibration >= {LEAST_IMAGES}"
+            f"and, for an integer net, calibration >= {MIN_IMAGES}"
         )
     certificate = replace(
         found,

@@ -11,7 +11,7 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.fold import Folded, Site, example_of, fold_model
-from onebit.integer.multipliers import MOST_OFF, RealRounding, largest_error
+from onebit.integer.multipliers import MAX_OFF, RealRounding, largest_error
 from onebit.integer.nets import BITS, real_arithmetic
 from onebit.packed import LayerProof, Node, PackedNet, Quantize, Requantize, Threshold
 from onebit.packed.difference import array_differences
@@ -54,7 +54,7 @@ class Proof(NamedTuple):
             node = nodes[name]
             assert isinstance(node, Requantize)
             off = largest_error(node, rounding, [packed.values[value].limits for value in node.inputs])
-            if not off <= MOST_OFF:
+            if not off <= MAX_OFF:
                 faults.append(f"{name}: its multipliers and offsets are off by up to {off:.2g} of a step")
         layers, exact_sites = [], set()
         for site in sites:

@@ -38,11 +38,11 @@ from onebit.verification.sites import SiteCounts, recorded
 
 REFERENCE_IMAGES = 1000
 """Approximate number of images that numpy also runs, 100 times as slowly as the native library."""
-MOST_AT_ONCE = 200
+MAX_AT_ONCE = 200
 """Samples of a batch, so that progress shows while numpy runs."""
-MOST_CHANGED = 1 / 200
+MAX_CHANGED = 1 / 200
 """Fraction of labels, or of samples, that rounding in the preprocessing of the training may change."""
-MOST_TIES = 1 / 100
+MAX_TIES = 1 / 100
 """Fraction of labels that rounding next to ties may change."""
 
 Arrays = list[np.ndarray]
@@ -103,7 +103,7 @@ class Comparison:
             torch.autocast("cpu", enabled=False),
             recorded(behind, counts.sites.sites) as at_sites,
         ):
-            size = self.batch_size or min(MOST_AT_ONCE, *(fitting_batch(spec.shape) for spec in packed.inputs.values()))
+            size = self.batch_size or min(MAX_AT_ONCE, *(fitting_batch(spec.shape) for spec in packed.inputs.values()))
             for inputs, targets in samples.batches(max(1, size)):
                 arrays, count = as_batches(packed, mapped(Tensor.numpy, inputs)), size_of(inputs)
                 arrays = [x.reshape(count, *s.shape) for x, s in zip(arrays, packed.inputs.values(), strict=True)]
@@ -141,7 +141,7 @@ class Comparison:
             raise UsageError("got no images, expected some to compare the two nets on")
         fields, outputs = counts.result(with_trained=self.trained is not None), counts.outputs
         faults = counts.faults()
-        if (fields.get("trained_mismatches") or 0) > max(fields["count"] >= 10, MOST_CHANGED * fields["count"]):
+        if (fields.get("trained_mismatches") or 0) > max(fields["count"] >= 10, MAX_CHANGED * fields["count"]):
             faults.append("what is packed is not the preprocessing of the training")
         return Certificate(
             onebit=__version__,
@@ -236,7 +236,7 @@ class _Counts:
             if output.beyond:
                 name = f"output {key}" if key else "output"
                 faults.append(f"{name}: {output.beyond:,} of {output.judged:,} samples differ by more than rounding")
-            elif self.proof and self.proof.activations is None and (share := output.other_labels) > MOST_TIES:
+            elif self.proof and self.proof.activations is None and (share := output.other_labels) > MAX_TIES:
                 faults.append(f"{share:.1%} of the labels depend on rounding, {self.sites.most_ties()}")
         return faults
 

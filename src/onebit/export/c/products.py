@@ -13,7 +13,7 @@ from onebit.export.c.pointwise import Pointwise
 from onebit.export.c.stages import index, real
 from onebit.export.c.values import BITS, LOADS, RANGES, Stored, plain
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
-from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
+from onebit.packed.grid import GRID_BITS, MAX_EXACT_TERMS, on_grid
 from onebit.packed.net import only_readers
 
 PART = 96
@@ -250,9 +250,9 @@ class Products(Pointwise):
         """(O, K): weights as ±1, or as integers on their grids."""
         if isinstance(node, OneBitWeights):
             return node.rows
-        if node.terms > MOST_EXACT_TERMS:
+        if node.terms > MAX_EXACT_TERMS:
             raise UsageError(
-                f"--to c takes at most {MOST_EXACT_TERMS:,} real weights per output, {node.output!r} has {node.terms:,}"
+                f"--to c takes at most {MAX_EXACT_TERMS:,} real weights per output, {node.output!r} has {node.terms:,}"
             )
         return on_grid(node.weight)[0].astype(np.int32)
 

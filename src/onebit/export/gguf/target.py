@@ -19,7 +19,7 @@ from onebit.packed import Card
 from onebit.packed.gguf_file import CARD, GROUP, Q1_0, gguf_package, pack_q1_0, unpack_q1_0
 
 ARCHITECTURES = ("llama", "qwen3")
-MOST_LAYERS = 4096
+MAX_LAYERS = 4096
 _PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm")
 Weight = tuple[str, np.ndarray, np.ndarray | None]
 """(name in the state_dict, float32 values, None); of a binary weight (name, ±1, (O, I/128) float16 scales)."""
@@ -75,8 +75,8 @@ class Layout:
         if self.kind not in ARCHITECTURES:
             way = "for others convert what onebit.dense_(model) gives with llama.cpp"
             raise UsageError(f"GGUF takes models of type {' and '.join(ARCHITECTURES)}, got {self.kind!r}: {way}")
-        if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
-            raise UsageError(f"config: num_hidden_layers is {short(layers)}, expected 1 to {MOST_LAYERS}")
+        if type(layers) is not int or not 0 < layers <= MAX_LAYERS:
+            raise UsageError(f"config: num_hidden_layers is {short(layers)}, expected 1 to {MAX_LAYERS}")
         heads = config["num_attention_heads"]
         self.heads = {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
         self.rope = config.get("rope_parameters") or config.get("rope_scaling") or {}

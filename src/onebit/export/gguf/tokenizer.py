@@ -11,7 +11,7 @@ from onebit.errors import FormatError, UsageError, short
 from onebit.language.tokenizer import BYTES, PRE
 from onebit.packed.gguf_file import gguf_package
 
-FILE, LARGEST = "tokenizer.json", 200_000_000
+FILE, MAX_BYTES = "tokenizer.json", 200_000_000
 
 
 def add_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any], pre: str | None) -> None:
@@ -27,7 +27,7 @@ def add_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any], pre: str
 
 
 def _add(writer: Any, folder: Path, config: Mapping[str, Any], pre: str | None) -> None:
-    gguf, size, found = gguf_package(), config["vocab_size"], read_json(folder / FILE, largest=LARGEST)
+    gguf, size, found = gguf_package(), config["vocab_size"], read_json(folder / FILE, largest=MAX_BYTES)
     model, kinds = found["model"], gguf.TokenType
     split = _regex(found), bool(model.get("ignore_merges"))
     pre = pre or next((name for name, known in PRE.items() if known == split), None)

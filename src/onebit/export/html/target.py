@@ -29,16 +29,16 @@ EXACT = True
 RUNS_WITH = "node"
 
 SAMPLES = 10
-LARGEST_DRAWING = 64
+MAX_DRAWING = 64
 """Larger gray images, in pixels on a side, are chosen as files instead of drawn."""
 DIGITS = tuple("0123456789")
 """The classes of a net whose inputs are drawn."""
 SAMPLE_BYTES = 3000
 SAMPLE_SHARE = 0.1
 """Samples take at most SAMPLE_BYTES as JPEG, or this share of the net's file; at least one is stored."""
-LARGEST_SHEET = 65_500
+MAX_SHEET = 65_500
 """Pixels on a side of a JPEG file."""
-MOST_NUMBERS = 4096
+MAX_NUMBERS = 4096
 """Larger samples are not stored as numbers."""
 
 
@@ -94,7 +94,7 @@ def input_kind(net: PackedNet) -> str:
     shape = net.input.shape
     if net.input.dtype != "uint8" or len(shape) != 3 or shape[0] not in (1, 3):
         return "numbers"
-    small = shape[0] == 1 and max(shape) <= LARGEST_DRAWING
+    small = shape[0] == 1 and max(shape) <= MAX_DRAWING
     # the page scales and centers strokes as MNIST does; other gray images are not strokes
     return "digits" if small and output_kind(net) == "classes" and net.classes == DIGITS else "images"
 
@@ -117,9 +117,9 @@ def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) 
     if kind == "digits":
         return _zlib(b"".join(image.tobytes() for image in chosen)), []
     if kind == "numbers":
-        return "", [[float(str(x)) for x in sample.reshape(-1)] for sample in chosen if sample.size <= MOST_NUMBERS]
+        return "", [[float(str(x)) for x in sample.reshape(-1)] for sample in chosen if sample.size <= MAX_NUMBERS]
     # JPEG limits the sides of the sheet
-    count = min(len(chosen), LARGEST_SHEET // net.input.shape[1]) if net.input.shape[2] <= LARGEST_SHEET else 0
+    count = min(len(chosen), MAX_SHEET // net.input.shape[1]) if net.input.shape[2] <= MAX_SHEET else 0
     while count > 1 and len(_jpeg(chosen[:count])) > max(SAMPLE_BYTES, SAMPLE_SHARE * size):
         count -= 1
     return _base64(_jpeg(chosen[:count])) if count else "", []

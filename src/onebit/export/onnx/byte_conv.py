@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.packed import Conv, Requantize, Value
 
-MOST_WEIGHT = 64
+MAX_WEIGHT = 64
 """Processors without VNNI add two products of a byte and a weight in 16 bits: 2 · 255 · 64 < 2^15."""
 _CHANGES = sorted(np.linspace(-8, 8, 129).tolist(), key=abs)
 """Changes of the slope in the order of trial; 1 moves the last of n rises by 1 / n of a sum."""
@@ -60,7 +60,7 @@ def channel_scales(rises: np.ndarray, limits: tuple[int, int], slope: float) -> 
     if not inside.any():
         return 0, int(np.count_nonzero(rises <= limits[0])), 1.0
     rise, level = rises[inside].astype(np.float64), np.flatnonzero(inside) + 1
-    w = np.arange(MOST_WEIGHT, 0, -1, dtype=np.float64)
+    w = np.arange(MAX_WEIGHT, 0, -1, dtype=np.float64)
     span = len(level) * max(1.0, rise[-1] - rise[0])
     for change in (change for change in _CHANGES if abs(change) < span):
         scale = (slope * (1 + change / span) / w).astype(np.float32)

@@ -19,7 +19,7 @@ from onebit.packed import Value
 from onebit.packed.nodes.node import per_channel
 
 WIDTH = 120
-LONGEST = 40
+MAX_NAME_LENGTH = 40
 MODULE_NAMES = """
 T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval
 extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia
@@ -42,7 +42,7 @@ def new_name(text: str, taken: set[str]) -> str:
     """A new Python name that resembles `text`: "layer1.0" -> layer1_0, "class" -> class_2, "1" -> n1."""
     # no leading underscore: one would make it private, and two are mangled in classes
     stem = re.sub("[^A-Za-z0-9_]", "_", text)
-    stem = (stem if stem[0].isalpha() else f"n{stem}")[:LONGEST]
+    stem = (stem if stem[0].isalpha() else f"n{stem}")[:MAX_NAME_LENGTH]
     name, count = stem, 1
     while name in taken or keyword.iskeyword(name):
         count += 1

@@ -15,8 +15,8 @@
 
 #define STEP OB_AMX_INPUTS           /* inputs of a tile */
 #define TILE_BYTES OB_AMX_BYTES
-#define MOST_ROWS OB_AMX_ROWS        /* of inputs at once */
-#define MOST_PLANES OB_AMX_PLANES    /* bytes of an int32 */
+#define MAX_ROWS OB_AMX_ROWS        /* of inputs at once */
+#define MAX_PLANES OB_AMX_PLANES    /* bytes of an int32 */
 #define DENSE_STEPS OB_AMX_STEPS     /* tiles of inputs of a dense layer whose weights are bytes at the same time */
 #define DENSE_ROWS OB_AMX_DENSE_ROWS /* of a dense layer with sums at the same time */
 
@@ -30,7 +30,7 @@ typedef struct {
 /* The compiler does not know which memory tiles read, and might write it too late or not at all. */
 #define WRITTEN(to) __asm__ volatile("" : : "r"(to) : "memory")
 
-/* Shapes for `rows` rows of inputs, up to MOST_ROWS. */
+/* Shapes for `rows` rows of inputs, up to MAX_ROWS. */
 static void shape_tiles(int rows) {
     tile_shapes_t shapes = {.palette = 1};
     int first = rows < 16 ? rows : 16, second = rows > 16 ? rows - 16 : 1; /* no tile is empty */
@@ -134,13 +134,13 @@ static int tiles_run(dot_t *dot, const run_t *at, int group, position_t position
     int64_t steps = (4 * fours + STEP - 1) / STEP, stride = (steps | 1) * STEP;
     uint8_t *packed = dot->rows + padded_bytes(call);
     const segment_t all = {0, 0, (int32_t)steps * (STEP / 4), 0};
-    _Alignas(64) int32_t sums[MOST_ROWS * TILE_OUTPUTS];
+    _Alignas(64) int32_t sums[MAX_ROWS * TILE_OUTPUTS];
     packed += -(uintptr_t)packed % STEP;
     for (int k = 0; k < found; k++) straight &= dot->segments[k].words % (STEP / 4) == 0;
     dot_base(dot, group, at->i, at->run);
     for (position_t ahead; left > 0; position = ahead) {
-        int many = left < MOST_ROWS ? (int)left : MOST_ROWS, even = straight;
-        const uint8_t *a[MOST_ROWS];
+        int many = left < MAX_ROWS ? (int)left : MAX_ROWS, even = straight;
+        const uint8_t *a[MAX_ROWS];
         ahead = position;
         for (int m = 0; m < many; m++, ahead = next_position(at, ahead)) {
             a[m] = from + ahead.n * image + ahead.t * apart + (int64_t)group * call->tap_channels;
@@ -196,7 +196,7 @@ static int planes_for(const int32_t *x, int64_t image, int64_t count, int channe
             used |= (uint32_t)(x[k] ^ x[k] >> 31);
         }
     *is_signed = all < 0;
-    while (planes < MOST_PLANES && used >> (8 * planes - *is_signed)) planes++;
+    while (planes < MAX_PLANES && used >> (8 * planes - *is_signed)) planes++;
     return planes;
 }
 
@@ -233,8 +233,8 @@ static void add_plane(const int32_t *sums, int plane, int64_t *wide) {
 static void dense_sums(int is_signed, int panels, const uint8_t *rows, int64_t step, int64_t count, int steps,
                        const uint8_t *weights, int adds, int32_t *sums, int *shaped) {
     const segment_t all = {0, 0, steps * (STEP / 4), 0};
-    for (int64_t row = 0; row < count; row += MOST_ROWS) {
-        int many = count - row < MOST_ROWS ? (int)(count - row) : MOST_ROWS;
+    for (int64_t row = 0; row < count; row += MAX_ROWS) {
+        int many = count - row < MAX_ROWS ? (int)(count - row) : MAX_ROWS;
         if (many != *shaped) shape_tiles(*shaped = many);
         multiply_tiles(is_signed, many, panels, rows + row * step, step, &all, 1, weights, DENSE_STEPS * TILE_BYTES, adds,
                        sums + row * TILE_OUTPUTS, TILE_OUTPUTS);
@@ -284,7 +284,7 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     int64_t steps = (call->tap_channels + STEP - 1) / STEP, stride = (steps | 1) * STEP, saved = call->block * stride;
     int padded = (call->outputs + LANES - 1) / LANES, shaped = 0, saw_nan = 0;
     uint8_t *weights = (uint8_t *)(arena + call->scratch + share->scratch), *bytes = weights + 2 * DENSE_STEPS * TILE_BYTES;
-    int32_t *sums = (int32_t *)(bytes + MOST_PLANES * saved);
+    int32_t *sums = (int32_t *)(bytes + MAX_PLANES * saved);
     work_t work = work_of(call, share, TILE_OUTPUTS);
     if (work.outputs.begin == work.outputs.end) return 0;
     run_t at = {.call = call, .arena = arena, .i = 0, .run = one};

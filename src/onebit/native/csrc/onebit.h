@@ -245,7 +245,7 @@ typedef struct {
 /* The stages of a forward pass, and of a backward pass: all parts end one before the next begins. */
 enum { OB_NORM_MOMENTS = 1, OB_NORM_NORMALIZE, OB_NORM_SUMS, OB_NORM_PROPAGATE };
 
-#define OB_MOST_TAPS 49
+#define OB_MAX_TAPS 49
 
 /* The gradient to the weights of a convolution with zero padding, without groups and dilation, from bfloat16 values in
  * channels_last. Pairs are down and across. Values that are not finite may make other taps of the same channel or output NaN. */

@@ -33,7 +33,7 @@
 #define TABLE_BYTES 1024 /* of a block: 32 tables, each with two planes of 16 */
 #define TILE_INPUTS 2
 #endif
-#define MOST_SUM 32703     /* 32767 - 128 / 2 */
+#define MAX_SUM 32703     /* 32767 - 128 / 2 */
 #define PART_TABLES 16     /* tables of so many blocks stay in the first-level cache */
 #define AHEAD 8192         /* bytes that are fetched before they are needed */
 
@@ -139,7 +139,7 @@ static float round_block(const float *x, int16_t *to) {
     floats_t sums[SUM_VECTORS] = {{0}};
     for (int k = 0; k < SIGN_BLOCK; k += SUM_LANES)
         EACH_VECTOR sums[v] += magnitude(load_lanes(x + k + v * FLOAT_LANES));
-    float unit = sum_of_lanes(sums) * (1.0f / MOST_SUM);
+    float unit = sum_of_lanes(sums) * (1.0f / MAX_SUM);
     if (!is_sound(unit)) {
         memset(to, 0, SIGN_BLOCK * sizeof *to);
         return unit;

@@ -40,11 +40,11 @@ def operation(name: str = "") -> Callable[[type[_Class]], type[_Class]]:
 
 INT32 = np.iinfo(np.int32)
 SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 holds for every sum or for none
-MOST_VALUES = 2**27  # per value and image: half a gigabyte of float32
-MOST_SIZE = 2**20  # of a kernel, stride, padding, …
-MOST_RANK = 6  # axes of a value, without the batch
-WIDEST = 2**16  # of a range: activations have up to 16 bits
-MOST_SHIFT = 52
+MAX_VALUES = 2**27  # per value and image: half a gigabyte of float32
+MAX_SIZE = 2**20  # of a kernel, stride, padding, …
+MAX_RANK = 6  # axes of a value, without the batch
+MAX_WIDTH = 2**16  # of a range: activations have up to 16 bits
+MAX_SHIFT = 52
 ARRAYS = {
     **dict.fromkeys(("scale", "centre", "shift", "slope", "low", "high"), ("float32", 1)),
     **dict.fromkeys(("weight", "scales"), ("float32", 2)),
@@ -84,18 +84,18 @@ class Value:
 
 
 class Numbers(NamedTuple):
-    """An integer, or a tuple of `length` integers (None: up to MOST_RANK), each from `least` to `most`."""
+    """An integer, or a tuple of `length` integers (None: up to MAX_RANK), each from `least` to `most`."""
 
     length: int | None
     least: int = 1
-    most: int = MOST_SIZE
+    most: int = MAX_SIZE
 
     def check(self, name: str, value: object) -> None:
         """Raise FormatError unless `value` is such an integer or tuple."""
         numbers: Any = (value,) if self.length == 1 else value
-        fits = isinstance(numbers, tuple) and len(numbers) == min(self.length or len(numbers), MOST_RANK)
+        fits = isinstance(numbers, tuple) and len(numbers) == min(self.length or len(numbers), MAX_RANK)
         if not fits or any(type(number) is not int or not self.least <= number <= self.most for number in numbers):
-            count = self.length or f"at most {MOST_RANK}"
+            count = self.length or f"at most {MAX_RANK}"
             raise FormatError(f"{name} is {short(value)}, expected {count} integers from {self.least} to {self.most}")
 
 
@@ -111,9 +111,9 @@ ATTRIBUTES = {
     "padding": Numbers(4, 0),
     "axes": Numbers(None, 0),
     "start": Numbers(3, 0),
-    "least": Numbers(1, -WIDEST, 0),
-    "most": Numbers(1, 1, WIDEST),
-    "right_shift": Numbers(1, 0, MOST_SHIFT),
+    "least": Numbers(1, -MAX_WIDTH, 0),
+    "most": Numbers(1, 1, MAX_WIDTH),
+    "right_shift": Numbers(1, 0, MAX_SHIFT),
 }
 """Field -> the integers that nodes may have in it."""
 
@@ -239,8 +239,8 @@ def check_finite(name: str, array: np.ndarray) -> None:
 
 def check_size(what: str, shape: tuple[int, ...]) -> None:
     """Raise FormatError if a value of this shape is too large for any reasonable net."""
-    if prod(shape) > MOST_VALUES:
-        raise FormatError(f"{what} has shape {shape}, more than {MOST_VALUES} values per image")
+    if prod(shape) > MAX_VALUES:
+        raise FormatError(f"{what} has shape {shape}, more than {MAX_VALUES} values per image")
 
 
 def require_alike(shapes: Collection[tuple[int, ...]]) -> None:

@@ -1,7 +1,7 @@
 // Real weights, on the grid of their row, times integers. Products reach 2^48, and sums 2^63: more than a double holds.
 
 const PART = 32;  // products whose sum is exact in a double
-const MOST_EXACT = 2 ** 15;  // more terms than this are added in doubles, one sum of PART after the other
+const MAX_EXACT = 2 ** 15;  // more terms than this are added in doubles, one sum of PART after the other
 const HIGH = 2 ** 32;
 
 function realWeights(node, x) {
@@ -45,7 +45,7 @@ function realWeights(node, x) {
 
 // The sum of a[k] · b[k], such that float32 of it is float32 of the exact sum
 function product(a, b) {
-  const exact = a.length <= MOST_EXACT;
+  const exact = a.length <= MAX_EXACT;
   let [sum, high, low] = [0, 0, 0];
   for (let start = 0; start < a.length; start += PART) {
     let part = 0;

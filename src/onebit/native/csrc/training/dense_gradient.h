@@ -8,9 +8,9 @@
 #include "signs.h"
 
 #if defined(__AVX512F__)
-enum { ACROSS = 4, DOWN = 4, MOST_LISTED = 70 }; /* per cent of inputs that are not 0: with more, multiplying all is faster */
+enum { ACROSS = 4, DOWN = 4, MAX_LISTED = 70 }; /* per cent of inputs that are not 0: with more, multiplying all is faster */
 #else
-enum { ACROSS = 3, DOWN = 4, MOST_LISTED = 40 };
+enum { ACROSS = 3, DOWN = 4, MAX_LISTED = 40 };
 #endif
 enum { OUTPUTS = ACROSS * FLOAT_LANES, COLUMNS = 16 }; /* outputs and inputs of a panel; the inputs fill a line of a cache */
 enum { NEAR_ROWS = 28 * 1024 / 4 / OUTPUTS }; /* of a panel of gradients in the cache next to the registers */
@@ -66,7 +66,7 @@ static void list_inputs(const uint32_t *x, int64_t rows, input_t *lists, int32_t
     }
     int64_t left = rows * COLUMNS;
     for (int k = 0; k < FLOAT_LANES; k++) left -= zeros[k];
-    const int many = left * 100 > rows * COLUMNS * MOST_LISTED;
+    const int many = left * 100 > rows * COLUMNS * MAX_LISTED;
     for (int k = 0; k < COLUMNS; k++) counts[k] = many ? -1 : 0;
     for (int64_t n = 0; !many && n < rows; n++)
         for (int k = 0; k < COLUMNS; k++) {

@@ -6,7 +6,7 @@
 #pragma once
 #include "vector.h"
 
-enum { GROUP = 32, PAIR = 2 * FLOAT_LANES, CHAIN = 64, BLOCK_VALUES = 1 << 15, MOST_NUMBERS = 5, MOST_SUMS = 3 };
+enum { GROUP = 32, PAIR = 2 * FLOAT_LANES, CHAIN = 64, BLOCK_VALUES = 1 << 15, MAX_NUMBERS = 5, MAX_SUMS = 3 };
 
 /* PAIR values: of bfloat16 the even and the odd ones, of float32 the first and the second half. */
 typedef struct {
@@ -70,8 +70,8 @@ static int64_t block_of(int64_t period) {
 typedef struct {
     int64_t period, block, blocks, values; /* `block` is a number of whole periods */
     int32_t channels, bf16;
-    float *numbers[MOST_NUMBERS];
-    double *sums[MOST_SUMS], *of_blocks;
+    float *numbers[MAX_NUMBERS];
+    double *sums[MAX_SUMS], *of_blocks;
 } rows_t;
 
 /* Divides scratch memory among `parts`; returns its size in numbers. */

@@ -14,7 +14,7 @@ enum {
     TAPS_TOGETHER = 5,      /* tiles of sums; the others hold gradients and, twice, x */
     POSITIONS = 32,         /* of a tile */
     STRETCH = 8,            /* most tiles of positions of a stretch, an even number */
-    MOST_BLOCKS = 8,
+    MAX_BLOCKS = 8,
     TILE_SUMS = 256,        /* 16 outputs times 16 channels */
     GRADIENT_ROW = (STRETCH + 1) * POSITIONS, /* of one output; the stretch begins after a tile, whose end is the position before.
                                                  An odd number of cache lines, so that 16 rows are not all in one set. */
@@ -41,7 +41,7 @@ typedef struct {
     int64_t before, around;             /* positions of x that a stretch needs in front of it, and there and behind it: even */
     int64_t blocks, pairs;              /* pairs: of a stretch of x */
     int taps, output_tiles, channel_tiles, phases;
-    shift_t shifts[OB_MOST_TAPS];       /* by phase, even before odd */
+    shift_t shifts[OB_MAX_TAPS];       /* by phase, even before odd */
     /* scratch memory: sums of all blocks, then of each part */
     float *sums;
     uint16_t *zeros, *gradients;
@@ -73,7 +73,7 @@ static int64_t axis_taps(const ob_convolution *call, int axis, int *shift, int *
 
 /* Lays out the work; returns the scratch memory of all parts in bytes. */
 static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t parts, wgrad_t *work) {
-    int down[OB_MOST_TAPS], across[OB_MOST_TAPS], down_phase[OB_MOST_TAPS], across_phase[OB_MOST_TAPS];
+    int down[OB_MAX_TAPS], across[OB_MAX_TAPS], down_phase[OB_MAX_TAPS], across_phase[OB_MAX_TAPS];
     int64_t first = 0, last = 0;
     work->rows = axis_taps(call, 0, down, down_phase);
     work->pitch = axis_taps(call, 1, across, across_phase);
@@ -95,7 +95,7 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
     work->pairs = (work->around + STRETCH * POSITIONS) / 2;
     work->output_tiles = (call->outputs + 15) / 16, work->channel_tiles = (call->channels + 15) / 16;
     int64_t tiles = (int64_t)work->output_tiles * work->channel_tiles * work->taps;
-    work->blocks = call->images < MOST_BLOCKS ? call->images : MOST_BLOCKS;
+    work->blocks = call->images < MAX_BLOCKS ? call->images : MAX_BLOCKS;
     int64_t sums = work->blocks * tiles * TILE_SUMS * 4;
     int64_t zeros = 32 * at_least(work->output_tiles, work->channel_tiles);
     int64_t gradients = (int64_t)work->output_tiles * 16 * GRADIENT_ROW * 2, pairs = work->phases * work->channel_tiles * work->pairs * 64;
@@ -288,7 +288,7 @@ static int64_t run_weight_gradient(const ob_convolution *call, int32_t stage, in
     if (!call->scratch) return bytes;
     const int64_t tiles = (int64_t)work.output_tiles * work.channel_tiles, sums = tiles * work.taps * TILE_SUMS;
     if (stage == OB_WEIGHT_SUMS) {
-        shape_tiles(MOST_ROWS);
+        shape_tiles(MAX_ROWS);
         for (int64_t b = work.blocks * part / parts, last = work.blocks * (part + 1) / parts; b < last; b++) {
             int64_t begin = call->images * b / work.blocks, end = call->images * (b + 1) / work.blocks;
             memset(work.sums + b * sums, 0, (size_t)sums * 4);
