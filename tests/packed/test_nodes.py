@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
+from onebit import runtime
 from onebit.errors import FormatError
 from onebit.packed import InputSpec, Node, PackedNet, Value, costs, nodes as op
 from onebit.packed.bits import pack_signs
+from support.drawn_nets import batches_of, nets
 
 SIGNS = Value((4, 6, 5), "sign", 1)
 PIXELS = Value((4, 6, 5), "integer", 255)
@@ -160,3 +163,17 @@ def test_costs_count_every_position_of_a_kernel() -> None:
         weights = 216 if macs else 0
         assert (cost.binary_weights, cost.real_parameters) == ((0, weights) if cost.op == "real_conv" else (weights, 0))
         assert cost.bytes == (0 if not macs else 864 if cost.op == "real_conv" else 6 * 5)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_values_are_among_the_integers_that_infer_states(data: st.DataObject) -> None:
+    net = data.draw(nets(integers=data.draw(st.booleans())))
+    images = np.nan_to_num(data.draw(batches_of(net)))
+    exact = {name: value for name, value in net.values.items() if value.exact}
+    for _, found in runtime.batches(net, images, exact):
+        for name, value in exact.items():
+            low, high = value.limits
+            integers = np.unique(found[name])
+            assert all(integer in value.integers for integer in integers.tolist()), name
+            assert low <= integers[0] <= integers[-1] <= high, name

@@ -2,8 +2,8 @@
 
 `trace` runs the model once on an example under `torch.fx`, with known layers kept whole. The table `FOLDS`
 (`operations`) has one function for each operation of the traced graph. `folder` defers per-channel operations until
-their value is needed: a sign turns those on integers into an integer threshold (`chain`, `value_range`), anything else
-into one affine map. Pools between BatchNorm and a sign are deferred too, because the sign of the largest value is the
+their value is needed: a sign turns those on integers into an integer threshold (`chain`), anything else into one affine
+map. Pools between BatchNorm and a sign are deferred too, because the sign of the largest value is the
 largest sign.
 """
 

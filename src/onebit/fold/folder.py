@@ -16,7 +16,6 @@ from onebit.errors import FoldError, FormatError, OnebitError
 from onebit.fold.call import Call, Operation, Shape, canonical, has_hooks, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
 from onebit.fold.trace import LAYER_BY_LAYER, SIGN_CALL, in_model, is_overwritten
-from onebit.fold.value_range import range_of
 from onebit.integer.conversion import Affines, to_float32
 from onebit.integer.multipliers import RealRounding
 from onebit.layers import BinaryLayer
@@ -106,8 +105,6 @@ class Folder:
         self.pending: dict[fx.Node, Pending] = {}
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
-        self.ranges: dict[str, range] = {}
-        """The possible integers of each exact value, or a superset: symmetric around 0."""
         self.affine: dict[str, tuple[FoldedOp, ...]] = {}
         self._sites: list[Site] = []
         self._calls: Counter[nn.Module] = Counter()
@@ -119,8 +116,6 @@ class Folder:
     def set_input(self, name: str, spec: InputSpec) -> None:
         """Set how an input becomes a value."""
         self.inputs[name], self.values[name] = spec, spec.value
-        if spec.value.exact:
-            self.ranges[name] = range(-255, 256, 2 if spec.coding == "integer" else 1)
 
     def fold(self, graph: fx.Graph) -> Folded:
         """The packed net of a graph from `trace`."""
@@ -251,9 +246,6 @@ class Folder:
             raise FoldError(f"cannot pack {name!r}: {error}") from None
         check_finite(name, *node.stored.values())
         self.values[output] = value
-        if value.exact:
-            known = [self.ranges[source] for source in sources if source in self.ranges]
-            self.ranges[output] = range_of(node, value, *known)
         self.nodes.append(node)
         return output
 
@@ -354,7 +346,7 @@ class Folder:
                 base, first = x.base, x.ops[0] if x.ops else None
                 if first is not None and first.kind is AveragePool:
                     base = self.emit(AveragePool, first.name, base, **{**(first.fields or {}), "sums": 1})
-                chain = Chain(x.ops, call.module, self.values[base].shape[0], self.ranges[base])
+                chain = Chain(x.ops, call.module, self.values[base].shape[0], self.values[base].integers)
                 threshold, direction = chain.settle()
                 signs = compared = self.emit(Threshold, call.name, base, threshold=threshold, direction=direction)
                 for op in x.ops:

@@ -74,7 +74,9 @@ class InputSpec(Record):
         real = self.dtype == "float32" or self.coding == "standardise"
         if real:
             return Value(self.shape, "real")
-        return Value(self.shape, "integer", 255, 0 if self.coding == "values" else None)
+        if self.coding == "values":
+            return Value(self.shape, "integer", 255, 0)
+        return Value(self.shape, "integer", 255, step=2)
 
     def check_values(self) -> None:
         """Raise FormatError for a mean that is not finite or a std that is not positive."""

@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Value, check_size, merged, operation, require_alike, require_image, same_kind
+from onebit.packed.nodes.node import (
+    Node,
+    Value,
+    check_size,
+    merged,
+    operation,
+    require_alike,
+    require_image,
+    same_kind,
+    signs,
+)
 
 
 @operation()
@@ -197,7 +207,7 @@ class Pad(Move):
     def infer(self, x: Value) -> Value:
         channels, height, width = require_image(x)
         top, bottom, left, right = self.padding
-        border = Value((), "sign" if self.value else "integer", 1, self.value, self.value)
+        border = signs(()) if self.value else Value((), "integer", 0, step=2)
         return merged((x, border), (channels + sum(self.channels), height + top + bottom, width + left + right))
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:

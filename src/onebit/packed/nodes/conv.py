@@ -12,7 +12,16 @@ import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.nodes.dense import OneBitWeights, RealWeights, Weights
-from onebit.packed.nodes.node import Node, Value, check_size, operation, require_channels, require_image
+from onebit.packed.nodes.node import (
+    Node,
+    Value,
+    check_size,
+    merged,
+    operation,
+    require_channels,
+    require_image,
+    signs,
+)
 
 
 @operation()
@@ -83,7 +92,9 @@ class Convolution(Grouped):
     def infer(self, x: Value) -> Value:
         shape = self.outputs, *self.positions(x)
         require_channels(x, self.group_channels * self.groups)
-        return self.products(x, shape, padding_value=self.padding_value)
+        if any(self.padding) and self.padding_value:
+            return self.products(merged((x, signs(())), x.shape), shape)
+        return self.products(x, shape, zeros=self.group_channels * any(self.padding))
 
     def kernels(self) -> np.ndarray:
         """(O, I / groups, kH, kW): the rows as torch and ONNX have them."""
@@ -107,7 +118,7 @@ class Transposed(Grouped):
         shape = (self.outputs, height - top - bottom, width - left - right)
         if min(shape) < 1:
             raise FormatError(f"a padding of {self.padding} leaves nothing of an image of ({height}, {width})")
-        return self.products(x, shape)
+        return self.products(x, shape, zeros=self.group_channels)
 
     def whole(self, x: Value) -> tuple[int, int]:
         """(H', W') before the padding is cut; FormatError if too large."""

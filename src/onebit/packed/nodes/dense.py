@@ -34,8 +34,11 @@ class Weights(Node):
     def macs(self, x: Value, y: Value) -> int:
         return self.terms * prod(y.shape)
 
-    def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
-        """The value of shape `shape` with sums of row · x; FormatError if integers may not fit an int32."""
+    def products(self, x: Value, shape: tuple[int, ...], *, zeros: int = 0) -> Value:
+        """The value of shape `shape` with sums of row · x; FormatError if integers may not fit an int32.
+
+        zeros: a sum may lack a multiple of this number of terms, for which a border has zeros.
+        """
         return Value(shape, "real")
 
 
@@ -72,10 +75,10 @@ class OneBitWeights(Weights):
     def rows(self) -> np.ndarray:
         return unpack_signs(self.signs, self.in_features)
 
-    def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
+    def products(self, x: Value, shape: tuple[int, ...], *, zeros: int = 0) -> Value:
         if x.bound is None:
             return Value(shape, "real")
-        sums = integer(shape, self.in_features * max(x.bound, abs(padding_value)))
+        sums = integer(shape, self.in_features * x.bound, step=1 if zeros * x.bound % 2 else x.step)
         return sums if self.scale is None and self.centre is None else Value(shape, "real")
 
     def check_values(self, *inputs: Value) -> None:
@@ -149,7 +152,7 @@ class ScaledDense(DenseLayer, OneBitWeights):
         """Inputs of a group."""
         return self.in_features // self.scales.shape[1]
 
-    def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
+    def products(self, x: Value, shape: tuple[int, ...], *, zeros: int = 0) -> Value:
         return Value(shape, "real")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -63,6 +63,7 @@ class Value:
     """A value without its data: shape without the batch axis, kind, and for integers their limits.
 
     bound: the largest magnitude. least, most: the smallest and the largest integer; None for -`bound` and `bound`.
+    step: 2 if all integers have the parity of `bound`, else 1.
     """
 
     shape: tuple[int, ...]
@@ -70,6 +71,7 @@ class Value:
     bound: int | None = None
     least: int | None = field(default=None, compare=False)
     most: int | None = field(default=None, compare=False)
+    step: int = field(default=1, compare=False)
 
     @property
     def exact(self) -> bool:
@@ -81,6 +83,12 @@ class Value:
         """The smallest and the largest integer; of integers only."""
         assert self.bound is not None
         return -self.bound if self.least is None else self.least, self.bound if self.most is None else self.most
+
+    @property
+    def integers(self) -> range:
+        """All integers that can occur, and maybe more: symmetric around 0."""
+        assert self.bound is not None
+        return range(-self.bound, self.bound + 1, self.step)
 
 
 class Numbers(NamedTuple):
@@ -263,11 +271,18 @@ def require_image(x: Value) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def integer(shape: tuple[int, ...], bound: int, least: int | None = None, most: int | None = None) -> Value:
+def signs(shape: tuple[int, ...]) -> Value:
+    """A value of ±1."""
+    return Value(shape, "sign", 1, step=2)
+
+
+def integer(
+    shape: tuple[int, ...], bound: int, least: int | None = None, most: int | None = None, step: int = 1
+) -> Value:
     """A value of integers, or FormatError if they may not fit an int32."""
     if bound > SUM_LIMIT:
         raise FormatError(f"sums reach {bound}, more than int32 holds")
-    return Value(shape, "integer", bound, least, most)
+    return Value(shape, "integer", bound, least, most, step)
 
 
 def merged(values: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
@@ -276,9 +291,10 @@ def merged(values: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
     if len(bounds) < len(values):
         return Value(shape, "real")
     kind = "sign" if all(x.kind == "sign" for x in values) else "integer"
-    return Value(shape, kind, max(bounds), min(x.limits[0] for x in values), max(x.limits[1] for x in values))
+    step = 2 if all(x.step == 2 for x in values) and len({bound % 2 for bound in bounds}) == 1 else 1
+    return Value(shape, kind, max(bounds), min(x.limits[0] for x in values), max(x.limits[1] for x in values), step)
 
 
 def same_kind(x: Value, shape: Any) -> Value:
     """Elements of `x` in another shape."""
-    return Value(tuple(shape), x.kind, x.bound, x.least, x.most)
+    return replace(x, shape=tuple(shape))

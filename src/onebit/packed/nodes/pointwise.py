@@ -9,7 +9,16 @@ import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.bits import sign
-from onebit.packed.nodes.node import Node, Value, integer, operation, per_channel, require_alike, require_channels
+from onebit.packed.nodes.node import (
+    Node,
+    Value,
+    integer,
+    operation,
+    per_channel,
+    require_alike,
+    require_channels,
+    signs,
+)
 
 
 @operation()
@@ -82,7 +91,7 @@ class Threshold(PerChannel):
     def infer(self, x: Value) -> Value:
         if not x.exact:
             raise FormatError(f"got {x.kind} values, expected integers; real values are binarized by `sign`")
-        return Value(super().infer(x).shape, "sign", 1)
+        return signs(super().infer(x).shape)
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         threshold = per_channel(self.threshold, v.ndim)
@@ -105,7 +114,7 @@ class Sign(PerChannel):
     shift: np.ndarray | None = None
 
     def infer(self, x: Value) -> Value:
-        return Value(super().infer(x).shape, "sign", 1)
+        return signs(super().infer(x).shape)
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         return sign(v if self.shift is None else v - per_channel(self.shift, v.ndim))
@@ -201,7 +210,7 @@ class Add(Node):
         if a.bound is None or b.bound is None:
             return Value(a.shape, "real")
         least, most = (sum(limits) for limits in zip(a.limits, b.limits, strict=True))
-        return integer(a.shape, a.bound + b.bound, least, most)
+        return integer(a.shape, a.bound + b.bound, least, most, min(a.step, b.step))
 
     def compute(self, dtype: Any, v: np.ndarray, w: np.ndarray) -> np.ndarray:
         return np.add(v, w, dtype=dtype, casting="unsafe")

@@ -67,7 +67,8 @@ class AveragePool(Pool):
         if x.bound is None or not self.sums:
             return Value(shape, "real")
         area, (least, most) = prod(self.kernel), x.limits
-        return integer(shape, area * x.bound, area * min(0, least), area * max(0, most))  # borders have fewer pixels
+        step = 1 if any(self.padding) and x.bound % 2 else x.step  # borders have fewer pixels
+        return integer(shape, area * x.bound, area * min(0, least), area * max(0, most), step)
 
     def pixels(self, x: Value) -> np.ndarray:
         """(H', W'): the divisor of each window."""
