@@ -221,7 +221,7 @@ def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
     wide.forms["input"] = Form.of("input", 6, 0.5)  # of pixels that count half
     sums = wide.append_changed(net.nodes[1], wide.append_changed(net.nodes[0], "input"))
     wide.forms["n1"] = Form.of(sums, 9, 0.5)
-    form = CONVERSIONS[op.Requantize](wide, net.nodes[2], wide.forms["n1"])
+    form = CONVERSIONS[op.Requantize].convert(wide, net.nodes[2], wide.forms["n1"])
     [(value, scale)] = form.terms.items()
     assert (scale == 1).all()
     node = wide.nodes[-1]

@@ -27,7 +27,7 @@ def test_a_threshold_is_right_where_the_quotient_is_rounded(turn: int) -> None:
         return name
 
     net: Any = SimpleNamespace(values={"sum": SimpleNamespace(exact=True)}, emit=emit)
-    CONVERSIONS[Sign](net, Sign(inputs=("x",), output="y"), Form({"sum": scale}, shift))
+    CONVERSIONS[Sign].convert(net, Sign(inputs=("x",), output="y"), Form({"sum": scale}, shift))
     threshold, direction = emitted["threshold"].astype(np.float64), emitted["direction"]
     assert (direction == turn).all()
     alone = turn * np.ceil(turn * (-shift / scale))

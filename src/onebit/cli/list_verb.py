@@ -13,7 +13,7 @@ from onebit.evaluation.loss_table import LOSSES
 from onebit.export import EXPORTS
 from onebit.nets import net_names, shipped_path
 from onebit.optim.settings import OPTIMIZERS
-from onebit.packed import Card, PackedNet, Quantize, RealWeights, Requantize, Sign, Threshold, load
+from onebit.packed import Card, PackedNet, load
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 from onebit.train.settings import SCHEDULES
@@ -82,7 +82,7 @@ def nets() -> dict[str, dict[str, Any]]:
             "method": card.method,
             "bits": _bits(net),
             "binary_weights": binary,
-            "all_weights": binary + sum(node.weight.size for node in net.nodes if isinstance(node, RealWeights)),
+            "all_weights": binary + sum(node.real_weights for node in net.nodes),
             "weights": "packed",
             "correct": score and score.correct,
             "count": score and score.count,
@@ -94,13 +94,12 @@ def nets() -> dict[str, dict[str, Any]]:
 
 def _bits(net: PackedNet) -> str:
     """Bits of weights and activations, as in W1A8; with real weights in some layer, W1/32."""
-    steps = [node.most - node.least for node in net.nodes if isinstance(node, (Quantize, Requantize))]
-    bits = max(steps).bit_length() if steps else 32
+    bits = max((node.span for node in net.nodes), default=0).bit_length() or 32
     if net.certificate is not None and net.certificate.activations is not None:
         bits = net.certificate.activations
-    elif any(isinstance(node, (Sign, Threshold)) for node in net.nodes):
+    elif any(value.kind == "sign" for value in net.values.values()):
         bits = 1
-    return f"W1{'/32' if any(isinstance(node, RealWeights) for node in net.nodes) else ''}A{bits}"
+    return f"W1{'/32' if any(node.real_weights for node in net.nodes) else ''}A{bits}"
 
 
 def _net_rows(found: Mapping[str, Any]) -> list[list[str]]:

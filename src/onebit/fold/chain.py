@@ -12,20 +12,7 @@ from torch import Tensor
 
 from onebit.errors import NotBinaryError
 from onebit.integer.conversion import Affines
-from onebit.packed import (
-    AveragePool,
-    Clamp,
-    Flatten,
-    Hardtanh,
-    MaxPool,
-    Node,
-    Permute,
-    Prelu,
-    Relu,
-    Repeat,
-    Reshape,
-    Take,
-)
+from onebit.packed import Node
 from onebit.packed.grid import FLOAT32_EXACT
 from onebit.packed.nodes.node import INT32
 from onebit.quantizers import Quantizer
@@ -71,14 +58,13 @@ class FoldedOp:
     @property
     def moves(self) -> bool:
         """Whether it only selects and moves elements, so that it commutes with sign."""
-        return self.kind in (Flatten, MaxPool, Reshape, Permute, Repeat, Take)
+        return self.kind is not None and self.kind.moves
 
     @property
     def monotonic(self) -> bool:
         """Whether it is monotonic in each channel, so that an integer threshold can replace it before a sign."""
-        if self.kind is Prelu:
-            return bool(((self.fields or {})["slope"] >= 0).all())
-        return self.moves or self.kind in (None, AveragePool, Clamp, Hardtanh, Relu)
+        slope = (self.fields or {}).get("slope", 0.0)
+        return self.kind is None or (self.kind.monotonic and bool(np.all(slope >= 0)))
 
     @property
     def factor(self) -> float | None:

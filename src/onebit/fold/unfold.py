@@ -20,10 +20,9 @@ from onebit.evaluation.forward import kept_training, model_device
 from onebit.fold import example_of, fold_once
 from onebit.fold.chain import Chain, joined
 from onebit.layers import BinaryConvTranspose2d, InputCoding, LatentWeight, RPReLU
-from onebit.packed import Affine, Node, PackedNet, Prelu, Quantize, Requantize, Sign, Threshold
-from onebit.packed.bits import unpack_signs
+from onebit.packed import PackedNet
 from onebit.packed.node_text import to_lines
-from onebit.packed.nodes import OneBitWeights, RealWeights
+from onebit.packed.nodes import OneBitWeights
 from onebit.packed.nodes.node import INT32
 
 
@@ -53,11 +52,11 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
         source: name of the packed net, for messages.
         other_classes: the outputs mean other classes than those of the packed net.
     """
-    if any(isinstance(node, (Quantize, Requantize)) for node in net.nodes):
+    if any(node.span for node in net.nodes):
         raise CheckpointError(f"{source}: integer activations do not determine BatchNorm; use a net with signs")
     folded = fold_once(model, example_of(net))
     theirs, ours = ([f"input {n.input.coding} {n.input.shape}", *to_lines(n.nodes)] for n in (net, folded.net))
-    last = max(i for i, node in enumerate(net.nodes) if isinstance(node, (OneBitWeights, RealWeights)))
+    last = max(i for i, node in enumerate(net.nodes) if node.weights)
     same = next((i for i, pair in enumerate(zip(theirs, ours, strict=False)) if pair[0] != pair[1]), len(theirs))
     if len(theirs) != len(ours) or same not in (last + 1, len(theirs)):
         there, here = theirs[same : same + 1], ours[same : same + 1]
@@ -71,14 +70,14 @@ def unfold_(model: nn.Module, net: PackedNet, images: Any, *, source: str, other
     modules: dict[str, Any] = dict(model.named_modules())
     for node in nodes:
         layer: Any = modules.get(node.output)
-        if isinstance(node, (OneBitWeights, RealWeights)):
+        if node.weights:
             _set_layer(layer, node)
-        elif isinstance(node, Prelu) and not isinstance(layer, nn.LeakyReLU):
-            _copy(layer.slope if isinstance(layer, RPReLU) else layer.weight, node.slope)
-        elif isinstance(node, Sign) and node.shift is not None:
+        elif (slope := node.stored.get("slope")) is not None and not isinstance(layer, nn.LeakyReLU):
+            _copy(layer.slope if isinstance(layer, RPReLU) else layer.weight, slope)
+        elif node.rounds and (shift := node.stored.get("shift")) is not None:
             quantizer = modules[quantizers[node.output]]
-            _copy(quantizer.centre if getattr(quantizer, "shift", None) is None else quantizer.shift, node.shift)
-        elif isinstance(node, Affine):
+            _copy(quantizer.centre if getattr(quantizer, "shift", None) is None else quantizer.shift, shift)
+        elif node.affine:
             path, dot, values = folded.affine[node.output][-1].name.rpartition(".sign.values")
             if dot and not values:  # the two values of an input quantizer
                 quantizer = modules[f"{path}.input_quantizer"]
@@ -99,9 +98,8 @@ def _set_layer(layer: Any, node: Any) -> None:
         indices = layer.outputs_first(indices)
     elif isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
         indices = BinaryConvTranspose2d.outputs_first(layer, indices)  # type: ignore[arg-type]
-    stored = node.weight if isinstance(node, RealWeights) else unpack_signs(node.signs, node.in_features)
-    rows = torch.from_numpy(np.array(stored, np.float32))
-    if isinstance(node, OneBitWeights):
+    rows = torch.from_numpy(np.array(node.rows, np.float32))
+    if node.binary_weights:
         rows = _latents(layer.weight_quantizer, node, rows)
     weight = torch.empty(indices.numel())
     weight[indices.movedim(1, -1).flatten()] = rows.flatten()
@@ -121,7 +119,7 @@ def _latents(quantizer: Any, node: OneBitWeights, signs: Tensor) -> Tensor:
     return signs * quantizer.start_size
 
 
-def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict[nn.Module, Line]:
+def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Any]) -> dict[nn.Module, Line]:
     """BatchNorm -> the line of the affine map or threshold that it was folded into; also sets other shifts.
 
     Folds the model again, with its new weights.
@@ -131,8 +129,8 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
     lines: dict[nn.Module, Line] = {}
     modules: dict[str, Any] = dict(model.named_modules())
     for node in nodes:
-        chain = chains[node.output] if isinstance(node, Threshold) else None
-        ops = folded.affine[node.output] if isinstance(node, Affine) else chain.ops if chain is not None else ()
+        chain = chains.get(node.output)
+        ops = folded.affine.get(node.output, () if chain is None else chain.ops)
         norms = [i for i, op in enumerate(ops) if isinstance(modules.get(op.name), (nn.BatchNorm1d, nn.BatchNorm2d))]
         if norms and chain is not None:
             lines[modules[ops[norms[-1]].name]] = _threshold_line(chain, norms[-1], node)
@@ -140,7 +138,7 @@ def _norm_lines(model: nn.Module, net: PackedNet, nodes: Sequence[Node]) -> dict
             (before, point), (after, plus) = _joined(*ops[: norms[-1]]), _joined(*ops[norms[-1] + 1 :])
             scale, shift = _joined(node)
             lines[modules[ops[norms[-1]].name]] = Line(scale / (after * before), point, (shift - plus) / after, False)
-        elif isinstance(node, Affine) and node.shift is not None:
+        elif node.affine and node.shift is not None:
             path, _, part = ops[-1].name.rpartition(".")
             layer: Any = modules.get(path if part in ("in", "out") else ops[-1].name)
             if isinstance(layer, RPReLU):

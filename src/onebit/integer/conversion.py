@@ -19,11 +19,8 @@ from onebit.packed.nodes.node import SUM_LIMIT
 
 INPUT_BITS, STREAM_BITS = 8, 16
 """Bits of images with real values, and of unbounded sums that no weights read, as in a residual stream."""
-DIRECT = 2**16
-"""Weights read integers below it unrounded: those of an image, and sums over small windows."""
 MAX_TERMS = 3
 """Sums of more values are rounded."""
-ARRANGE = nodes.Move, nodes.Concat
 Affines = tuple[np.ndarray | None, np.ndarray | None]
 """Scale and shift of an affine map, float64 (C,); None for 1 and 0."""
 
@@ -40,6 +37,19 @@ class Rounding(NamedTuple):
     sums: bool
 
 
+class Rule(NamedTuple):
+    """How an operation is converted.
+
+    convert: (conversion, node, forms of its inputs) -> form of its output.
+    takes: whether it reads a form without rounding.
+    adds: whether long sums that it makes are rounded.
+    """
+
+    convert: Callable[..., Form]
+    takes: Callable[[Conversion, Any, Form], bool] = lambda net, node, form: True
+    adds: bool = False
+
+
 class Conversion:
     """The integer net of an exact net.
 
@@ -47,7 +57,7 @@ class Conversion:
         net: the exact net.
         bits: of activations; None to round only what the exact net rounds.
         step: the step of a rounding of a form.
-        table: for each operation, (conversion, node, forms of its inputs) -> form of its output.
+        table: the rule of each operation.
         numbers: float64 scale and shift of affine maps of the exact net, by name.
 
     Attributes:
@@ -62,7 +72,7 @@ class Conversion:
         net: PackedNet,
         bits: int | None,
         step: Callable[[Rounding, Form], float],
-        table: Mapping[type, Callable[..., Form]],
+        table: Mapping[type, Rule],
         numbers: Mapping[str, Affines] | None = None,
     ) -> None:
         self.exact, self.known, self.bits, self.step, self.table = net, net.values, bits, step, table
@@ -83,7 +93,7 @@ class Conversion:
         """The integer net; its outputs keep their names where these are free."""
         inputs = {name: self._input(name, spec) for name, spec in self.exact.inputs.items()}
         for node in self.exact.nodes:
-            form = by_class(self.table, node)(self, node, *(self.forms[name] for name in node.inputs))
+            form = self.rule(node).convert(self, node, *(self.forms[name] for name in node.inputs))
             self.forms[node.output] = self._settled(node.output, form)
         renamed = {name: self.real(name) for name in self.exact.outputs}
         return replace(
@@ -94,6 +104,11 @@ class Conversion:
             certificate=None,
             card=self.exact.card and self.exact.card.of_rounded(self.bits),
         )
+
+    def rule(self, node: Node) -> Rule:
+        """The rule of an operation."""
+        rule: Rule = by_class(self.table, node)
+        return rule
 
     # ------------------------------------------------------------------------------------------------------- values
     def emit(self, kind: type[Node], name: str, *inputs: str, **fields: Any) -> str:
@@ -193,7 +208,8 @@ class Conversion:
         """The form of a value, rounded if its readers need integers."""
         if self.bits is None:
             return form
-        stream = isinstance(self.makers.get(name), nodes.Add) and not form.clipped and self._is_long(name, form)
+        maker = self.makers.get(name)
+        stream = maker is not None and self.rule(maker).adds and not form.clipped and self._is_long(name, form)
         if not stream and all(self._takes(reader, form) for reader in self.readers[name]):
             return form
         image = len(form.terms) == 1 and not self.exact.inputs.keys().isdisjoint(form.terms)
@@ -231,28 +247,12 @@ class Conversion:
         """The values that one-bit weights read, directly or moved or pooled."""
         feeding: set[str] = set()
         for node in reversed(self.exact.nodes):
-            moves = isinstance(node, (*ARRANGE, nodes.Pool, nodes.AdaptiveAveragePool)) and node.output in feeding
-            if moves or isinstance(node, nodes.OneBitWeights):
+            if node.binary_weights or ((node.moves or node.pools) and node.output in feeding):
                 feeding.update(node.inputs)
         return feeding
 
     def _takes(self, reader: Node, form: Form) -> bool:
-        """Whether an operation reads a form without rounding."""
-        if isinstance(reader, nodes.OneBitWeights):
-            bound = self.values[form.plain[0]].bound if form.plain else None
-            return bound is not None and bound < DIRECT and reader.terms * bound <= SUM_LIMIT
-        if isinstance(reader, nodes.Pad) and reader.value:
-            return True  # a border of ±1 is not a multiple of a step: only its result is rounded
-        if isinstance(reader, (*ARRANGE, nodes.MaxPool)):
-            return form.plain is not None
-        if isinstance(reader, nodes.AdaptiveAveragePool):
-            same = self.pool_of(reader)
-            return same is None or self.pools(same, form)
-        if isinstance(reader, nodes.AveragePool):
-            return self.pools(reader, form)
-        if isinstance(reader, nodes.Affine):
-            return not form.clipped or keeps_bounds(reader)
-        return not (isinstance(reader, (nodes.Add, nodes.Requantize)) and form.clipped)
+        return self.rule(reader).takes(self, reader, form)
 
     def pool_of(self, node: nodes.AdaptiveAveragePool) -> nodes.AveragePool | None:
         """The equivalent pool with windows of one size, if there is one for all sizes of images."""

@@ -14,7 +14,7 @@ from onebit.integer.form import Form
 from onebit.integer.multipliers import RealRounding
 from onebit.integer.operations import CONVERSIONS
 from onebit.integer.ranges import Range, find_ranges
-from onebit.packed import Affine, Node, PackedNet, Quantize, Requantize
+from onebit.packed import PackedNet
 
 BITS = 8, 4, 2
 _DIFFERS = "the packed net has other operations than the model with rounded activations"
@@ -83,7 +83,7 @@ def rounded_as_trained(
     Returns:
         The net, and for each requantization what it computes in real arithmetic, by name.
     """
-    if not any(isinstance(node, Quantize) for node in packed.nodes):
+    if not any(node.span for node in packed.nodes):
         return packed, {}
     conversion = Conversion(packed, None, lambda *_: 1.0, CONVERSIONS, numbers)
     return conversion.convert(), conversion.real_roundings
@@ -114,17 +114,17 @@ def real_arithmetic(packed: PackedNet, made: PackedNet, activations: int) -> tup
     return twin, conversion.real_roundings
 
 
-def _stated_step(twins: Mapping[str, Node], name: str, form: Form) -> float:
+def _stated_step(twins: Mapping[str, Any], name: str, form: Form) -> float:
     """The step of a rounded value of an integer net: the scales of its form divided by those in front of it."""
     values, ones = [name], np.ones(len(form.shift))
     while values:
         value = values.pop()
         node = twins.get(value)
-        if isinstance(node, Requantize) and node.inputs == tuple(form.terms):
+        if node is not None and "multiplier" in node.arrays and node.inputs == tuple(form.terms):
             scales, stated = list(form.terms.values()), node.multiplier * 2.0**-node.right_shift
         elif value in form.terms:
             scales, stated = [form.terms[value]], ones
-        elif isinstance(node, Affine) and node.inputs[0] in form.terms:
+        elif node is not None and node.affine and node.inputs[0] in form.terms:
             scales, stated = [form.terms[node.inputs[0]]], ones * float64_or(node.scale, 1.0)
         elif node is None:
             break

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from math import inf, prod
 
 import numpy as np
 
-from onebit.integer.conversion import Conversion, float64_or, keeps_bounds
+from onebit.integer.conversion import Conversion, Rule, float64_or, keeps_bounds
 from onebit.integer.form import Form
 from onebit.packed import Node, nodes
 from onebit.packed.bits import pack_signs
 from onebit.packed.nodes.node import INT32, SUM_LIMIT
+
+DIRECT = 2**16
+"""Weights read integers below it unrounded: those of an image, and sums over small windows."""
 
 
 def _affine(net: Conversion, node: nodes.Affine, x: Form) -> Form:
@@ -142,21 +144,44 @@ def _requantize(net: Conversion, node: nodes.Requantize, *inputs: Form) -> Form:
     return net.rounded(node.output, total, 1.0, node.least, node.most)
 
 
-CONVERSIONS: dict[type, Callable[..., Form]] = {
-    Node: _as_real,
-    nodes.OneBitWeights: _one_bit,
-    nodes.RealWeights: _real_weights,
-    nodes.Move: _moved,
-    nodes.MaxPool: _moved,
-    nodes.AveragePool: _average_pool,
-    nodes.AdaptiveAveragePool: _adaptive,
-    nodes.Affine: _affine,
-    nodes.Threshold: _threshold,
-    nodes.Sign: _sign,
-    nodes.Bounded: lambda net, node, x: x.between(*node.bounds),
-    nodes.Add: lambda net, node, *_: net.unbounded(node.inputs[0]).plus(net.unbounded(node.inputs[1])),
-    nodes.Concat: _concat,
-    nodes.Requantize: _requantize,
-    nodes.Quantize: lambda net, node, x: net.rounded(node.output, x, 1.0, node.least, node.most),
+def _add(net: Conversion, node: nodes.Add, *_: Form) -> Form:
+    return net.unbounded(node.inputs[0]).plus(net.unbounded(node.inputs[1]))
+
+
+def _multiplied(net: Conversion, node: nodes.OneBitWeights, x: Form) -> bool:
+    bound = net.values[x.plain[0]].bound if x.plain else None
+    return bound is not None and bound < DIRECT and node.terms * bound <= SUM_LIMIT
+
+
+def _pooled(net: Conversion, node: nodes.AdaptiveAveragePool, x: Form) -> bool:
+    same = net.pool_of(node)
+    return same is None or net.pools(same, x)
+
+
+def _unclipped(net: Conversion, node: Node, x: Form) -> bool:
+    return not x.clipped
+
+
+def _plain(net: Conversion, node: Node, x: Form) -> bool:
+    # of a border of ±1, which is not a multiple of a step, only the result is rounded
+    return x.plain is not None or bool(getattr(node, "value", False))
+
+
+CONVERSIONS: dict[type, Rule] = {
+    Node: Rule(_as_real),
+    nodes.OneBitWeights: Rule(_one_bit, _multiplied),
+    nodes.RealWeights: Rule(_real_weights),
+    nodes.Move: Rule(_moved, _plain),
+    nodes.MaxPool: Rule(_moved, _plain),
+    nodes.AveragePool: Rule(_average_pool, Conversion.pools),
+    nodes.AdaptiveAveragePool: Rule(_adaptive, _pooled),
+    nodes.Affine: Rule(_affine, lambda net, node, x: not x.clipped or keeps_bounds(node)),
+    nodes.Threshold: Rule(_threshold),
+    nodes.Sign: Rule(_sign),
+    nodes.Bounded: Rule(lambda net, node, x: x.between(*node.bounds)),
+    nodes.Add: Rule(_add, _unclipped, adds=True),
+    nodes.Concat: Rule(_concat, _plain),
+    nodes.Requantize: Rule(_requantize, _unclipped),
+    nodes.Quantize: Rule(lambda net, node, x: net.rounded(node.output, x, 1.0, node.least, node.most)),
 }
-"""Class of operations -> (conversion, node, forms of its inputs) -> form of its output."""
+"""Class of operations -> its rule."""

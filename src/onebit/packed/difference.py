@@ -12,7 +12,6 @@ import numpy as np
 from onebit.errors import short
 from onebit.packed.net import PackedNet
 from onebit.packed.node_text import to_lines
-from onebit.packed.nodes import Node, Requantize
 
 _RELATIVE = 1e-5
 _SPACING = 2
@@ -70,7 +69,7 @@ def array_differences(net: PackedNet, other: PackedNet) -> Iterator[Difference]:
             yield Difference(node.output, field, count, node.binary_weights if signs else here.size, close)
 
 
-def _sizes(node: Node, field: str) -> np.ndarray:
+def _sizes(node: Any, field: str) -> np.ndarray:
     """What the differences of an array are relative to: numbers of the same channel.
 
     Shifts, offsets and centers are differences of two numbers and may be far smaller than these.
@@ -86,6 +85,6 @@ def _sizes(node: Node, field: str) -> np.ndarray:
         # the size of the values that were subtracted, as most channels have it; at most as if all had the largest one
         values = min(np.median(array[scale > 0] / scale[scale > 0]), array.max() / scale.max())
         return np.maximum(array, scale * values)
-    if isinstance(node, Requantize) and field == "offset":
+    if field == "offset":
         return np.maximum(array, 2.0**node.right_shift * max(-node.least, node.most))
     return array

@@ -16,7 +16,7 @@ from onebit.common.record import Record, Text
 from onebit.errors import FormatError, UsageError, short
 from onebit.packed.card import Card
 from onebit.packed.certificate import NOT_CERTIFIED, Certificate
-from onebit.packed.nodes import OPS, Affine, Node, Quantize, Requantize, Sign, Value
+from onebit.packed.nodes import OPS, Node, Value
 from onebit.packed.nodes.node import MAX_VALUES, Numbers, check_finite, check_size, read_only
 
 INPUT = "input"  # the name of the only input of a net
@@ -191,10 +191,9 @@ class PackedNet(Record):
         except outputs that are scaled and shifted last; else "real".
         """
         layers = self.certificate.layers if self.certificate else ()
-        rounds = any(isinstance(node, (Sign, Quantize, Requantize)) for node in self.nodes)
-        if rounds or any(layer.proof == "float" for layer in layers):
+        if any(node.rounds for node in self.nodes) or any(layer.proof == "float" for layer in layers):
             return "rounded"
-        last = {node.output for node in self.nodes if isinstance(node, Affine)}.intersection(self.outputs)
+        last = {node.output for node in self.nodes if node.affine}.intersection(self.outputs)
         return "exact" if all(value.exact or name in last for name, value in self.values.items()) else "real"
 
     def pixels_have_classes(self, outputs: int) -> bool:

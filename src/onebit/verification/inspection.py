@@ -13,7 +13,7 @@ import numpy as np
 from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import FormatError
 from onebit.nets import is_packed, net_path
-from onebit.packed import InputSpec, RealWeights, costs
+from onebit.packed import InputSpec, costs
 from onebit.packed.bits import unpack_signs
 from onebit.packed.certificate import PROMISES
 from onebit.packed.file import load_with_digest
@@ -232,8 +232,8 @@ def _inspect_packed(path: str | Path) -> Inspection:
         if (signs := getattr(node, "signs", None)) is not None:
             unpacked = unpack_signs(signs, node.in_features, dtype=np.float32)  # type: ignore[attr-defined]
             layers.append(inspect_weight(node.output, unpacked, dtype="bit"))
-        elif isinstance(node, RealWeights):
-            layers.append(inspect_weight(node.output, node.weight, dtype="float32"))
+        elif (weight := getattr(node, "weight", None)) is not None:
+            layers.append(inspect_weight(node.output, weight, dtype="float32"))
     rows = costs(net)
     inputs = {name: _input_facts(spec) for name, spec in net.inputs.items()}
     binary, real = sum(r.binary_weights for r in rows), sum(r.real_parameters for r in rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -13,7 +13,7 @@ from onebit.errors import UsageError
 from onebit.fold import Folded, Site, example_of, fold_model
 from onebit.integer.multipliers import MAX_OFF, RealRounding, largest_error
 from onebit.integer.nets import BITS, real_arithmetic
-from onebit.packed import LayerProof, Node, PackedNet, Quantize, Requantize, Threshold
+from onebit.packed import LayerProof, Node, PackedNet
 from onebit.packed.difference import array_differences
 from onebit.packed.net import op_name
 
@@ -37,7 +37,7 @@ class Proof(NamedTuple):
         """Compare a packed net with its folded model. `activations`: bits of an integer net, if known."""
         bits, twin, real, faults = None, folded.net, folded.real, list[str]()
         sites = folded.sites
-        nodes = {node.output: node for node in packed.nodes}
+        nodes: dict[str, Any] = {node.output: node for node in packed.nodes}
         if _outline(folded.net) != _outline(packed):
             bits, twin, real = _integer_twin(folded, packed, BITS if activations is None else (activations,))
             exact = {node.output: node for node in folded.net.nodes}
@@ -51,16 +51,14 @@ class Proof(NamedTuple):
             if not proven:
                 faults.append(f"{found} differ")
         for name, rounding in real.items():
-            node = nodes[name]
-            assert isinstance(node, Requantize)
-            off = largest_error(node, rounding, [packed.values[value].limits for value in node.inputs])
+            off = largest_error(nodes[name], rounding, [packed.values[value].limits for value in nodes[name].inputs])
             if not off <= MAX_OFF:
                 faults.append(f"{name}: its multipliers and offsets are off by up to {off:.2g} of a step")
         layers, exact_sites = [], set()
         for site in sites:
-            threshold, integers, wrong = nodes[site.value], 0, 0
-            if site.chain is not None and site.chain.can_be_tried and isinstance(threshold, Threshold):
-                wrong = site.chain.mismatches(threshold.threshold, threshold.direction)
+            node, integers, wrong = nodes[site.value], 0, 0
+            if site.chain is not None and site.chain.can_be_tried and "threshold" in node.arrays:
+                wrong = site.chain.mismatches(node.threshold, node.direction)
                 tried = len(site.chain.integers) * site.chain.channels
                 if wrong:
                     faults.append(f"{site.value}: other signs for {wrong:,} of {tried:,} integers")
@@ -81,15 +79,13 @@ def with_own_ties(model: nn.Module, packed: PackedNet, *, weights: str, seed: in
     folded = fold_model(model, example_of(packed), weights=weights, seed=seed, sizes=packed.sizes)
     chains = {site.value: site.chain for site in folded.sites if site.chain is not None and site.chain.exact}
     here = {node.output: node for node in folded.net.nodes}
-    nodes = [
-        here[node.output]
-        if isinstance(node, Threshold)
-        and (chain := chains.get(node.output)) is not None
-        and chain.channels == len(node.threshold)
-        and not chain.mismatches(node.threshold, node.direction, decided=True)
-        else node
-        for node in packed.nodes
-    ]
+    nodes: list[Any] = list(packed.nodes)
+    for index, node in enumerate(nodes):
+        chain = chains.get(node.output)
+        if chain is None or "threshold" not in node.arrays or chain.channels != len(node.threshold):
+            continue
+        if not chain.mismatches(node.threshold, node.direction, decided=True):
+            nodes[index] = here[node.output]
     return replace(packed, nodes=tuple(nodes)), set(chains)
 
 
@@ -120,8 +116,8 @@ def _outline(net: PackedNet) -> tuple[object, ...]:
 
 def _same_rule(node: Node, twin: Node) -> bool:
     """Whether an integer net has the threshold of the exact net, or rounds its values."""
-    if isinstance(node, (Quantize, Requantize)):
+    if node.span:
         return True
-    if not isinstance(node, Threshold) or not isinstance(twin, Threshold) or node.inputs != twin.inputs:
+    if "threshold" not in node.arrays or type(node) is not type(twin) or node.inputs != twin.inputs:
         return False
-    return all(np.array_equal(getattr(node, name), getattr(twin, name)) for name in ("threshold", "direction"))
+    return all(np.array_equal(array, twin.stored[name]) for name, array in node.stored.items())

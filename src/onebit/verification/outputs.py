@@ -13,7 +13,6 @@ from onebit.errors import UsageError
 from onebit.packed import PackedNet
 from onebit.packed.certificate import ROUNDING
 from onebit.packed.grid import FLOAT32_EXACT
-from onebit.packed.nodes.dense import Weights
 from onebit.verification.sites import last_shifts
 
 
@@ -26,7 +25,7 @@ class OutputCounts:
     """
 
     def __init__(self, packed: PackedNet, name: str, ours: np.ndarray, targets: np.ndarray | None) -> None:
-        products, shape = sum(isinstance(node, Weights) for node in packed.nodes), ours.shape[1:]
+        products, shape = sum(node.weights > 0 for node in packed.nodes), ours.shape[1:]
         # the roundings of real layers add up like a random walk
         self.rounding = ROUNDING * (max(1, products) ** 0.5 if packed.promise == "real" else 1)
         self.exact = (packed.values[name].bound or FLOAT32_EXACT) < FLOAT32_EXACT  # an integer in both nets

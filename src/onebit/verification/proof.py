@@ -18,7 +18,7 @@ from onebit.evaluation.forward import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.packed_nets import fitted_to, score_packed
 from onebit.layers import binary_layers, latent_keys
-from onebit.packed import Card, CardScore, Certificate, LayerProof, PackedNet, Threshold
+from onebit.packed import Card, CardScore, Certificate, LayerProof, PackedNet
 from onebit.packed.certificate import PROMISES
 from onebit.packed.difference import Difference, array_differences, graph_difference
 from onebit.runs.card import card_score, stored_result
@@ -274,5 +274,5 @@ def _same_claims(net: PackedNet, made: PackedNet, correct: int) -> Claim:
 
 def _of_thresholds(net: PackedNet, made: Certificate) -> dict[str, LayerProof]:
     """The proofs on every integer of thresholds, by name."""
-    thresholds = {node.output for node in net.nodes if isinstance(node, Threshold)}
+    thresholds = {node.output for node in net.nodes if "threshold" in node.arrays}
     return {layer.name: layer for layer in made.layers if layer.name in thresholds and layer.proof == "every integer"}

@@ -16,16 +16,12 @@ from onebit import runtime
 from onebit.fold import Site
 from onebit.fold.trace import SignCalls
 from onebit.layers.base import BinaryLayer
-from onebit.packed import Affine, MaxPool, Node, PackedNet, Requantize, Threshold
+from onebit.packed import Node, PackedNet
 from onebit.packed.certificate import ROUNDING
-from onebit.packed.nodes import Move
 from onebit.packed.nodes.node import per_channel
 from onebit.quantizers import Quantizer
 from onebit.runtime.input_batch import as_given
 from onebit.runtime.reference_matmul import Executor
-
-_MOVES = Move, MaxPool
-"""Nodes that may follow a threshold before torch takes the signs."""
 
 
 @contextmanager
@@ -72,7 +68,7 @@ def recorded(model: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, np.n
 
 def last_shifts(packed: PackedNet) -> dict[str, np.ndarray]:
     """The last shift of values, (C,): float32 rounds it too, and it may exceed the sum."""
-    return {node.output: node.shift for node in packed.nodes if isinstance(node, Affine) and node.shift is not None}
+    return {node.output: node.stored["shift"] for node in packed.nodes if node.affine and "shift" in node.stored}
 
 
 class SiteCounts:
@@ -104,7 +100,7 @@ class SiteCounts:
             ours = execute(*given)
             if node.output in self.made:
                 limits[node.output] = partial(_limits, self.made[node.output], node, execute, given, ours, self.shifts)
-            elif isinstance(node, _MOVES) and (before := limits.get(node.inputs[0])) is not None:
+            elif node.moves and (before := limits.get(node.inputs[0])) is not None:
                 limits[node.output] = lambda: [execute(x) for x in before()]
             if (site := self.compared.get(node.output)) is None:
                 return ours
@@ -140,21 +136,20 @@ class SiteCounts:
 
 
 def _limits(
-    site: Site, node: Node, execute: Executor, given: list[np.ndarray], ours: np.ndarray, shifts: dict[str, np.ndarray]
+    site: Site, node: Any, execute: Executor, given: list[np.ndarray], ours: np.ndarray, shifts: dict[str, np.ndarray]
 ) -> Sequence[np.ndarray]:
     """The smallest and the largest results if numbers are off by `ROUNDING` times the largest one.
 
     A threshold of sums that torch rounds may give either sign where rounding decides, see `Chain.undecided`.
     """
-    if isinstance(node, Threshold):
-        assert site.chain is not None
+    if site.chain is not None:
         if site.chain.exact:
             return [ours, ours]
         columns = np.moveaxis(given[0], 1, -1)
         undecided = site.chain.undecided(torch.from_numpy(columns.reshape(-1, columns.shape[-1])).float())
         either = np.moveaxis(undecided.numpy().reshape(columns.shape), -1, 1)
         return [np.where(either, sign, ours) for sign in (-1, 1)]
-    if isinstance(node, Requantize):
+    if "multiplier" in node.arrays:
         shape = given[0].ndim
         parts = (x * per_channel(m.astype(np.float64), shape) for x, m in zip(given, node.multiplier, strict=True))
         number = (sum(parts) + per_channel(node.offset, shape)) * 2.0**-node.right_shift

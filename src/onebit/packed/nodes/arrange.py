@@ -26,6 +26,8 @@ from onebit.packed.nodes.node import (
 class Move(Node):
     """Base class of operations of one input that move, choose or repeat its elements."""
 
+    moves = monotonic = True
+
 
 @operation("flatten")
 class Flatten(Move):
@@ -104,6 +106,7 @@ class Concat(Node):
     """Concatenates two or more values along the channels."""
 
     arity = None
+    moves = monotonic = True
 
     def infer(self, *inputs: Value) -> Value:
         require_alike([x.shape[1:] for x in inputs])

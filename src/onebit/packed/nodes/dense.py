@@ -116,6 +116,10 @@ class RealWeights(Weights):
     def rows(self) -> np.ndarray:
         return self.weight
 
+    @property
+    def real_weights(self) -> int:
+        return self.weight.size
+
 
 @operation()
 class DenseLayer(Weights):

@@ -148,6 +148,16 @@ class Node(ABC):
     arity: ClassVar[int | None] = 1
     """Number of inputs; None for `min_inputs` or more."""
     min_inputs: ClassVar[int] = 2
+    affine: ClassVar[bool] = False
+    """Whether it is y = scale · x + shift, per channel."""
+    moves: ClassVar[bool] = False
+    """Whether the results are elements of the inputs, maybe with a border: it commutes with sign."""
+    monotonic: ClassVar[bool] = False
+    """Whether no result falls when an input rises; a `Prelu` only if its slopes are not negative."""
+    pools: ClassVar[bool] = False
+    """Whether each result is the largest or the mean of a window."""
+    rounds: ClassVar[bool] = False
+    """Whether results are signs or integers that the rounding of real numbers can change."""
     arrays: ClassVar[tuple[str, ...]] = ()
     attributes: ClassVar[dict[str, Numbers]] = {}
 
@@ -212,6 +222,21 @@ class Node(ABC):
     @property
     def binary_weights(self) -> int:
         """Number of weights that take one bit."""
+        return 0
+
+    @property
+    def real_weights(self) -> int:
+        """Number of weights that take 4 bytes."""
+        return 0
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return self.binary_weights + self.real_weights
+
+    @property
+    def span(self) -> int:
+        """The largest minus the smallest integer that it rounds to; 0 if it does not round to integers."""
         return 0
 
     @property

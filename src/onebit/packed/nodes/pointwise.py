@@ -51,6 +51,8 @@ class Affine(PerChannel):
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
 
+    affine = True
+
     def levels(self) -> tuple[np.float32, np.float32] | None:
         """The images of -1 and +1 if they are finite and the same for every channel; else None."""
         scale, shift = (
@@ -113,6 +115,8 @@ class Sign(PerChannel):
 
     shift: np.ndarray | None = None
 
+    rounds = monotonic = True
+
     def infer(self, x: Value) -> Value:
         return signs(super().infer(x).shape)
 
@@ -123,6 +127,8 @@ class Sign(PerChannel):
 @operation()
 class Bounded(Pointwise):
     """Base class of min(max(x, low), high) of each number."""
+
+    monotonic = True
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -156,6 +162,8 @@ class Prelu(PerChannel):
     """
 
     slope: np.ndarray
+
+    monotonic = True
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         y = v.astype(dtype)

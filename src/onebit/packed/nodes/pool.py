@@ -16,6 +16,8 @@ from onebit.packed.nodes.node import Node, Value, check_size, integer, operation
 class Pool(Kernel):
     """(C, H, W) -> (C, H', W'); each window must contain a pixel of the image."""
 
+    pools = monotonic = True
+
     def positions(self, x: Value) -> tuple[int, int]:
         for size, span, step, before, after in zip(
             require_image(x)[1:], self.extent, self.dilation, self.padding[::2], self.padding[1::2], strict=True
@@ -37,6 +39,8 @@ class MaxPool(Pool):
     """
 
     whole: int = 0
+
+    moves = True
 
     def infer(self, x: Value) -> Value:
         if self.whole and (self.kernel != x.shape[1:] or self.extent != self.kernel or any(self.padding)):
@@ -90,6 +94,8 @@ class AdaptiveAveragePool(Node):
     """
 
     size: tuple[int, int]
+
+    pools = monotonic = True
 
     def infer(self, x: Value) -> Value:
         channels, _, _ = require_image(x)

@@ -25,6 +25,12 @@ class _Clipped(Node):
     least: int
     most: int
 
+    rounds = True
+
+    @property
+    def span(self) -> int:
+        return self.most - self.least
+
     def clipped(self, shape: tuple[int, ...]) -> Value:
         """The output value."""
         return Value(shape, "integer", max(-self.least, self.most), self.least, self.most)
