@@ -277,11 +277,11 @@ class Folder:
 
     def _shortened(self, kind: type[Node], source: str, **fields: Any) -> tuple[type[Node], tuple[str], dict[str, Any]]:
         """The same elements from the input of a Reshape or Permute that this one undoes or continues."""
-        nodes = {node.output: node for node in self.nodes}
+        nodes: dict[str, Any] = {node.output: node for node in self.nodes}
         while (node := nodes.get(source)) is not None:
-            if kind in (Flatten, Reshape) and isinstance(node, (Flatten, Reshape)):
+            if {kind, type(node)} <= {Flatten, Reshape}:
                 source = node.inputs[0]
-            elif kind is Permute and isinstance(node, Permute):
+            elif kind is type(node) is Permute:
                 source, fields = node.inputs[0], {"axes": tuple(node.axes[axis] for axis in fields["axes"])}
             else:
                 break

@@ -18,7 +18,7 @@ from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, from_image
 from onebit.layers.binary import padding_of
-from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, Pad, RealConv, RealConvTranspose, RealDense
+from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
 from onebit.packed.nodes.node import SUM_LIMIT
 from onebit.quantizers import Quantizer
@@ -102,9 +102,10 @@ def _constants(call: Call) -> tuple[Tensor, Tensor | None]:
 
 def _unpadded(folder: Folder, x: Pending, fields: dict[str, Any]) -> Pending:
     """`x` before a constant border, which becomes the padding in `fields`."""
-    node = next((node for node in folder.nodes if node.output == x.base), None)
-    same = not any(fields["padding"]) or (isinstance(node, Pad) and node.value == fields["padding_value"])
-    if x.ops or not isinstance(node, Pad) or any(node.channels) or not same:
+    node: Any = next((node for node in folder.nodes if node.output == x.base), None)
+    if x.ops or getattr(node, "channels", None) != (0, 0):  # of a Pad of pixels alone
+        return x
+    if any(fields["padding"]) and node.value != fields["padding_value"]:
         return x
     total = tuple(map(add, fields["padding"], node.padding))
     fields |= {"padding": total, "padding_value": node.value}
