@@ -1,6 +1,6 @@
-"""src/onebit/native/abi.py from the header of the C library: python -m tools.abi
+"""src/onebit/native/abi.py from the headers of the C library: python -m tools.abi
 
-The library has the same hash of the header compiled in, so that a library of another header is refused.
+The library has the same hash of the headers compiled in, so that a library of other headers is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 NATIVE = Path(__file__).parents[1] / "src/onebit/native"
-HEADER, MODULE = NATIVE / "csrc/onebit.h", NATIVE / "abi.py"
+HEADERS, MODULE = (NATIVE / "csrc/onebit.h", NATIVE / "plain/numbers.h"), NATIVE / "abi.py"
 NUMBERS = {"int32_t": "Int", "int64_t": "Long", "float": "Float", "double": "Double"}
 TEXT = "Text"
 
@@ -46,7 +46,9 @@ def made(header: str) -> str:
 def enums(code: str) -> Iterator[str]:
     """A dict for each enum, whose numbers begin with 1: OB_KERNEL_ADD_INT is KERNEL["add_int"]."""
     for body in re.findall(r"\benum\s*\{(.*?)\}", code, re.DOTALL):
-        names = re.findall(r"OB_(\w+)", body)
+        names = re.findall(r"OB_(\w+)\b(?!##)", body)
+        if "ACTIVATIONS(" in body:
+            names += [f"EPILOGUE_{name}" for name in re.findall(r"\bACTIVATION\((\w+), ", code)]
         if "KERNELS" in names:
             continue
         prefix = names[0].partition("_")[0]
@@ -123,7 +125,7 @@ def kind_of(argument: str) -> str:
 
 def text() -> str:
     """The module for the header as it is."""
-    return made(HEADER.read_text(encoding="utf-8"))
+    return made("".join(header.read_text(encoding="utf-8") for header in HEADERS))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 
 from onebit.export import EXPORTS, export_net
 from onebit.packed import OPS, Affine, Dense, Flatten, PackedNet, Relu
-from onebit.packed.nodes import Bounded, Gelu, GeluTanh, Sign, Silu
+from onebit.packed.nodes import Bounded, Sign
+from onebit.packed.nodes.activation import Gelu, GeluTanh, Silu
 from onebit.runtime import run
 from support.covering import covering, recipe_traits
 from support.packed_nets import IMAGE_NETS, PACKED_TARGETS, Builder, export_to, inputs_of

@@ -12,7 +12,8 @@ from torch import nn
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, batch_norms, binarize_
-from onebit.packed import dumps, loads, nodes
+from onebit.packed import dumps, loads
+from onebit.packed.nodes.activation import Hardswish, Silu
 from onebit.train.check import check
 from onebit.verification.agreement import certify, verify
 from support.covering import covering
@@ -61,8 +62,7 @@ def test_the_certificate_of_activations_and_gates_promises_real_values() -> None
     assert found.certificate is not None
     assert (found.certificate.ok, found.certificate.label_mismatches) == (True, 0)
     wrong = (
-        nodes.Hardswish(inputs=node.inputs, output=node.output) if isinstance(node, nodes.Silu) else node
-        for node in packed.nodes
+        Hardswish(inputs=node.inputs, output=node.output) if isinstance(node, Silu) else node for node in packed.nodes
     )
     with pytest.raises(UsageError, match="operations"):
         verify(model, replace(packed, nodes=tuple(wrong)), images)

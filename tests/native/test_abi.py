@@ -12,7 +12,7 @@ import pytest
 
 from onebit.errors import UsageError
 from onebit.native import abi, library
-from tools.abi import HEADER, MODULE, made, text
+from tools.abi import HEADERS, MODULE, made, text
 
 STRUCTURES = {
     name: one for name, one in vars(abi).items() if isinstance(one, type) and issubclass(one, ctypes.Structure)
@@ -30,7 +30,7 @@ def test_the_module_is_made_from_the_header() -> None:
 
 
 def test_the_hash_tells_of_every_change() -> None:
-    header = HEADER.read_text()
+    header = "".join(header.read_text() for header in HEADERS)
     changed = header.replace("KERNEL(XNOR,", "KERNEL(BITS,", 1)
     assert made(header) == text() != made(changed)
     assert abi.HASH in made(header)
@@ -54,7 +54,7 @@ def test_a_compiler_places_every_field_where_python_does(tmp_path: Path) -> None
     expected += numbers.values()
     lines += [f'printf("%d\\n", {name});' for name in numbers]
     source = tmp_path / "offsets.c"
-    body, header = "\n".join(lines), HEADER.with_name("kernels.h")
+    body, header = "\n".join(lines), HEADERS[0].with_name("kernels.h")
     source.write_text(f'#include <stdio.h>\n#include "{header}"\nint main(void) {{ {body} return 0; }}\n')
     subprocess.run(["cc", str(source), "-o", str(tmp_path / "offsets"), "-lm"], check=True)
     found = subprocess.run([str(tmp_path / "offsets")], capture_output=True, text=True, check=True).stdout

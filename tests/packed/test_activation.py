@@ -24,12 +24,12 @@ def gelu_tanh(x: float) -> float:
 
 # each with the bound of its relative error: of GELU, that of e^(-x²/2) for large x
 DEFINITIONS: dict[type[op.Activation], tuple[Definition, float]] = {
-    op.Sigmoid: (sigmoid, 3e-7),
-    op.Tanh: (tanh, 3e-7),
-    op.Silu: (lambda x: x * sigmoid(x), 3e-7),
-    op.Gelu: (lambda x: x * erfc(-x / sqrt(2)) / 2 if x < 0 else x * (1 + erf(x / sqrt(2))) / 2, 2e-6),
-    op.GeluTanh: (gelu_tanh, 5e-6),
-    op.Hardswish: (lambda x: x * min(max(x + 3, 0), 6) / 6, 3e-7),
+    op.activation.Sigmoid: (sigmoid, 3e-7),
+    op.activation.Tanh: (tanh, 3e-7),
+    op.activation.Silu: (lambda x: x * sigmoid(x), 3e-7),
+    op.activation.Gelu: (lambda x: x * erfc(-x / sqrt(2)) / 2 if x < 0 else x * (1 + erf(x / sqrt(2))) / 2, 2e-6),
+    op.activation.GeluTanh: (gelu_tanh, 5e-6),
+    op.activation.Hardswish: (lambda x: x * min(max(x + 3, 0), 6) / 6, 3e-7),
 }
 NUMBERS = np.float32(
     [
@@ -48,22 +48,22 @@ def computed(kind: type[op.Activation], numbers: np.ndarray) -> np.ndarray:
 def test_close_to_the_definition(kind: type[op.Activation]) -> None:
     """Relative where the result of a net can depend on it, absolute where a number times 1e-12 is left."""
     define, bound = DEFINITIONS[kind]
-    numbers = NUMBERS if kind is not op.Hardswish else NUMBERS[np.abs(NUMBERS) < 5e37]
+    numbers = NUMBERS if kind is not op.activation.Hardswish else NUMBERS[np.abs(NUMBERS) < 5e37]
     found = computed(kind, numbers)
     assert found.dtype == np.float32
     expected = np.array([0 if x < np.float32(kind.zero_below) else define(x) for x in numbers.tolist()])
-    if kind is op.Hardswish:  # next to -3 the sum x + 3 is rounded, as torch rounds it
+    if kind is op.activation.Hardswish:  # next to -3 the sum x + 3 is rounded, as torch rounds it
         bound = bound + 3e-7 / np.maximum(np.abs(numbers.astype(np.float64) + 3), 1e-7)
     np.testing.assert_array_less(np.abs(found - expected), bound * np.abs(expected) + 1e-12)
 
 
 def test_ends_and_nan() -> None:
     for kind, least, most in [
-        (op.Sigmoid, 0, 1),
-        (op.Tanh, -1, 1),
-        (op.Silu, 0, inf),
-        (op.Gelu, 0, inf),
-        (op.GeluTanh, 0, inf),
+        (op.activation.Sigmoid, 0, 1),
+        (op.activation.Tanh, -1, 1),
+        (op.activation.Silu, 0, inf),
+        (op.activation.Gelu, 0, inf),
+        (op.activation.GeluTanh, 0, inf),
     ]:
         low, high, unknown = computed(kind, np.float32([-inf, inf, nan]))
         assert (low, high) == (pytest.approx(least, abs=1e-30), most)
@@ -78,16 +78,16 @@ def test_a_sign_that_follows_is_that_of_torch(kind: type[op.Activation]) -> None
     """
     functional = torch.nn.functional
     of_torch: dict[type[op.Activation], Callable[[torch.Tensor], torch.Tensor]] = {
-        op.Sigmoid: torch.sigmoid,
-        op.Tanh: torch.tanh,
-        op.Silu: functional.silu,
-        op.Gelu: functional.gelu,
-        op.GeluTanh: lambda x: functional.gelu(x, approximate="tanh"),
-        op.Hardswish: functional.hardswish,
+        op.activation.Sigmoid: torch.sigmoid,
+        op.activation.Tanh: torch.tanh,
+        op.activation.Silu: functional.silu,
+        op.activation.Gelu: functional.gelu,
+        op.activation.GeluTanh: lambda x: functional.gelu(x, approximate="tanh"),
+        op.activation.Hardswish: functional.hardswish,
     }
     numbers = np.concatenate([np.linspace(-110, 10, 1 << 16, dtype=np.float32), NUMBERS[NUMBERS > -1e30]])
     numbers = np.append(numbers, np.zeros(-len(numbers) % 64, np.float32))  # whole vectors
-    apart = 1e-2 if kind is op.Gelu else 1e-3
+    apart = 1e-2 if kind is op.activation.Gelu else 1e-3
     near = np.abs(numbers / kind.zero_below - 1) < apart if kind.zero_below > -inf else np.zeros(len(numbers), np.bool_)
     ours, theirs = computed(kind, numbers), of_torch[kind](torch.from_numpy(numbers)).numpy()
     np.testing.assert_array_equal((ours >= 0)[~near], (theirs >= 0)[~near])

@@ -129,18 +129,18 @@ def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarra
 
 
 def _activation(node: op.Activation, x: Fraction) -> Fraction:
-    if isinstance(node, op.Hardswish):
+    if isinstance(node, op.activation.Hardswish):
         return f32(f32(x * min(max(f32(x + 3), 0 * ONE), 6 * ONE)) / 6)
-    if isinstance(node, op.Sigmoid):
+    if isinstance(node, op.activation.Sigmoid):
         return f32(1 / f32(2 + _exp_less(-x, 1)))
-    if isinstance(node, op.Tanh):
+    if isinstance(node, op.activation.Tanh):
         e = _exp_less(f32(2 * x), 1)
         return f32(e / f32(e + 2))
     x = 0 * x if x < f32(node.zero_below) else x
-    if isinstance(node, op.Silu):
+    if isinstance(node, op.activation.Silu):
         return f32(x / f32(2 + _exp_less(-x, 1)))
     square = f32(x * x)
-    if isinstance(node, op.GeluTanh):
+    if isinstance(node, op.activation.GeluTanh):
         return f32(x / f32(2 + _exp_less(-f32(x * f32(f32(square * f32(0.0713548163)) + f32(1.59576912))), 1)))
     t = f32(1 / f32(1 + f32(f32(0.3) * abs(x))))
     tail = f32(_exp_less(f32(-square / 2), 0) * f32(_horner(t, TAIL) * t))

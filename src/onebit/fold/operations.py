@@ -23,7 +23,7 @@ from onebit.layers import (
     RPReLU,
 )
 from onebit.packed import AveragePool, MaxPool
-from onebit.packed.nodes import Hardswish, Sigmoid, Silu, Tanh
+from onebit.packed.nodes import OPS, Activation
 from onebit.quantizers import Quantizer, sign
 
 FOLDS: dict[Any, Operation] = {
@@ -48,10 +48,7 @@ FOLDS: dict[Any, Operation] = {
     "leakyrelu": pointwise.leaky_relu,
     "hardtanh": pointwise.hardtanh,
     "hardsigmoid": pointwise.hardsigmoid,
-    "hardswish": partial(pointwise.activation, Hardswish),
-    "sigmoid": partial(pointwise.activation, Sigmoid),
-    "tanh": partial(pointwise.activation, Tanh),
-    "silu": partial(pointwise.activation, Silu),
+    **{name: partial(pointwise.activation, kind) for name, kind in OPS.items() if issubclass(kind, Activation)},
     "gelu": pointwise.gelu,
     "clamp": pointwise.clamp,
     "clampmin": pointwise.clamp,

@@ -15,7 +15,7 @@ from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.layers import InputCoding, Normalize, RPReLU
 from onebit.packed import Clamp, Hardtanh, InputSpec, Node, Prelu, Relu
-from onebit.packed.nodes import Gelu, GeluTanh
+from onebit.packed.nodes.activation import Gelu, GeluTanh
 from onebit.quantizers import BinaryInput, Quantizer, SteSign, sign
 
 

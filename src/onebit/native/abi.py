@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "25b60f9608fdeabf4fdb038b42141daf0bbae67dccb7a3efdc61c7bfc98a2a32"
+HASH = "e875304d8cd1a0488e819eff152d421fbc5acedd2257e4329e5a294f77d891ab"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -58,7 +58,7 @@ def _numbers(names: str) -> dict[str, int]:
 
 EPILOGUE = _numbers(
     "real scale shift center affine affine_int relu relu_int prelu hardtanh hardtanh_int "
-    "clamp sigmoid tanh silu gelu gelu_tanh hardswish threshold sign requantize quantize"
+    "clamp threshold sign requantize quantize sigmoid tanh silu gelu gelu_tanh hardswish"
 )
 
 CODING = _numbers("bytes moments reals")

@@ -14,6 +14,7 @@ from onebit.export.onnx.exactness import zero_point
 from onebit.export.onnx.graph import DTYPES, Graph
 from onebit.packed import Node, Value, nodes
 from onebit.packed.grid import FLOAT32_EXACT
+from onebit.packed.net import op_name
 
 _END = 2**31  # of any axis
 
@@ -128,16 +129,18 @@ def write_activation(graph: Graph, node: nodes.Activation) -> str:
         """(tensor + 1) · x / 2."""
         times(graph.add("Add", tensor, graph.number(1, np.float32)), scaled(x, 0.5))
 
-    match node:
-        case nodes.Sigmoid() | nodes.Tanh():
-            graph.add(type(node).__name__, x)
-        case nodes.Silu():
+    match op_name(node):
+        case "sigmoid":
+            graph.add("Sigmoid", x)
+        case "tanh":
+            graph.add("Tanh", x)
+        case "silu":
             times(graph.add("Sigmoid", x), x)
-        case nodes.Hardswish():
+        case "hardswish":
             graph.add("Mul", x, graph.add("HardSigmoid", x, alpha=1 / 6))
-        case nodes.Gelu():
+        case "gelu":
             gate_of(graph.add("Erf", scaled(x, sqrt(0.5))))
-        case _:
+        case "gelu_tanh":
             cube = graph.add("Mul", graph.add("Mul", x, x), scaled(x, 0.044715))
             gate_of(graph.add("Tanh", scaled(graph.add("Add", x, cube), sqrt(2 / pi))))
     return "float"

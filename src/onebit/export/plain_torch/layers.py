@@ -202,12 +202,7 @@ LAYERS: dict[type, Callable[..., str]] = {
         f"{body.layer(node.output, 'nn.PReLU', len(node.slope), weight=node.slope)}({x})"
     ),
     nodes.Bounded: bounded,
-    nodes.Sigmoid: lambda body, node, x: f"torch.sigmoid({x})",
-    nodes.Tanh: lambda body, node, x: f"torch.tanh({x})",
-    nodes.Silu: lambda body, node, x: f"nn.functional.silu({x})",
-    nodes.Gelu: lambda body, node, x: f"nn.functional.gelu({x})",
-    nodes.GeluTanh: lambda body, node, x: f"nn.functional.gelu({x}, approximate='tanh')",
-    nodes.Hardswish: lambda body, node, x: f"nn.functional.hardswish({x})",
+    nodes.Activation: lambda body, node, x: node.torch.format(x=x),
     nodes.Add: lambda body, node, a, b: f"{a} + {b}",
     nodes.Concat: lambda body, node, *inputs: f"torch.cat([{', '.join(inputs)}], dim=1)",
     nodes.Slice: slice_,

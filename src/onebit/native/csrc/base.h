@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "onebit.h"
-#include "../plain/numbers.h"
 
 /* A function that becomes part of each caller: arguments that are constants there choose its code, and its vectors stay in registers. */
 #if defined(__GNUC__) || defined(__clang__)

@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../plain/numbers.h"
+
 /* Epilogue operations: applied in order to a block of channels. p and q have one number per channel, plus 15 of padding. */
 enum {
     OB_EPILOGUE_REAL = 1,     /* int32 -> float32 */
@@ -25,16 +27,13 @@ enum {
     OB_EPILOGUE_HARDTANH,     /* min(max(x, -1), 1), of float32 */
     OB_EPILOGUE_HARDTANH_INT,
     OB_EPILOGUE_CLAMP,        /* x < p[0] ? p[0] : x > q[0] ? q[0] : x, of float32 */
-    OB_EPILOGUE_SIGMOID,      /* activations of plain/numbers.h, of float32 */
-    OB_EPILOGUE_TANH,
-    OB_EPILOGUE_SILU,
-    OB_EPILOGUE_GELU,
-    OB_EPILOGUE_GELU_TANH,
-    OB_EPILOGUE_HARDSWISH,
     OB_EPILOGUE_THRESHOLD,    /* int32 -> 1 where (x ^ q) >= p, else 0; the last operation of its epilogue */
     OB_EPILOGUE_SIGN,         /* float32 -> 1 where x - p >= 0, else 0; also last */
     OB_EPILOGUE_REQUANTIZE,   /* int32 -> floor(x * p[0] + more[0] * p[1] + ... + q), least to most; in double, p and q too */
-    OB_EPILOGUE_QUANTIZE      /* float32 -> int32, ties to even, least to most */
+    OB_EPILOGUE_QUANTIZE,     /* float32 -> int32, ties to even, least to most */
+#define CODE(NAME, of) OB_EPILOGUE_##NAME,
+    ACTIVATIONS(CODE) /* of float32 */
+#undef CODE
 };
 
 /* Another value that an epilogue reads, of the same shape as the one it makes. */

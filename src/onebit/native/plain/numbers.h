@@ -99,6 +99,15 @@ static inline float gelu_tanh_of(float x) {
 /* x * min(max(x + 3, 0), 6) / 6. */
 static inline float hardswish_of(float x) { return x * clamp_of(x + 3, 0, 6) / 6; }
 
+/* The activations: OB_EPILOGUE_TANH is tanh_of. */
+#define ACTIVATIONS(ACTIVATION)         \
+    ACTIVATION(SIGMOID, sigmoid_of)     \
+    ACTIVATION(TANH, tanh_of)           \
+    ACTIVATION(SILU, silu_of)           \
+    ACTIVATION(GELU, gelu_of)           \
+    ACTIVATION(GELU_TANH, gelu_tanh_of) \
+    ACTIVATION(HARDSWISH, hardswish_of)
+
 /* min(max(x, low), high) of integers. */
 static inline int32_t clamp_int(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
 

@@ -14,15 +14,7 @@ A new operation is a class whose `compute` defines it; `@operation` enters it in
 `ARRAYS` or `ATTRIBUTES`.
 """
 
-from onebit.packed.nodes.activation import (
-    Activation as Activation,
-    Gelu as Gelu,
-    GeluTanh as GeluTanh,
-    Hardswish as Hardswish,
-    Sigmoid as Sigmoid,
-    Silu as Silu,
-    Tanh as Tanh,
-)
+from onebit.packed.nodes.activation import Activation as Activation
 from onebit.packed.nodes.arrange import (
     Concat as Concat,
     Flatten as Flatten,

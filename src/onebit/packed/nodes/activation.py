@@ -24,8 +24,14 @@ _GATE, _GATE_CUBIC = np.array([1.59576912, 0.0713548163], np.float32)  # 2√(2/
 
 @operation()
 class Activation(Pointwise):
-    """Base class of functions of one number, in float32."""
+    """Base class of functions of one number, in float32.
 
+    A new one has a class here, a function and a line of ACTIVATIONS in native/plain/numbers.h, a function in
+    export/html/engine/activation.js and a case in export/onnx/pointwise.py.
+    """
+
+    torch = ""
+    """Torch's expression for it, of {x}."""
     zero_below = -inf
     """Below it the result is -0, as torch's vector kernels round it: a sign that follows is +1."""
 
@@ -43,6 +49,8 @@ class Activation(Pointwise):
 class Sigmoid(Activation):
     """1 / (1 + e^-x)."""
 
+    torch = "torch.sigmoid({x})"
+
     def curve(self, x: np.ndarray) -> np.ndarray:
         return 1 / (2 + _exp_less(-x, 1))
 
@@ -50,6 +58,8 @@ class Sigmoid(Activation):
 @operation("tanh")
 class Tanh(Activation):
     """The hyperbolic tangent."""
+
+    torch = "torch.tanh({x})"
 
     def curve(self, x: np.ndarray) -> np.ndarray:
         e = _exp_less(x + x, 1)
@@ -60,6 +70,7 @@ class Tanh(Activation):
 class Silu(Activation):
     """x · sigmoid(x)."""
 
+    torch = "nn.functional.silu({x})"
     zero_below = -88.722832
 
     def curve(self, x: np.ndarray) -> np.ndarray:
@@ -70,6 +81,7 @@ class Silu(Activation):
 class Gelu(Activation):
     """x · Φ(x), with the normal distribution Φ."""
 
+    torch = "nn.functional.gelu({x})"
     zero_below = -5.5430403
 
     def curve(self, x: np.ndarray) -> np.ndarray:
@@ -82,6 +94,7 @@ class Gelu(Activation):
 class GeluTanh(Activation):
     """x · (1 + tanh(√(2/π) · (x + 0.044715 x³))) / 2."""
 
+    torch = "nn.functional.gelu({x}, approximate='tanh')"
     zero_below = -5.0613804
 
     def curve(self, x: np.ndarray) -> np.ndarray:
@@ -91,6 +104,8 @@ class GeluTanh(Activation):
 @operation("hardswish")
 class Hardswish(Activation):
     """x · min(max(x + 3, 0), 6) / 6."""
+
+    torch = "nn.functional.hardswish({x})"
 
     def curve(self, x: np.ndarray) -> np.ndarray:
         return x * np.clip(x + 3, np.float32(0), np.float32(6)) / 6
