@@ -17,13 +17,11 @@ ROOT = Path(onebit.__file__).parent
 
 WITHOUT_TORCH = ["errors", "common", "nets", "packed", "native", "runtime", "language", "integer", "export", "data"]
 WITH_TORCH = [
-    *("quantizers", "layers", "evaluation", "optim", "models", "fold", "train", "recipe", "runs"),
+    *("quantizers", "layers", "evaluation", "optim", "models", "fold", "modules", "train", "recipe", "runs"),
     *("verification", "report", "trainer", "cli", "__main__"),
 ]
 TORCH_MODULES = {
-    *("runtime/torch_module.py", "runtime/layer_operator.py", "runtime/torch_layers.py"),
-    *("runtime/torch_recurrent.py", "runtime/torch_attention.py", "common/torch_private.py"),
-    *("export/plain_torch/parts.py", "export/plain_torch/target.py"),
+    *("common/torch_private.py", "export/plain_torch/parts.py", "export/plain_torch/target.py"),
 }
 """Modules of torch-free packages that are for torch programs; nothing in their packages imports them."""
 TORCH_FREE_MODULES = {
@@ -109,7 +107,7 @@ def test_torch_is_imported_only_below_the_line() -> None:
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in torch_free_files()
         for line, name in imports(path)
-        if name.split(".")[0] == "torch" or name.startswith("onebit.runtime.torch_module")
+        if name.split(".")[0] == "torch"
     ]
     assert wrong == []
 

@@ -19,7 +19,7 @@ _find, __dir__, _HOME = lazy(
         "evaluation.counts": "summary",
         "evaluation.modes": "evaluate",
         "export": "export_net",
-        "fold.packed_layers": "packed_layers_",
+        "modules.packed_layers": "packed_layers_",
         "integer.nets": "integer_net",
         "language.model": "load_language_model",
         "layers": "BinarizeReport BinaryConv1d BinaryConv2d BinaryConvTranspose1d BinaryConvTranspose2d "
@@ -30,7 +30,7 @@ _find, __dir__, _HOME = lazy(
         "quantizers": "set_progress sign",
         "runs.language": "export_gguf load_gguf_ register_transformers",
         "runtime": "run",
-        "runtime.torch_module": "PackedModule",
+        "modules.packed_module": "PackedModule",
         "train.check": "check",
         "train.loop": "fit",
         "train.settings": "Fit",

@@ -11,6 +11,7 @@ from onebit import (
     language as language,
     layers as layers,
     models as models,
+    modules as modules,
     native as native,
     nets as nets,
     optim as optim,
@@ -29,7 +30,6 @@ from onebit.data import Dataset as Dataset, load_dataset as load_dataset
 from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
 from onebit.export import export_net as export_net
-from onebit.fold.packed_layers import packed_layers_ as packed_layers_
 from onebit.integer.nets import integer_net as integer_net
 from onebit.language.model import load_language_model as load_language_model
 from onebit.layers import (
@@ -48,6 +48,8 @@ from onebit.layers import (
     quantizer_config as quantizer_config,
 )
 from onebit.models import create_model as create_model
+from onebit.modules.packed_layers import packed_layers_ as packed_layers_
+from onebit.modules.packed_module import PackedModule as PackedModule
 from onebit.optim import clip_latents_ as clip_latents_, latent_groups as latent_groups
 from onebit.packed import load as load, save as save
 from onebit.quantizers import set_progress as set_progress, sign as sign
@@ -57,7 +59,6 @@ from onebit.runs.language import (
     register_transformers as register_transformers,
 )
 from onebit.runtime import run as run
-from onebit.runtime.torch_module import PackedModule as PackedModule
 from onebit.train.check import check as check
 from onebit.train.loop import fit as fit
 from onebit.train.settings import Fit as Fit

@@ -20,8 +20,8 @@ from benchmarks.shared import Clock, OwnClock, compare, rows
 from benchmarks.training_step import MODES, Steps, measure, recipe_of, twin_of
 from onebit.errors import OnebitError
 from onebit.layers import binary_layers
+from onebit.modules.layers import PackedLinear
 from onebit.recipe import methods
-from onebit.runtime.torch_layers import PackedLinear
 
 
 def test_without_a_name_it_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:

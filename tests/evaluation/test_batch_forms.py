@@ -20,7 +20,7 @@ from onebit.data import Dataset, make_toy
 from onebit.errors import DataError, UsageError
 from onebit.layers import BinaryLinear
 from onebit.models import MLP
-from onebit.runtime.torch_module import PackedModule
+from onebit.modules.packed_module import PackedModule
 from support.heads import Two, TwoHeads, both, right, two_targets
 from support.samples import BAD_DATA, HOLED, VALUES, X, Y, loader, net, tensors, train, trained
 from support.tensors import same

@@ -19,8 +19,8 @@ from onebit.evaluation.modes import evaluate, fixed_weights, parse_weights, rees
 from onebit.evaluation.scores import Score, whole_score
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binary_layers
+from onebit.modules.packed_module import PackedModule
 from onebit.quantizers import Quantizer, sign
-from onebit.runtime.torch_module import PackedModule
 from support.mode_nets import Bayesian, net, splits
 from support.tensors import same, state
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from onebit.errors import OnebitError
 from onebit.fold import pack
-from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
+from onebit.modules.packed_layers import packed_layers_
 from onebit.packed import (
     AdaptiveAveragePool,
     AveragePool,

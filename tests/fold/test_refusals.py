@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import onebit
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError
 from onebit.fold import pack
-from onebit.fold.packed_layers import packed_layers_
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_
+from onebit.modules.packed_layers import packed_layers_
 from onebit.packed import Affine, Dense, dumps
 from onebit.quantizers import BinaryWeight, Quantizer, Sign as SignQuantizer, sign
 from support.fold_nets import SHAPE, Model, assert_agrees, assert_answers, kinds, make_mlp

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import onebit
 from onebit.errors import FoldError, FormatError, UsageError
 from onebit.export import export_net
+from onebit.modules.packed_module import PackedModule
 from onebit.packed import InputSpec, dumps, loads
 from onebit.runtime import input_batch, run
-from onebit.runtime.torch_module import PackedModule
 from support.covering import covering
 from support.onnx_sessions import session
 

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, strategies as st
 
 from onebit.errors import UnknownNameError, UsageError
-from onebit.native import NotPlanned, instruction_sets, make_plan, plan
+from onebit.modules.packed_module import PackedModule
+from onebit.native import NotPlanned, instruction_sets, make_plan, plan, thread_count
 from onebit.native.arena import assign_offsets
 from onebit.native.kernel_calls import Buffer
 from onebit.packed import Affine, AveragePool, Conv, Flatten, PackedNet, RealDense, Requantize, load
 from onebit.runtime import run
-from onebit.runtime.running import native_plan, thread_count
-from onebit.runtime.torch_module import PackedModule
+from onebit.runtime.running import native_plan
 from support.packed_nets import IMAGE_NETS, Builder, inputs_of
 
 ISAS = list(instruction_sets())

@@ -9,10 +9,10 @@ from hypothesis import example, given, settings, strategies as st
 
 import onebit
 from onebit.layers import BinaryLinear
+from onebit.modules.layers import PackedLinear
 from onebit.native import NotPlanned, instruction_sets, make_plan
 from onebit.packed import PackedNet
-from onebit.quantizers import WEIGHT_QUANTIZERS
-from onebit.runtime.torch_layers import PackedLinear
+from onebit.quantizers import WEIGHT_QUANTIZERS, BinaryWeight
 from support.executors import EXECUTORS, assert_agrees, chosen, reference
 from support.kernel_nets import scaled_net
 
@@ -82,7 +82,7 @@ def test_packed_layers_compute_the_dense_layer(executor: str, group: int, bias: 
 
 
 def test_changes_of_the_scales_change_the_answers() -> None:
-    layer = PackedLinear(np.full((3, 32), 255, np.uint8), 256, scale=torch.ones(3, 2))
+    layer = PackedLinear(BinaryWeight(torch.ones(3, 256), torch.ones(3, 2)))
     x = torch.ones(1, 256)
     assert layer(x).tolist() == [[256.0] * 3]
     assert layer.scale is not None

@@ -8,20 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onebit.modules.layers import PackedConv, PackedLinear
+from onebit.modules.operators import PackedWindow
 from onebit.packed import Value
-from onebit.packed.bits import bytes_to_words, pack_signs, words_to_bytes
+from onebit.packed.bits import bytes_to_words
+from onebit.quantizers import BinaryWeight
 from onebit.runtime.executors import executor_of
-from onebit.runtime.layer_operator import PackedWindow
-from onebit.runtime.torch_layers import PackedConv, PackedLinear
 from support.executors import EXECUTORS, chosen
 
 
-def rows_of(rng: np.random.Generator, outputs: int, terms: int) -> np.ndarray:
-    return words_to_bytes(pack_signs(rng.choice(np.array([-1, 1], np.int8), (outputs, terms))), terms)
-
-
-def parameters_of(rng: np.random.Generator, outputs: int, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: torch.from_numpy(rng.standard_normal(outputs).astype(np.float32)) for name in names}
+def one_bit(
+    rng: np.random.Generator, outputs: int, terms: int, names: tuple[str, ...] = (), kernel: tuple[int, ...] = ()
+) -> tuple[BinaryWeight, Tensor | None]:
+    """A drawn weight (outputs, terms), or (outputs, channels, *kernel), with these of scale, center and bias."""
+    signs = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), (outputs, terms)))
+    if kernel:
+        signs = signs.view(outputs, -1, *kernel)
+    drawn = {name: torch.from_numpy(rng.standard_normal(outputs).astype(np.float32)) for name in names}
+    return BinaryWeight(signs, drawn.get("scale"), drawn.get("center")), drawn.get("bias")
 
 
 def of_node(kind: Any, layer: Any, x: Tensor, **fields: Any) -> np.ndarray:
@@ -50,10 +54,10 @@ def assert_node(kind: Any, layer: Any, x: Tensor, **fields: Any) -> None:
 
 def small_layer(**more: Any) -> PackedLinear:
     rng = np.random.default_rng(1)
-    return PackedLinear(rows_of(rng, 6, 20), 20, **parameters_of(rng, 6, ("scale", "bias")), **more)
+    return PackedLinear(*one_bit(rng, 6, 20, ("scale", "bias")), **more)
 
 
 def small_conv() -> PackedConv:
     rng = np.random.default_rng(2)
     window = PackedWindow((3, 3), 2, (2, 1), (1, 1, 0, 1))
-    return PackedConv(rows_of(rng, 8, 36), 36, window=window, **parameters_of(rng, 8, ("scale", "center")))
+    return PackedConv(*one_bit(rng, 8, 36, ("scale", "center"), (3, 3)), window=window)

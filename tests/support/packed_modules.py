@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import onebit.runtime.torch_module
+import onebit.modules.packed_module
 from onebit.packed import PackedNet
 from onebit.runtime import run
 from support.packed_nets import IMAGE_NETS, NETS, NETS_OF_OTHER_INPUTS, inputs_of, make_packed_mlp
@@ -49,11 +49,11 @@ def assert_runs(call: Callable[[torch.Tensor], Any], net: PackedNet, *, counts: 
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The bytes of every net that is read during the test."""
     found: list[bytes] = []
-    read = onebit.runtime.torch_module.loads
+    read = onebit.modules.packed_module.loads
 
     def reading(data: bytes) -> PackedNet:
         found.append(data)
         return read(data)
 
-    monkeypatch.setattr(onebit.runtime.torch_module, "loads", reading)
+    monkeypatch.setattr(onebit.modules.packed_module, "loads", reading)
     return found

@@ -15,7 +15,7 @@ from onebit.evaluation.forward import predict_logits
 from onebit.evaluation.losses import cross_entropy, distillation
 from onebit.evaluation.modes import evaluate
 from onebit.fold import pack
-from onebit.runtime.torch_module import PackedModule
+from onebit.modules.packed_module import PackedModule
 from onebit.train.distillation import Teacher
 from onebit.train.loop import fit
 from support.toy_training import CASES, DATA, Case, Stop, build, everything, flat, stop_after_epoch, toy_data

@@ -15,13 +15,10 @@ from torch.nn.utils.parametrize import ParametrizationList
 from onebit.common.text import NetSize, table
 from onebit.common.torch_private import BATCH_NORM, CONV_TRANSPOSE
 from onebit.common.weight_names import WEIGHT_NAME
-from onebit.evaluation.forward import kept_training, model_device
 from onebit.layers import BinaryParametrization, InputCoding, latent_keys
-from onebit.layers.base import unwrapped
-from onebit.layers.description import latents_of
+from onebit.layers.base import kept_training, model_device, unwrapped
+from onebit.layers.description import latents_of, packed_sizes
 from onebit.layers.parametrized import kind_name
-from onebit.runtime.torch_attention import PackedAttention
-from onebit.runtime.torch_layers import PackedConv, PackedLayer
 
 Size = tuple[int, int, int]
 """(binary weights, real numbers, bytes) of a packed net."""
@@ -40,8 +37,8 @@ def layer_size(layer: nn.Module, counted: set[int] | None = None) -> tuple[int, 
         return 0, 2 * layer.num_features
     if isinstance(layer, ParametrizationList) and isinstance(layer[0], BinaryParametrization):
         return 0, 0  # part of the layer that reads the weight
-    if isinstance(layer, PackedLayer):
-        return layer.packed_sizes
+    if any(sizes := packed_sizes(layer)):
+        return sizes
     latents = [latent.weight for latent in latents_of(layer)]
     real = {id(p): p.numel() for p in layer.parameters(recurse=False) if all(p is not latent for latent in latents)}
     numbers = sum(count for key, count in real.items() if key not in counted)
@@ -182,11 +179,7 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
         coded = any(isinstance(layer, InputCoding) for layer in net.modules())
         example = torch.zeros(2, *(input_shape or net.input_shape), dtype=torch.uint8 if coded else torch.float32)
     inputs = torch.as_tensor(example).to(model_device(net), copy=True)  # forward may change its inputs
-    names = {
-        layer: name
-        for name, layer in net.named_modules()
-        if sum(layer_size(layer)) or isinstance(layer, PackedAttention)
-    }
+    names = {layer: name for name, layer in net.named_modules() if sum(layer_size(layer)) or _attends(layer)}
     outputs: dict[nn.Module, tuple[int, ...]] = {}
     macs: Counter[tuple[nn.Module, bool]] = Counter()
 
@@ -220,17 +213,14 @@ def _sample_shape(layer: nn.Module, output: Any) -> tuple[int, ...]:
 
 
 def _macs(
-    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> Iterator[tuple[nn.Module, int, bool]]:
     """(layer, multiply-accumulates, whether with binary weights) of one call, for the whole batch."""
     x: Any = args[0] if args else kwargs.get("input", kwargs.get("x"))  # of layers of torch, of packed ones
-    if isinstance(layer, (nn.MultiheadAttention, PackedAttention)):
+    if _attends(layer):
         yield from _attention_macs(layer, args, kwargs)
-    elif isinstance(layer, PackedLayer):
-        positions, channels = output, layer.outputs
-        if isinstance(layer, PackedConv) and layer.window.transposed:
-            positions, channels = x, layer.in_channels
-        yield layer, positions.numel() * (layer.packed_sizes[0] // channels), True
+    elif any(packed_sizes(layer)):
+        yield layer, layer.macs(x, output), True
     elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
         steps = getattr(x, "data", x).numel() // layer.input_size  # `data` holds the values of packed sequences
         signs = layer_size(layer)[0]
@@ -243,6 +233,11 @@ def _macs(
             # each output costs the weights of its output channel; transposed, each input those of its input channel
             positions = x if isinstance(layer, CONV_TRANSPOSE) else output
             yield layer, positions.numel() * weight[0].numel(), bool(layer_size(layer)[0])
+
+
+def _attends(layer: Any) -> bool:
+    """Whether a layer is torch's attention, or a packed one in its place."""
+    return isinstance(layer, nn.MultiheadAttention) or getattr(layer, "replaces", None) is nn.MultiheadAttention
 
 
 def _attention_macs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[nn.Module, int, bool]]:

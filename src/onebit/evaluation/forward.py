@@ -17,15 +17,10 @@ from onebit.evaluation.losses import token_costs
 from onebit.evaluation.sources import ArraySamples, Samples, refuse_shifted
 from onebit.evaluation.trees import called, first_samples, floats, joined, size_of, to_device
 from onebit.layers import InputCoding
+from onebit.layers.base import kept_training, model_device
 
 OnImages = Callable[[int, int], None]
 """Called with (images done, all images)."""
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """The device of the first parameter, or the CPU."""
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -35,17 +30,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     would multiply with the real weights of this one.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
-
-
-@contextmanager
-def kept_training(model: nn.Module) -> Iterator[None]:
-    """Restore the mode (training or eval) of every module at the end of the context."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

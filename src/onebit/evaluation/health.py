@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.evaluation.forward import autocast, model_device, unchanged
+from onebit.evaluation.forward import autocast, unchanged
 from onebit.evaluation.losses import Loss, cross_entropy
 from onebit.evaluation.metrics import task_of
 from onebit.evaluation.trees import called, floats, leaves, size_of, to_device
 from onebit.layers import BinaryLayer, batch_norms, binary_layers, input_quantizers
+from onebit.layers.base import model_device
 from onebit.quantizers import Quantizer
 
 LayerHealth = dict[str, dict[str, float]]

@@ -19,26 +19,16 @@ from onebit.common.fields import read
 from onebit.common.progress import progress
 from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.forward import (
-    OnImages,
-    autocast,
-    in_tiles,
-    kept_buffers,
-    kept_training,
-    model_device,
-    outputs_of,
-)
+from onebit.evaluation.forward import OnImages, autocast, in_tiles, kept_buffers, outputs_of
 from onebit.evaluation.losses import Loss, ignored_label, with_options
 from onebit.evaluation.metrics import chosen_metrics, score_outputs, task_of
 from onebit.evaluation.scores import Score
 from onebit.evaluation.sources import Samples, as_samples, with_tokens
 from onebit.evaluation.trees import called, leaves, to_device
 from onebit.layers import BinaryLayer, LatentWeight, batch_norms, binary_layers, has_other_statistics
-from onebit.layers.base import skip_fused_path_
+from onebit.layers.base import kept_training, model_device, skip_fused_path_
 from onebit.layers.description import refuse_latents
 from onebit.quantizers import BinaryWeight
-from onebit.runtime.torch_layers import PackedLayer
-from onebit.runtime.torch_module import PackedModule
 
 BN_IMAGES = 10_000
 """Number of training images that re-estimate BatchNorm statistics."""
@@ -173,7 +163,7 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
     read(bn, Literal["auto", "trained", "reestimate"], name="bn")
     trained = weights == "binary" and not has_other_statistics(model)
     if not any(binary_layers(model)):
-        packed = any(isinstance(module, (PackedModule, PackedLayer)) for module in model.modules())
+        packed = any(getattr(module, "holds_bits", False) for module in model.modules())
         weights, trained = "packed" if packed else "real", True
         if not packed:
             refuse_latents(model)

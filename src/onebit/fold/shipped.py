@@ -10,8 +10,8 @@ from torch import nn
 from onebit.common.fields import read
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.layers import binary_layers
+from onebit.layers.description import packed_sizes
 from onebit.quantizers import BinaryWeight
-from onebit.runtime.torch_layers import PackedLayer
 
 PackedMode = Literal["binary", "sample"]
 """Test modes that can be packed."""
@@ -19,7 +19,7 @@ PackedMode = Literal["binary", "sample"]
 
 def no_binary_layers(model: nn.Module) -> str:
     """The message for a model without latent weights: it never had any, or `packed_layers_` has replaced them."""
-    if any(isinstance(module, PackedLayer) for module in model.modules()):
+    if any(any(packed_sizes(module)) for module in model.modules()):
         return "the layers of the model hold bits already; pack a copy made before onebit.packed_layers_"
     return "the model has no binary layer; make its layers binary with onebit.binarize_ and train it"
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import CheckpointError
-from onebit.evaluation.forward import kept_training, model_device
 from onebit.fold import example_of, fold_once
 from onebit.fold.chain import Chain, joined
 from onebit.layers import BinaryConvTranspose2d, InputCoding, LatentWeight, RPReLU
+from onebit.layers.base import kept_training, model_device
 from onebit.packed import PackedNet
 from onebit.packed.node_text import to_lines
 from onebit.packed.nodes import OneBitWeights

@@ -16,8 +16,7 @@ from onebit.language.net import Net, read_net
 from onebit.language.reference import ReferenceDecoder
 from onebit.language.sampling import Sampling
 from onebit.language.tokenizer import Tokenizer
-from onebit.native import instruction_set
-from onebit.runtime.running import thread_count
+from onebit.native import instruction_set, thread_count
 
 CONTEXT = 4096
 _ALL_ROWS = 64

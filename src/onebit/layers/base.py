@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,6 +30,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """The device of the first parameter, or the CPU."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextmanager
+def kept_training(model: nn.Module) -> Iterator[None]:
+    """Restore the mode (training or eval) of every module at the end of the context."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def glorot_bound(weight: Tensor) -> float:
@@ -189,6 +206,13 @@ def are_signs(quantizer: nn.Module | None) -> bool:
     return found is not None and found.scale is None and found.centre is None
 
 
+def quantized(quantizer: nn.Module, x: Tensor, axis: int) -> Tensor:
+    """The result of an input quantizer for `x` with channels on `axis`."""
+    if axis == 1:  # where input quantizers expect the channels
+        return quantizer(x)
+    return quantizer(x.movedim(axis, 1)).movedim(1, axis) if axis else quantizer(x.unsqueeze(0)).squeeze(0)
+
+
 class BinaryLayer(LatentWeight):
     """Mixin that makes a `torch.nn` layer with a `weight` of shape (O, …) binary."""
 
@@ -208,14 +232,7 @@ class BinaryLayer(LatentWeight):
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if there is one."""
-        quantizer, axis = self.input_quantizer, x.dim() - 1 - self.axes
-        if quantizer is None:
-            return x
-        if axis == 1:  # where input quantizers expect the channels
-            return quantizer(x)
-        if axis == 0:
-            return quantizer(x.unsqueeze(0)).squeeze(0)
-        return quantizer(x.movedim(axis, 1)).movedim(1, axis)
+        return x if self.input_quantizer is None else quantized(self.input_quantizer, x, x.dim() - 1 - self.axes)
 
     def forward(self, input: Tensor, *given: Any, **options: Any) -> Tensor:
         quantized = self.quantized_input(input)

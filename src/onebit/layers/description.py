@@ -102,7 +102,7 @@ def describe_layers(model: nn.Module, where: Callable[[str, nn.Module], bool] | 
     for name, module in model.named_modules():
         if id(module) not in modules and isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # part of a layer
-        signs, real = _packed_sizes(module)
+        signs, real = packed_sizes(module)
         latents = latents_of(module)
         if latents or signs:
             weights = signs or sum(latent.weight.numel() for latent in latents)
@@ -136,7 +136,7 @@ def _left_out(where: Callable[[str, nn.Module], bool] | None, name: str, module:
         return False
 
 
-def _packed_sizes(module: nn.Module) -> tuple[int, int]:
+def packed_sizes(module: nn.Module) -> tuple[int, int]:
     """(one-bit weights, real numbers) of a layer of `packed_layers_`, else (0, 0)."""
     return getattr(module, "packed_sizes", (0, 0))
 
@@ -152,7 +152,7 @@ def _parameters(module: Any) -> dict[str, Tensor]:
     """The parameters of a module, without those of submodules, and of its quantizers and parametrizations."""
     found: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
     parts = [module.parametrizations] if is_parametrized(module) else []
-    if isinstance(module, BinaryLayer) or any(_packed_sizes(module)):
+    if isinstance(module, BinaryLayer) or any(packed_sizes(module)):
         parts += [getattr(module, "weight_quantizer", None), module.input_quantizer]
     for part in filter(None, parts):
         found |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}

@@ -19,7 +19,7 @@ from onebit.native.library import (
     instruction_sets as instruction_sets,
 )
 from onebit.native.plan import make_plan as make_plan
-from onebit.native.thread_pool import run_shares as run_shares
+from onebit.native.thread_pool import run_shares as run_shares, thread_count as thread_count
 from onebit.native.training import (
     ADAM as ADAM,
     BELL as BELL,

@@ -26,6 +26,13 @@ _Share = TypeVar("_Share")
 _Result = TypeVar("_Result")
 
 
+def thread_count(threads: int | None = None) -> int:
+    """`threads`, or ONEBIT_THREADS, or the number of available cores."""
+    if given := threads or int(os.environ.get("ONEBIT_THREADS") or 0):
+        return max(1, given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_shares(run: Callable[[_Share], _Result], shares: Sequence[_Share]) -> Iterator[_Result]:
     """The result of `run` for each share, with one thread per share.
 

@@ -13,10 +13,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from onebit.data import DATASETS, Dataset
 from onebit.errors import CheckpointError
-from onebit.evaluation.forward import kept_training
 from onebit.evaluation.sources import fitting_batch
 from onebit.fold.unfold import unfold_
 from onebit.layers import binary_layers
+from onebit.layers.base import kept_training
 from onebit.models.settings import Custom, Model
 from onebit.nets import is_packed
 from onebit.packed import load

@@ -18,6 +18,7 @@ from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.metrics import labels_per_sample, task_of
 from onebit.evaluation.sources import batch_bounds
 from onebit.layers import binary_layers, recompute_inputs_
+from onebit.modules.packed_module import PackedModule
 from onebit.nets import is_packed
 from onebit.optim import OPTIMIZERS
 from onebit.optim.settings import StepPlan
@@ -25,7 +26,6 @@ from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe
 from onebit.runs.model import build_model, start_
 from onebit.runs.opening import open_run
-from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher
 from onebit.train.fit_data import FitData, epoch_size
 from onebit.train.history import History

@@ -17,7 +17,7 @@ import numpy as np
 from onebit.common.fields import read
 from onebit.common.progress import PATIENCE, progress
 from onebit.errors import FormatError, UsageError
-from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
+from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares, thread_count
 from onebit.packed import InputSpec, Node, PackedNet, load
 from onebit.packed.nodes.node import per_channel
 from onebit.runtime.executors import executor_of
@@ -134,13 +134,6 @@ def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | Non
     if executor == "native":
         raise UsageError(f"the native library does not run this net: {plan}; use executor 'reference'")
     return None
-
-
-def thread_count(threads: int | None = None) -> int:
-    """`threads`, or ONEBIT_THREADS, or the number of available cores."""
-    if given := threads or int(os.environ.get("ONEBIT_THREADS") or 0):
-        return max(1, given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_for(plan: NativePlan, count: int, threads: int | None) -> int:

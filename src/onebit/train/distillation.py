@@ -12,7 +12,6 @@ from onebit.common.fields import Checked, Positive, PositiveShare, checked
 from onebit.evaluation.forward import autocast
 from onebit.evaluation.losses import Loss, distillation, ignored_label, per_sample
 from onebit.evaluation.trees import called, floats, leaves, to_device
-from onebit.runtime.torch_module import PackedModule
 
 
 @checked(frozen=True)
@@ -53,7 +52,7 @@ class Teacher(Checked):
     @property
     def packed(self) -> bool:
         """Whether the model is a packed net, which stays on the CPU."""
-        return isinstance(self.model, PackedModule)
+        return bool(getattr(self.model, "holds_bits", False))
 
     @torch.no_grad()
     def predict(self, images: Any) -> Tensor:

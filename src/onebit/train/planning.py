@@ -13,12 +13,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from onebit.data import Split, TrainingSamples
 from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation.forward import autocast, in_tiles, model_device, try_model
+from onebit.evaluation.forward import autocast, in_tiles, try_model
 from onebit.evaluation.health import HealthWatch, binary_signs
 from onebit.evaluation.losses import check_labels, ignored_label, known_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, as_samples, refuse_shifted
 from onebit.evaluation.trees import first_samples, floats, mapped, to_device
-from onebit.layers.base import unwrapped
+from onebit.layers.base import model_device, unwrapped
 from onebit.optim import finish_steps_, switch_
 from onebit.train.average import WeightAverage
 from onebit.train.check import mistakes

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-import onebit.runtime.torch_module
+import onebit.modules.packed_module
 from onebit.errors import UsageError
+from onebit.modules.packed_module import PackedModule
 from onebit.packed import PackedNet, dumps
 from onebit.runtime import run
-from onebit.runtime.torch_module import PackedModule
 from support.covering import covering
 from support.packed_modules import (
     FORMS,

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from onebit.common.torch_private import recurrent_names
 from onebit.errors import UsageError
-from onebit.runtime.torch_layers import PackedLinear
+from onebit.layers.parametrized import kind_name
+from onebit.modules.layers import PackedLinear, WeightOf
 
 Step = Callable[..., tuple[Tensor, ...]]
 """(gates of the input, gates of h, h[, cell state of an LSTM]) -> (next h[, next cell state])."""
@@ -49,13 +51,15 @@ class PackedRecurrent(nn.Module):
 
     Args:
         layer: torch's layer.
-        weights: torch's name, such as "weight_ih_l0_reverse" -> packed weight, with its bias.
+        weight_of: its weights by torch's names, such as "weight_ih_l0_reverse".
     """
 
-    def __init__(self, layer: nn.RNNBase, weights: dict[str, PackedLinear]) -> None:
+    def __init__(self, layer: nn.RNNBase, weight_of: WeightOf) -> None:
         super().__init__()
-        for name, weight in weights.items():
-            self.add_module(name, weight)
+        for name in recurrent_names(layer):
+            if name.startswith("weight"):
+                bias = getattr(layer, name.replace("weight", "bias"), None)
+                self.add_module(name, PackedLinear(weight_of(name), bias))
         self.mode, self.batch_first, self.bidirectional = layer.mode, layer.batch_first, layer.bidirectional
         self.hidden_size, self.num_layers, self.proj_size = layer.hidden_size, layer.num_layers, layer.proj_size
 
@@ -127,9 +131,13 @@ class PackedRecurrent(nn.Module):
 class PackedCell(nn.Module):
     """An LSTMCell, GRUCell or RNNCell with one-bit weights, called as torch's: (input, hx) -> h; an LSTMCell adds c."""
 
-    def __init__(self, mode: str, weight_ih: PackedLinear, weight_hh: PackedLinear) -> None:
+    def __init__(self, layer: Any, weight_of: WeightOf) -> None:
         super().__init__()
-        self.mode, self.weight_ih, self.weight_hh = mode, weight_ih, weight_hh
+        self.mode = kind_name(layer).removesuffix("Cell")
+        if self.mode == "RNN":
+            self.mode = f"RNN_{layer.nonlinearity.upper()}"
+        self.weight_ih = PackedLinear(weight_of("weight_ih"), layer.bias_ih)
+        self.weight_hh = PackedLinear(weight_of("weight_hh"), layer.bias_hh)
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """The next state for (N, F) or (F,)."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from onebit.common.text import table
-from onebit.common.torch_private import recurrent_names
 from onebit.errors import FoldError, NotBinaryError
 from onebit.fold.call import has_hooks
 from onebit.fold.shipped import no_binary_layers, shipped_weights
-from onebit.fold.weight_layers import weight_rows, window_of
+from onebit.fold.weight_layers import window_of
 from onebit.layers import (
     PARAMETRIZED,
     BinaryConv1d,
@@ -27,12 +27,11 @@ from onebit.layers import (
 from onebit.layers.base import skip_fused_path_
 from onebit.layers.binary import padding_of
 from onebit.layers.parametrized import kind_name, kind_of
-from onebit.packed.bits import pack_signs, words_to_bytes
-from onebit.quantizers import BinaryWeight, Quantizer
-from onebit.runtime.layer_operator import PackedWindow
-from onebit.runtime.torch_attention import PackedAttention
-from onebit.runtime.torch_layers import PackedConv, PackedLayer, PackedLinear
-from onebit.runtime.torch_recurrent import PackedCell, PackedRecurrent
+from onebit.modules.attention import PackedAttention
+from onebit.modules.layers import PackedConv, PackedLayer, PackedLinear, WeightOf
+from onebit.modules.operators import PackedWindow
+from onebit.modules.recurrent import PackedCell, PackedRecurrent
+from onebit.quantizers import BinaryWeight
 
 Shipped = dict[nn.Module, BinaryWeight]
 
@@ -112,7 +111,7 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         maker = PACKED.get(kind_of(module)) if parts else None
         if maker is not None:
             _refuse_extras(name, module)
-            made[module] = packed = maker(name, module, shipped)
+            made[module] = packed = maker(module, partial(_weight_of, name, module, shipped))
             count = sum(shipped.pop(part).signs.numel() for part in parts)
             held = sum(part.nbytes for part in packed.modules() if isinstance(part, PackedLayer))
             rows.append(PackedRow(name, kind_name(module), count, 4 * count, held))
@@ -137,81 +136,34 @@ def _refuse_extras(name: str, module: nn.Module) -> None:
             raise FoldError(f"layer {name!r} has hooks or a second parametrization, which a packed layer does not run")
 
 
-def _arguments(weight: BinaryWeight, bias: Tensor | None, quantizer: nn.Module | None = None) -> dict[str, Any]:
-    """The arguments of a `PackedLayer`."""
-    if weight.grouped and weight.centre is not None:
-        raise FoldError("a layer with scales per group of inputs has no centers")
-    signs = weight_rows(weight.signs)
-    arguments = {"rows": words_to_bytes(pack_signs(signs), signs.shape[1]), "terms": signs.shape[1]}
-    bias = None if bias is None else bias.detach().float()
-    arguments |= {"scale": weight.scale, "center": weight.centre, "bias": bias}
-    if quantizer is not None:
-        given = quantizer.binary_input() if isinstance(quantizer, Quantizer) else None
-        signs_only = given is not None and given.scale is None and given.centre is None
-        plain = signs_only and given.shift is None  # type: ignore[union-attr]
-        arguments |= {"input_quantizer": quantizer, "sign_inputs": signs_only, "plain": plain}
-    return arguments
-
-
-def _linear(name: str, layer: BinaryLinear, shipped: Shipped) -> PackedLinear:
-    return PackedLinear(**_arguments(shipped[layer], layer.bias, layer.input_quantizer))
-
-
-def _conv(name: str, layer: Any, shipped: Shipped) -> PackedConv:
-    arguments = _arguments(shipped[layer], layer.bias, layer.input_quantizer)
-    window = PackedWindow(**window_of(layer), transposed=layer.transposed)
-    if layer.padding_mode != "zeros":
-        window = window._replace(padding=(0, 0, 0, 0))
-        arguments |= {"padding_mode": layer.padding_mode, "mode_padding": padding_of(layer)}
-    return PackedConv(window=window, axes=len(layer.kernel_size), **arguments)
-
-
-# layers of torch whose weights are parametrized
-
-
-def _part(name: str, layer: nn.Module, weight: str, bias: Tensor | None, shipped: Shipped) -> PackedLinear:
-    """A weight of `layer` as a packed dense layer."""
-    found = binary_parametrizations(layer).get(weight)
+def _weight_of(name: str, module: nn.Module, shipped: Shipped, weight: str) -> BinaryWeight:
+    """A weight of a layer by torch's name."""
+    path, _, own = weight.rpartition(".")
+    owner = module.get_submodule(path)
+    found = owner if isinstance(owner, BinaryLayer) else binary_parametrizations(owner).get(own)
     if found is None or found not in shipped:
         raise FoldError(f"layer {name!r}: the weight {weight!r} is real; make all weights of the layer binary")
-    return PackedLinear(**_arguments(shipped[found], bias))
+    return shipped[found]
 
 
-def _recurrent(name: str, layer: Any, shipped: Shipped) -> PackedRecurrent:
-    weights = {
-        weight: _part(name, layer, weight, getattr(layer, weight.replace("weight", "bias"), None), shipped)
-        for weight in recurrent_names(layer)
-        if weight.startswith("weight")
-    }
-    return PackedRecurrent(layer, weights)
+def _linear(layer: BinaryLinear, weight_of: WeightOf) -> PackedLinear:
+    return PackedLinear(weight_of("weight"), layer.bias, layer.input_quantizer)
 
 
-def _cell(name: str, layer: Any, shipped: Shipped) -> PackedCell:
-    mode = kind_name(layer).removesuffix("Cell")
-    if mode == "RNN":
-        mode = f"RNN_{layer.nonlinearity.upper()}"
-    parts = (_part(name, layer, f"weight_{one}", getattr(layer, f"bias_{one}"), shipped) for one in ("ih", "hh"))
-    return PackedCell(mode, *parts)
+def _conv(layer: Any, weight_of: WeightOf) -> PackedConv:
+    window, more = PackedWindow(**window_of(layer), transposed=layer.transposed), {}
+    if layer.padding_mode != "zeros":
+        window = window._replace(padding=(0, 0, 0, 0))
+        more = {"padding_mode": layer.padding_mode, "mode_padding": padding_of(layer)}
+    axes = len(layer.kernel_size)
+    return PackedConv(weight_of("weight"), layer.bias, layer.input_quantizer, window=window, axes=axes, **more)
 
 
-def _attention(name: str, layer: Any, shipped: Shipped) -> PackedAttention:
-    out = _part(f"{name}.out_proj", layer.out_proj, "weight", layer.out_proj.bias, shipped)
-    inputs: Any
-    if layer._qkv_same_embed_dim:
-        inputs = _part(name, layer, "in_proj_weight", layer.in_proj_bias, shipped)
-    else:
-        biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
-        inputs = tuple(
-            _part(name, layer, f"{one}_proj_weight", bias, shipped) for one, bias in zip("qkv", biases, strict=True)
-        )
-    return PackedAttention(inputs, out, layer)
-
-
-PACKED: dict[type[nn.Module], Callable[[str, Any, Shipped], nn.Module]] = {
+PACKED: dict[type[nn.Module], Callable[[Any, WeightOf], nn.Module]] = {
     BinaryLinear: _linear,
     **dict.fromkeys((BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d), _conv),
-    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), _recurrent),
-    **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), _cell),
-    nn.MultiheadAttention: _attention,
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), PackedRecurrent),
+    **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), PackedCell),
+    nn.MultiheadAttention: PackedAttention,
 }
-"""Class of a binary layer, or of a torch layer with binary weights -> function that makes its packed module."""
+"""Class of a binary layer, or of a torch layer with binary weights -> (layer, its weights by name) -> packed module."""

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from onebit.common.torch_private import is_watched
 from onebit.errors import OnebitError, UsageError
+from onebit.modules.operators import define, is_plain, refuse_tangent, torch_threads
 from onebit.native import NativePlan
 from onebit.packed import PackedNet, dumps, loads
 from onebit.runtime import native_plan
 from onebit.runtime.input_batch import as_given, fitting
-from onebit.runtime.layer_operator import refuse_tangent, torch_threads
 from onebit.runtime.running import opened, run_planned
 
 _COMPARED = 160  # bytes of a file that every call compares; they include its digest
@@ -66,22 +66,14 @@ def _only(outputs: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
     return lambda images, net, shape: outputs([images], net, shape, [len(shape)])[0]
 
 
-# `torch.library.custom_op` would add 5 µs per call
-_LIBRARY = torch.library.Library("onebit", "FRAGMENT")
-for _schema, _function, _traced in (
-    ("run_packed(Tensor images, Tensor net, int[] shape) -> Tensor", _only(_run_packed_outputs), _only(_trace_outputs)),
-    (
-        "run_packed_outputs(Tensor[] inputs, Tensor net, int[] shapes, int[] ranks) -> Tensor[]",
-        _run_packed_outputs,
-        _trace_outputs,
-    ),
-):
-    _name = _schema.partition("(")[0]
-    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")  # on every device, for a clear error
-    torch.library.register_fake(f"onebit::{_name}", _traced, lib=_LIBRARY)
-_call: Callable[..., Tensor] = torch.ops.onebit.run_packed.default
-_call_outputs: Callable[..., list[Tensor]] = torch.ops.onebit.run_packed_outputs.default
+_call = define(
+    "run_packed(Tensor images, Tensor net, int[] shape) -> Tensor", _only(_run_packed_outputs), _only(_trace_outputs)
+)
+_call_outputs = define(
+    "run_packed_outputs(Tensor[] inputs, Tensor net, int[] shapes, int[] ranks) -> Tensor[]",
+    _run_packed_outputs,
+    _trace_outputs,
+)
 
 
 class PackedModule(nn.Module):
@@ -103,6 +95,7 @@ class PackedModule(nn.Module):
         >>> labels = torch.compile(module)(images).argmax(dim=1)
     """
 
+    holds_bits = True
     file: Tensor
 
     def __init__(self, net: PackedNet | str | os.PathLike[str]) -> None:
@@ -149,8 +142,7 @@ class PackedModule(nn.Module):
             refuse_tangent(x, "packed nets")
             if x.requires_grad:  # the outputs must not seem to have a gradient
                 inputs[index] = x = x.detach()
-            plain = plain and type(x) is Tensor and x.is_cpu
-        plain = plain and not torch.compiler.is_compiling()
+            plain = plain and is_plain(x)
         if free and plain:
             shapes = Signature.of(fitting(_read(file).net, as_given(inputs))).shapes
         if plain and not is_watched():

@@ -9,17 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.runtime.torch_layers import PackedLinear
+from onebit.modules.layers import PackedLinear, WeightOf
 
 
 class PackedAttention(nn.Module):
     """Attention with one-bit projections, called as torch's MultiheadAttention; for inference, without dropout.
 
     Args:
-        in_proj: one projection of query, key and value, or three.
-        out_proj: of the result.
         layer: torch's layer.
+        weight_of: its weights by torch's names, such as "out_proj.weight".
     """
+
+    replaces = nn.MultiheadAttention
+    """The products of both are counted alike."""
 
     bias_k: Tensor | None
     bias_v: Tensor | None
@@ -28,19 +30,17 @@ class PackedAttention(nn.Module):
     """torch's encoder layers read these two before they call `forward`."""
     in_proj_weight = None
 
-    def __init__(
-        self,
-        in_proj: PackedLinear | tuple[PackedLinear, PackedLinear, PackedLinear],
-        out_proj: PackedLinear,
-        layer: nn.MultiheadAttention,
-    ) -> None:
+    def __init__(self, layer: nn.MultiheadAttention, weight_of: WeightOf) -> None:
         super().__init__()
-        self._qkv_same_embed_dim = isinstance(in_proj, PackedLinear)
-        if isinstance(in_proj, PackedLinear):
-            self.in_proj = in_proj
+        self._qkv_same_embed_dim, bias = layer._qkv_same_embed_dim, layer.in_proj_bias
+        if self._qkv_same_embed_dim:
+            self.in_proj = PackedLinear(weight_of("in_proj_weight"), bias)
         else:
-            self.q_proj, self.k_proj, self.v_proj = in_proj
-        self.out_proj = out_proj
+            biases = (None,) * 3 if bias is None else bias.chunk(3)
+            self.q_proj, self.k_proj, self.v_proj = (
+                PackedLinear(weight_of(f"{name}_proj_weight"), part) for name, part in zip("qkv", biases, strict=True)
+            )
+        self.out_proj = PackedLinear(weight_of("out_proj.weight"), layer.out_proj.bias)
         self.embed_dim, self.num_heads, self.batch_first = layer.embed_dim, layer.num_heads, layer.batch_first
         self.head_dim, self.add_zero_attn = layer.head_dim, layer.add_zero_attn
         for name in ("bias_k", "bias_v"):

@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,10 +20,11 @@ from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from onebit.errors import UsageError
+from onebit.modules import operators
+from onebit.modules.layers import PackedLinear
+from onebit.modules.operators import dense_signs, packed_linear
 from onebit.packed import Dense
-from onebit.runtime import layer_operator
-from onebit.runtime.layer_operator import dense_signs, packed_linear
-from onebit.runtime.torch_layers import PackedLinear
+from onebit.quantizers import BinaryWeight
 from support.executors import EXECUTORS, chosen
 from support.one_bit_layers import assert_same_bits, of_node, small_conv, small_layer
 
@@ -99,7 +99,7 @@ def test_modes_traces_and_profiles_see_the_operator_in_inference_mode(monkeypatc
     exported = torch.export.export(layer, (x,))
     assert name in exported.graph_module.code.replace("torch.ops.", "")
     calls: list[int] = []
-    monkeypatch.setattr(layer_operator, "packed_linear", lambda *given: calls.append(1) or packed_linear(*given))
+    monkeypatch.setattr(operators, "packed_linear", lambda *given: calls.append(1) or packed_linear(*given))
     for mode in (torch.inference_mode, torch.no_grad):
         with mode():
             assert_same_bits(layer(x), expected.numpy())
@@ -118,7 +118,7 @@ def test_files_hold_the_rows_of_a_packed_net(tmp_path: Path) -> None:
     assert read["signs"].dtype == torch.uint8
     assert read["signs"].shape == (6, 3)
     assert set(read) == {"signs", "scale", "bias"}
-    other = PackedLinear(np.zeros((6, 3), np.uint8), 20, scale=torch.ones(6), bias=torch.zeros(6))
+    other = PackedLinear(BinaryWeight(-torch.ones(6, 20), torch.ones(6)), torch.zeros(6))
     other.load_state_dict(read, strict=True)
     x = torch.randn(4, 20)
     assert_same_bits(other(x), layer(x).numpy())

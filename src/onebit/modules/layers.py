@@ -8,15 +8,22 @@ grid, sums are exact, and scale, center and bias follow in float32. A sample wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onebit.errors import UsageError
-from onebit.runtime.layer_operator import PackedWindow, follows_gradient, refuse_tangent, run_layer
+from onebit.errors import FoldError, UsageError
+from onebit.fold.weight_layers import weight_rows
+from onebit.layers.base import quantized
+from onebit.modules.operators import PackedWindow, follows_gradient, refuse_tangent, run_layer
+from onebit.packed.bits import pack_signs, words_to_bytes
+from onebit.quantizers import BinaryWeight, Quantizer
+
+WeightOf = Callable[[str], BinaryWeight]
+"""The weights of a layer of torch, by torch's names."""
 
 
 class PackedLayer(nn.Module):
@@ -26,13 +33,18 @@ class PackedLayer(nn.Module):
     `double()` have no effect; the output has the dtype of the input.
 
     Args:
-        rows: (O, ceil(K / 8)) uint8, see `onebit.packed.bits.words_to_bytes`.
-        terms: weights of an output, K.
-        scale, center, bias: (O,) float32; None for 1 or 0. A scale (O, G) is for K / G inputs each.
+        weight: (O, …) ±1, with scale and center.
+        bias: (O,).
         input_quantizer: applied to inputs first.
-        sign_inputs: the outputs of `input_quantizer` are ±1.
-        plain: `input_quantizer` is the sign, which the kernels can compute.
+
+    Raises:
+        FoldError: centers, and scales per group of inputs.
     """
+
+    holds_bits = True
+    """The only test mode is "packed"."""
+    axes = 0
+    """How many axes of the input follow that of its channels."""
 
     signs: Tensor
     scale: Tensor | None
@@ -40,24 +52,20 @@ class PackedLayer(nn.Module):
     bias: Tensor | None
 
     def __init__(
-        self,
-        rows: np.ndarray,
-        terms: int,
-        *,
-        scale: Tensor | None = None,
-        center: Tensor | None = None,
-        bias: Tensor | None = None,
-        input_quantizer: nn.Module | None = None,
-        sign_inputs: bool = False,
-        plain: bool = False,
+        self, weight: BinaryWeight, bias: Tensor | None = None, input_quantizer: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.outputs, self.terms = len(rows), terms
-        self.register_buffer("signs", torch.tensor(rows))
-        for name, value in (("scale", scale), ("center", center), ("bias", bias)):
+        if weight.grouped and weight.centre is not None:
+            raise FoldError("a layer with scales per group of inputs has no centers")
+        rows = weight_rows(weight.signs)
+        self.outputs, self.terms = rows.shape
+        self.register_buffer("signs", torch.tensor(words_to_bytes(pack_signs(rows), self.terms)))
+        for name, value in (("scale", weight.scale), ("center", weight.centre), ("bias", bias)):
             self.register_buffer(name, None if value is None else value.detach().float().cpu().contiguous().clone())
         self.input_quantizer = input_quantizer
-        self.sign_inputs, self.plain = sign_inputs, plain
+        given = input_quantizer.binary_input() if isinstance(input_quantizer, Quantizer) else None
+        self.sign_inputs = given is not None and given.scale is None and given.centre is None
+        self.plain = self.sign_inputs and given is not None and given.shift is None  # the kernels compute it
         self.training = False
 
     @property
@@ -80,11 +88,11 @@ class PackedLayer(nn.Module):
         """The input after the input quantizer, unless the kernels compute it."""
         if self.input_quantizer is None or (self.plain and not follows_gradient(x)):
             return x
-        return self._quantize(x)
+        return quantized(self.input_quantizer, x, x.dim() - 1 - self.axes)
 
-    def _quantize(self, x: Tensor) -> Tensor:
-        assert self.input_quantizer is not None
-        return self.input_quantizer(x)
+    def macs(self, x: Tensor, output: Tensor) -> int:
+        """Multiply-accumulates of one call."""
+        return output.numel() * self.terms
 
     def train(self, mode: bool = True) -> PackedLayer:
         """Stay in eval mode."""
@@ -108,8 +116,8 @@ class PackedLinear(PackedLayer):
     """A dense layer of one-bit weights: (…, K) -> (…, O). Arguments: see `PackedLayer`.
 
     Example:
-        >>> rows = np.array([[0b101], [0b010]], np.uint8)  # + - + and - + -
-        >>> PackedLinear(rows, 3)(torch.tensor([1.0, 2.0, 4.0]))
+        >>> signs = torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, -1.0]])
+        >>> PackedLinear(BinaryWeight(signs))(torch.tensor([1.0, 2.0, 4.0]))
         tensor([ 3., -3.])
     """
 
@@ -123,19 +131,12 @@ class PackedLinear(PackedLayer):
         """Outputs, O."""
         return self.outputs
 
-    def _quantize(self, x: Tensor) -> Tensor:
-        if x.dim() <= 2:
-            return super()._quantize(x)
-        return super()._quantize(x.movedim(-1, 1)).movedim(1, -1)  # input quantizers have channels on axis 1
-
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) -> (…, O), in the dtype of `x`, computed in float32."""
         refuse_tangent(x, "packed layers")
         if x.dim() == 0 or x.shape[-1] != self.terms:
             raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected {self.terms} inputs on the last axis")
-        if self.input_quantizer is not None:
-            x = self.quantized_input(x)
-        return run_layer(self, x)
+        return run_layer(self, self.quantized_input(x))
 
 
 class PackedConv(PackedLayer):
@@ -150,16 +151,13 @@ class PackedConv(PackedLayer):
 
     def __init__(
         self,
-        rows: np.ndarray,
-        terms: int,
-        *,
+        *parameters: Any,
         window: PackedWindow,
         axes: int = 2,
         padding_mode: str = "zeros",
         mode_padding: tuple[int, ...] = (),
-        **parameters: Any,
     ) -> None:
-        super().__init__(rows, terms, **parameters)
+        super().__init__(*parameters)
         self.window, self.axes = window, axes
         self.padding_mode, self.mode_padding = padding_mode, mode_padding
 
@@ -174,8 +172,7 @@ class PackedConv(PackedLayer):
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         if x.dim() != self.axes + 2 or x.shape[1] != self.in_channels:
             raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {self.in_channels}, …)")
-        if self.input_quantizer is not None:
-            x = self.quantized_input(x)
+        x = self.quantized_input(x)
         if self.padding_mode != "zeros":
             x = F.pad(x, self.mode_padding, mode=self.padding_mode)
         if self.axes == 1:
@@ -183,6 +180,11 @@ class PackedConv(PackedLayer):
         window = self.window if output_size is None else self._window_for(x, output_size)
         y = run_layer(self, x, window)
         return y.squeeze(2) if self.axes == 1 else y
+
+    def macs(self, x: Tensor, output: Tensor) -> int:
+        if not self.window.transposed:
+            return super().macs(x, output)
+        return x.numel() * (self.outputs * self.terms // self.in_channels)
 
     @property
     def in_channels(self) -> int:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import onebit
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
+from onebit.modules.layers import PackedLayer, PackedLinear
 from onebit.native import instruction_sets
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, SteSign
-from onebit.runtime.torch_layers import PackedLayer, PackedLinear
 from support.covering import covering
 from support.packed_layers import Around, Centered, assert_agrees_packed, binary
 

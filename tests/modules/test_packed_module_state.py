@@ -19,12 +19,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import onebit.runtime.torch_module
+import onebit.modules.packed_module
 from onebit.data.decoding import default_workers
 from onebit.errors import FormatError, UsageError
+from onebit.modules.packed_module import PackedModule
 from onebit.packed import dumps, save
 from onebit.runtime import run
-from onebit.runtime.torch_module import PackedModule
 from support.packed_modules import RUN_PACKED, TORCHS_OWN, assert_runs, images_of, readings
 from support.packed_nets import Builder, make_packed_mlp
 
@@ -120,7 +120,7 @@ def test_a_change_of_the_last_weight_of_a_large_file_is_seen(how: str) -> None:
     net = make_packed_mlp((784, 800, 5), form="sign")
     with torch.inference_mode(how == "inference"):
         module = PackedModule(net)
-        assert module.file.numel() > onebit.runtime.torch_module._COMPARED
+        assert module.file.numel() > onebit.modules.packed_module._COMPARED
         if how == "shared":
             module = ForkingPickler.loads(ForkingPickler.dumps(module))
         assert_runs(module, net)
@@ -196,15 +196,15 @@ def test_a_deleted_module_frees_its_net(use: str, tmp_path: Path) -> None:
     for one in (module, call):
         if callable(one):
             assert_runs(one, net)
-    plan = onebit.runtime.torch_module._read(module.file).plan
+    plan = onebit.modules.packed_module._read(module.file).plan
     kept = [weakref.ref(one) for one in (module.file.untyped_storage(), module.net, plan)]
     del plan
-    before = len(onebit.runtime.torch_module._READ)
+    before = len(onebit.modules.packed_module._READ)
     del module, call, one
     torch.compiler.reset()
     gc.collect()
     assert [ref() for ref in kept] == [None] * 3
-    assert len(onebit.runtime.torch_module._READ) < before
+    assert len(onebit.modules.packed_module._READ) < before
 
 
 @pytest.mark.usefixtures("quick_collector")
@@ -231,9 +231,9 @@ def test_other_devices_are_refused() -> None:
     module, images = PackedModule(net), images_of(net)
     # as the operator on a GPU
     with pytest.raises(TypeError, match="meta"):
-        onebit.runtime.torch_module._run_packed_outputs([images.to("meta")], module.file, [5], [1])
+        onebit.modules.packed_module._run_packed_outputs([images.to("meta")], module.file, [5], [1])
     with pytest.raises(UsageError, match="meta"):
-        onebit.runtime.torch_module._run_packed_outputs([images], module.file.to("meta"), [5], [1])
+        onebit.modules.packed_module._run_packed_outputs([images], module.file.to("meta"), [5], [1])
     module.to("meta")
     with pytest.raises(UsageError, match="meta"):
         _ = module.net

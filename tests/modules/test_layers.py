@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
+from onebit.modules import operators
+from onebit.modules.layers import PackedConv, PackedLinear
+from onebit.modules.operators import PackedWindow, dense_signs
 from onebit.native import NativePlan, instruction_sets
 from onebit.native.arena import THREAD
 from onebit.packed import Conv, ConvTranspose, Dense
-from onebit.packed.bits import pack_signs, words_to_bytes
-from onebit.runtime import layer_operator
-from onebit.runtime.layer_operator import PackedWindow
-from onebit.runtime.torch_layers import PackedConv, PackedLinear
-from support.one_bit_layers import assert_node, assert_same_bits, parameters_of, rows_of, small_conv, small_layer
+from onebit.quantizers import BinaryWeight, SteSign
+from support.one_bit_layers import assert_node, assert_same_bits, one_bit, small_conv, small_layer
 
 CHOSEN = st.sets(st.sampled_from(("scale", "center", "bias"))).map(lambda names: tuple(sorted(names)))
 SEEDS = st.integers(0, 2**32 - 1)
@@ -38,21 +38,20 @@ SIZES = st.tuples(st.integers(1, 40), st.integers(1, 80), st.sampled_from((1, 3,
 @given(seed=SEEDS, shape=SIZES, names=CHOSEN, signs=st.booleans())
 def test_a_dense_layer_has_the_bits_of_the_node(seed: int, shape: Any, names: Any, signs: bool) -> None:
     rng, (count, outputs, terms) = np.random.default_rng(seed), shape
-    rows = rows_of(rng, outputs, terms)
-    layer = PackedLinear(rows, terms, sign_inputs=signs, **parameters_of(rng, outputs, names))
+    weight, bias = one_bit(rng, outputs, terms, names)
+    layer = PackedLinear(weight, bias, SteSign() if signs else None)
     assert_node(Dense, layer, inputs_of(rng, (count, terms)))
-    np.testing.assert_array_equal(layer.signs.numpy(), rows)
+    assert torch.equal(dense_signs(layer.signs, terms), weight.signs)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_largest_sums_of_lookups_do_not_overflow(sign: int) -> None:
     terms = 4 * 1024
-    rows = words_to_bytes(pack_signs(np.full((40, terms), sign, np.int8)), terms)
     x = torch.zeros(2, terms)
     x[0, 3::4] = 2**21 - 1  # all bits of the lowest three planes of 7 bits are set
     x[1] = 2**24 - 1
     x[0, 0] = 2**23  # a unit of 1
-    layer = PackedLinear(rows, terms)
+    layer = PackedLinear(BinaryWeight(torch.full((40, terms), float(sign))))
     assert_node(Dense, layer, x)
     expected = torch.tensor([2.0**23 + 1024 * (2**21 - 1), 4096.0 * (2**24 - 1)])
     assert_same_bits(layer(x), (sign * expected)[:, None].expand(2, 40).numpy())
@@ -79,9 +78,8 @@ def test_a_convolution_has_the_bits_of_the_node(
 ) -> None:
     rng, (count, channels, height, width), signs = np.random.default_rng(seed), size, seed % 2 == 1
     terms = channels * window.kernel[0] * window.kernel[1]
-    layer = PackedConv(
-        rows_of(rng, outputs, terms), terms, window=window, sign_inputs=signs, **parameters_of(rng, outputs, names)
-    )
+    quantizer = SteSign() if signs else None
+    layer = PackedConv(*one_bit(rng, outputs, terms, names, window.kernel), quantizer, window=window)
     x = inputs_of(rng, (count, channels * window.groups, height, width))
     same = {name: getattr(window, name) for name in ("kernel", "groups", "stride", "padding", "dilation")}
     assert_node(Conv, layer, x, padding_value=window.padding_value, **same)
@@ -93,7 +91,7 @@ def test_a_transposed_convolution_has_the_bits_of_the_node(seed: int, taps: Any,
     kernel, stride = (taps[0] + 1, max(2, taps[1])), (taps[2], min(2, taps[3]))
     rng, terms = np.random.default_rng(seed), 5 * kernel[0] * kernel[1]
     window = PackedWindow(kernel, groups, stride, (1, 0, 0, 1), (1, 2), (stride[0] - 1, 0), transposed=True)
-    layer = PackedConv(rows_of(rng, 12, terms), terms, window=window, **parameters_of(rng, 12, names))
+    layer = PackedConv(*one_bit(rng, 12, terms, names, kernel), window=window)
     x = inputs_of(rng, (2, 5 * groups, 4, 5))
     fields = ("kernel", "groups", "stride", "padding", "dilation", "extra")
     assert_node(ConvTranspose, layer, x, **{name: getattr(window, name) for name in fields})
@@ -105,10 +103,11 @@ def test_threads_give_the_same_bits(count: int, convolution: bool, monkeypatch: 
     rng = np.random.default_rng(0)
     layer: PackedConv | PackedLinear
     if convolution:
-        window, more = PackedWindow((3, 3), 2, padding=(1, 1, 1, 1)), parameters_of(rng, 96, ("scale", "center"))
-        layer, x = PackedConv(rows_of(rng, 96, 288), 288, window=window, **more), inputs_of(rng, (count, 64, 11, 13))
+        window = PackedWindow((3, 3), 2, padding=(1, 1, 1, 1))
+        layer = PackedConv(*one_bit(rng, 96, 288, ("scale", "center"), (3, 3)), window=window)
+        x = inputs_of(rng, (count, 64, 11, 13))
     else:
-        layer = PackedLinear(rows_of(rng, 1000, 3000), 3000, **parameters_of(rng, 1000, ("scale", "center")))
+        layer = PackedLinear(*one_bit(rng, 1000, 3000, ("scale", "center")))
         x = inputs_of(rng, (count, 3000))
     monkeypatch.setenv("ONEBIT_THREADS", "1")
     one = layer(x)
@@ -119,7 +118,7 @@ def test_threads_give_the_same_bits(count: int, convolution: bool, monkeypatch: 
 
 def test_the_leading_shape_and_layout_change_nothing() -> None:
     rng = np.random.default_rng(0)
-    layer = PackedLinear(rows_of(rng, 7, 50), 50)
+    layer = PackedLinear(*one_bit(rng, 7, 50))
     x = inputs_of(rng, (30, 50))
     assert_same_bits(layer(x.view(2, 3, 5, 50)).view(30, 7), layer(x).numpy())
     assert_same_bits(layer(x[0]), layer(x)[0].numpy())
@@ -129,7 +128,7 @@ def test_the_leading_shape_and_layout_change_nothing() -> None:
 
 def test_a_sample_that_is_not_finite_gives_nan_and_leaves_the_others() -> None:
     rng = np.random.default_rng(0)
-    layer = PackedLinear(rows_of(rng, 7, 50), 50)
+    layer = PackedLinear(*one_bit(rng, 7, 50))
     x = inputs_of(rng, (30, 50))
     expected = layer(x)
     x[3, 4], x[17, 0] = float("nan"), float("inf")
@@ -146,7 +145,7 @@ def test_a_sample_that_is_not_finite_gives_nan_and_leaves_the_others() -> None:
 
 
 def test_the_sign_of_nan_is_plus_one() -> None:
-    layer, x = small_layer(sign_inputs=True), torch.randn(3, 20)
+    layer, x = small_layer(input_quantizer=SteSign()), torch.randn(3, 20)
     x[1, 4] = float("nan")
     assert_node(Dense, layer, x)
 
@@ -155,11 +154,11 @@ def test_the_sign_of_nan_is_plus_one() -> None:
 def test_many_sizes_of_images_share_weights_and_memory() -> None:
     THREAD.memory = None  # of an earlier test's larger net
     rng, terms = np.random.default_rng(0), 128 * 9
-    layer = PackedConv(rows_of(rng, 128, terms), terms, window=PackedWindow((3, 3), padding=(1, 1, 1, 1)))
+    layer = PackedConv(*one_bit(rng, 128, terms, (), (3, 3)), window=PackedWindow((3, 3), padding=(1, 1, 1, 1)))
     sizes = range(8, 88, 2)
     for size in sizes:
         layer(torch.randn(1, 128, size, size))
-    plans, _ = layer_operator._cached((layer.signs, None, None, None))
+    plans, _ = operators._cached((layer.signs, None, None, None))
     assert len(plans) == len(sizes)
     kept = {
         array.ctypes.data: array.nbytes
@@ -172,4 +171,4 @@ def test_many_sizes_of_images_share_weights_and_memory() -> None:
     assert sum(kept.values()) <= 2**20
     address = layer.signs.data_ptr()
     del layer
-    assert address not in layer_operator._LAYERS
+    assert address not in operators._LAYERS

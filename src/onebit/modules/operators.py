@@ -1,4 +1,4 @@
-"""The operators `torch.ops.onebit.packed_linear` and `packed_conv`: products with one-bit weights.
+"""Operators of torch: what all of them share, and `packed_linear` and `packed_conv`, products with one-bit weights.
 
 A layer runs as a packed net of one product. Its native plans, one for each input size, are cached until the tensor of
 its bits is freed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
@@ -21,17 +22,44 @@ from torch.nn.grad import conv2d_input
 
 from onebit.common.torch_private import in_forward_mode, is_watched
 from onebit.errors import FormatError, UsageError
-from onebit.native import NativePlan, NotPlanned, instruction_set, make_plan, run_shares
+from onebit.native import NativePlan, NotPlanned, instruction_set, make_plan, run_shares, thread_count
 from onebit.packed import Affine, Conv, ConvTranspose, Dense, InputSpec, Node, PackedNet, Sign
 from onebit.packed.bits import bytes_to_words
 from onebit.packed.net import INPUT
 from onebit.packed.nodes import ScaledDense
+from onebit.quantizers import BinaryWeight
 from onebit.runtime.executors import executor_of
 from onebit.runtime.reference_matmul import one_blas_thread
-from onebit.runtime.running import thread_count
 
 _THREAD_WORK = 1 << 17  # least work per thread
 _MAX_PLANS = 256  # of a layer
+_LIBRARY = torch.library.Library("onebit", "FRAGMENT")
+
+
+def define(schema: str, function: Callable[..., Any], traced: Callable[..., Any]) -> Any:
+    """The operator of torch that calls a function; `traced` makes empty outputs, for tracing."""
+    name = schema.partition("(")[0]
+    # `torch.library.custom_op` would add 5 µs per call
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, function, "CompositeExplicitAutograd")  # on every device, for a clear error
+    torch.library.register_fake(f"onebit::{name}", traced, lib=_LIBRARY)
+    return getattr(torch.ops.onebit, name).default
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether the function of an operator can read this tensor."""
+    return type(x) is Tensor and x.is_cpu and not torch.compiler.is_compiling()
+
+
+def torch_threads() -> int:
+    """ONEBIT_THREADS, or torch's threads."""
+    return thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
+
+
+def refuse_tangent(x: Tensor, what: str) -> None:
+    """Raise a UsageError in `torch.func.jvp` and the like, where the operators would give tangents of 0."""
+    if in_forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
+        raise UsageError(f"{what} have no forward-mode derivatives: use the unpacked model")
 
 
 class PackedWindow(NamedTuple):
@@ -118,11 +146,6 @@ def _shapes(x: Tensor, signs: Tensor, more: tuple[Any, ...]) -> tuple[PackedWind
     return window, shape[1:], (shape[0], signs.shape[0], *window.output_size(shape[2], shape[3]))
 
 
-def torch_threads() -> int:
-    """ONEBIT_THREADS, or torch's threads."""
-    return thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
-
-
 def _run_native(plan: NativePlan, x: Tensor, shape: torch.Size, out: Tensor) -> bool:
     """Write the outputs. Returns whether the sign of a NaN was taken."""
     count, inputs, outputs, threads = x.numel() // shape.numel(), x.data_ptr(), out.data_ptr(), 1
@@ -180,9 +203,8 @@ def _net(tensors: LayerTensors, window: PackedWindow | None, shape: tuple[int, .
     if scale is not None and scale.ndim == 2:
         kind, fields = ScaledDense, {"scales": scale, "in_features": shape[0]}
     if window is not None:
-        kind = ConvTranspose if window.transposed else Conv
-        fields |= {name: getattr(window, name) for name in ("kernel", "groups", "stride", "padding", "dilation")}
-        fields |= {"extra": window.extra} if window.transposed else {"padding_value": window.padding_value}
+        kind, fields = ConvTranspose if window.transposed else Conv, fields | window._asdict()
+        del fields["padding_value" if fields.pop("transposed") else "extra"]
         fields["in_features"] = shape[0] // window.groups * prod(window.kernel)
     try:
         fields["signs"] = bytes_to_words(signs, fields["in_features"])
@@ -225,14 +247,9 @@ def _trace(x: Tensor, signs: Tensor, scale: Any, center: Any, bias: Any, *more: 
     return x.new_empty(_shapes(x, signs, more)[2])
 
 
-_LIBRARY = torch.library.Library("onebit", "FRAGMENT")
 _TENSORS = "Tensor x, Tensor signs, Tensor? scale, Tensor? center, Tensor? bias"
-for _name, _more in (("packed_linear", ""), ("packed_conv", ", int[] window")):
-    _LIBRARY.define(f"{_name}({_TENSORS}{_more}, bool sign_inputs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(_name, run_operator, "CompositeExplicitAutograd")  # on every device, for a clear error
-    torch.library.register_fake(f"onebit::{_name}", _trace, lib=_LIBRARY)
-packed_linear: Any = torch.ops.onebit.packed_linear.default
-packed_conv: Any = torch.ops.onebit.packed_conv.default
+packed_linear = define(f"packed_linear({_TENSORS}, bool sign_inputs) -> Tensor", run_operator, _trace)
+packed_conv = define(f"packed_conv({_TENSORS}, int[] window, bool sign_inputs) -> Tensor", run_operator, _trace)
 
 
 # gradients of inputs
@@ -241,12 +258,6 @@ packed_conv: Any = torch.ops.onebit.packed_conv.default
 def follows_gradient(x: Tensor) -> bool:
     """Whether the result needs a gradient for `x`. A trace has none: it cannot hold Python functions."""
     return x.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing()
-
-
-def refuse_tangent(x: Tensor, what: str) -> None:
-    """Raise a UsageError in `torch.func.jvp` and the like, where the operators would give tangents of 0."""
-    if in_forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
-        raise UsageError(f"{what} have no forward-mode derivatives: use the unpacked model")
 
 
 def dense_signs(signs: Tensor, terms: int) -> Tensor:
@@ -261,20 +272,13 @@ def run_layer(layer: Any, x: Tensor, window: PackedWindow | None = None) -> Tens
     Without gradients, where nothing traces, transforms or records operators, the Python function is called directly,
     which is faster than torch's dispatcher.
     """
-    out: Tensor
     if follows_gradient(x):
-        out = _Differentiable.apply(x, layer, window)
-        return out
+        return _Differentiable.apply(x, layer, window)
     buffers, run = layer._buffers, packed_linear if window is None else packed_conv
-    watched = torch.compiler.is_compiling() or torch.is_grad_enabled() or is_watched()
-    if type(x) is Tensor and x.is_cpu and not watched:
+    if is_plain(x) and not (torch.is_grad_enabled() or is_watched()):
         run = run_operator
-    signs, scale, center, bias = buffers["signs"], buffers["scale"], buffers["center"], buffers["bias"]
-    if window is None:
-        out = run(x, signs, scale, center, bias, layer.sign_inputs)
-    else:
-        out = run(x, signs, scale, center, bias, window.numbers, layer.sign_inputs)
-    return out
+    more = [layer.sign_inputs] if window is None else [window.numbers, layer.sign_inputs]
+    return run(x, buffers["signs"], buffers["scale"], buffers["center"], buffers["bias"], *more)
 
 
 class _Differentiable(torch.autograd.Function):
@@ -290,24 +294,18 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         signs, scale, center = ctx.saved_tensors
         terms, window, shape = ctx.sizes
-        weight = dense_signs(signs, terms)
-        if scale is not None:
-            scale = scale.view(len(weight), -1, 1)
-            weight = (weight.unflatten(1, (scale.shape[1], -1)) * scale).flatten(1)
-        if center is not None:
-            weight = weight + center.view(-1, 1)
+        weight = BinaryWeight(dense_signs(signs, terms), scale, center).dense()
         gradient = gradients[0].float()
         if window is None:
             return (gradient @ weight).to(gradients[0].dtype), None, None
         kernel, groups = weight.view(len(weight), *window.kernel, -1).permute(0, 3, 1, 2), window.groups
-        top, bottom, left, right = window.padding
+        (top, bottom, left, right), more = window.padding, (window.stride, 0, window.dilation, groups)
         if window.transposed:  # the adjoint of a transposed convolution is a convolution
             kernel = kernel.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-            padded = F.pad(gradient, (left, right, top, bottom))
-            to_x = F.conv2d(padded, kernel, None, window.stride, 0, window.dilation, groups)
+            to_x = F.conv2d(F.pad(gradient, (left, right, top, bottom)), kernel, None, *more)
             to_x = to_x[:, :, : shape[2], : shape[3]]
         else:
             size = (shape[0], shape[1], shape[2] + top + bottom, shape[3] + left + right)
-            to_x = conv2d_input(size, kernel, gradient, window.stride, 0, window.dilation, groups)
+            to_x = conv2d_input(size, kernel, gradient, *more)
             to_x = to_x[:, :, top : top + shape[2], left : left + shape[3]]
         return to_x.to(gradients[0].dtype), None, None
