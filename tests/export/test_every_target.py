@@ -12,7 +12,7 @@ import pytest
 from onebit.export import EXPORTS, export_net
 from onebit.packed import OPS, Affine, Dense, Flatten, PackedNet, Relu
 from onebit.packed.nodes import Bounded, Sign
-from onebit.packed.nodes.activation import Gelu, GeluTanh, Silu
+from onebit.packed.nodes.activation import Gelu, GeluTanh, Mish, Silu
 from onebit.runtime import run
 from support.covering import covering, recipe_traits
 from support.packed_nets import IMAGE_NETS, PACKED_TARGETS, Builder, export_to, inputs_of
@@ -45,7 +45,7 @@ def test_equal_nets_give_equal_bytes(target: str, tmp_path: Path) -> None:
 
 def tails() -> tuple[PackedNet, np.ndarray]:
     """Signs behind the tail of an activation, where the value is -0, or rounding decides whether it is."""
-    kinds, b = (Silu, Gelu, GeluTanh), Builder((64,), coding="float32")
+    kinds, b = (Silu, Mish, Gelu, GeluTanh), Builder((64,), coding="float32")
     net = b.net(tuple((b.add(kind, "input"), b.add(Sign))[1] for kind in kinds))
     x = np.concatenate([np.linspace(-110, 6, 4096), np.linspace(-7, 0, 4096)]).astype(np.float32).reshape(-1, 64)
     near = np.any([np.abs(x / kind.zero_below - 1) < 0.02 for kind in kinds], axis=0)  # torch's cuts differ

@@ -107,6 +107,8 @@ ANY_SHAPE: dict[str, Body] = {
     "tanh": lambda net, x: torch.tanh(x) - (x * 2).tanh_() + F.tanh(x + 1),
     "SiLU": with_module(lambda: nn.SiLU(inplace=True)),
     "F.silu": lambda net, x: F.silu(x),
+    "Mish": with_module(nn.Mish),
+    "F.mish": lambda net, x: F.mish(x - 0.3, inplace=True),
     "swish": lambda net, x: x.mul(x.sigmoid()),
     "GELU": with_module(nn.GELU),
     "GELU tanh": with_module(lambda: nn.GELU("tanh")),

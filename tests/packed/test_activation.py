@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import erf, erfc, exp, inf, nan, sqrt, tanh
+from math import erf, erfc, exp, inf, log1p, nan, sqrt, tanh
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ DEFINITIONS: dict[type[op.Activation], tuple[Definition, float]] = {
     op.activation.Sigmoid: (sigmoid, 3e-7),
     op.activation.Tanh: (tanh, 3e-7),
     op.activation.Silu: (lambda x: x * sigmoid(x), 3e-7),
+    op.activation.Mish: (lambda x: x * tanh(log1p(exp(x)) if x < 700 else x), 6e-7),
     op.activation.Gelu: (lambda x: x * erfc(-x / sqrt(2)) / 2 if x < 0 else x * (1 + erf(x / sqrt(2))) / 2, 2e-6),
     op.activation.GeluTanh: (gelu_tanh, 5e-6),
     op.activation.Hardswish: (lambda x: x * min(max(x + 3, 0), 6) / 6, 3e-7),
@@ -62,6 +63,7 @@ def test_ends_and_nan() -> None:
         (op.activation.Sigmoid, 0, 1),
         (op.activation.Tanh, -1, 1),
         (op.activation.Silu, 0, inf),
+        (op.activation.Mish, 0, inf),
         (op.activation.Gelu, 0, inf),
         (op.activation.GeluTanh, 0, inf),
     ]:
@@ -81,6 +83,7 @@ def test_a_sign_that_follows_is_that_of_torch(kind: type[op.Activation]) -> None
         op.activation.Sigmoid: torch.sigmoid,
         op.activation.Tanh: torch.tanh,
         op.activation.Silu: functional.silu,
+        op.activation.Mish: functional.mish,
         op.activation.Gelu: functional.gelu,
         op.activation.GeluTanh: lambda x: functional.gelu(x, approximate="tanh"),
         op.activation.Hardswish: functional.hardswish,

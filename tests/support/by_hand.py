@@ -139,6 +139,10 @@ def _activation(node: op.Activation, x: Fraction) -> Fraction:
     x = 0 * x if x < f32(node.zero_below) else x
     if isinstance(node, op.activation.Silu):
         return f32(x / f32(2 + _exp_less(-x, 1)))
+    if isinstance(node, op.activation.Mish):
+        e = _exp_less(min(x, 20 * ONE), 0)
+        n = f32(e * f32(e + 2))
+        return f32(x * f32(n / f32(n + 2)))
     square = f32(x * x)
     if isinstance(node, op.activation.GeluTanh):
         return f32(x / f32(2 + _exp_less(-f32(x * f32(f32(square * f32(0.0713548163)) + f32(1.59576912))), 1)))

@@ -324,6 +324,7 @@ def activations_net(seed: int = 0) -> PackedNet:
     b.add(op.activation.Gelu)
     b.add(op.Flatten)
     b.add(op.Dense, **b.signs(4, 100, scale=True))
+    b.add(op.activation.Mish)
     b.add(op.activation.Tanh)
     return b.net((of_integers, gated, b.last))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "e875304d8cd1a0488e819eff152d421fbc5acedd2257e4329e5a294f77d891ab"
+HASH = "40c74e51a10c99d00142756f15d4e86e508614c0be0ca3b40001c2175936675a"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -58,7 +58,7 @@ def _numbers(names: str) -> dict[str, int]:
 
 EPILOGUE = _numbers(
     "real scale shift center affine affine_int relu relu_int prelu hardtanh hardtanh_int "
-    "clamp threshold sign requantize quantize sigmoid tanh silu gelu gelu_tanh hardswish"
+    "clamp threshold sign requantize quantize sigmoid tanh silu mish gelu gelu_tanh hardswish"
 )
 
 CODING = _numbers("bytes moments reals")

@@ -136,6 +136,8 @@ def write_activation(graph: Graph, node: nodes.Activation) -> str:
             graph.add("Tanh", x)
         case "silu":
             times(graph.add("Sigmoid", x), x)
+        case "mish":
+            times(graph.add("Tanh", graph.add("Softplus", x)), x)
         case "hardswish":
             graph.add("Mul", x, graph.add("HardSigmoid", x, alpha=1 / 6))
         case "gelu":

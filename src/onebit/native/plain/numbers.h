@@ -80,6 +80,13 @@ static inline float silu_of(float x) {
     return x / (2 + exp_less(-x, 1));
 }
 
+/* x * tanh(log(1 + e^x)); -0 where torch rounds it to that. From 20 on the tangent is 1. */
+static inline float mish_of(float x) {
+    x = x < -102.87347f ? -0.0f : x;
+    float e = exp_less(x < 20 ? x : 20, 0), n = e * (e + 2);
+    return x * (n / (n + 2));
+}
+
 /* x times the normal distribution of x; -0 where torch rounds it to that. */
 static inline float gelu_of(float x) {
     x = x < -5.5430403f ? -0.0f : x;
@@ -104,6 +111,7 @@ static inline float hardswish_of(float x) { return x * clamp_of(x + 3, 0, 6) / 6
     ACTIVATION(SIGMOID, sigmoid_of)     \
     ACTIVATION(TANH, tanh_of)           \
     ACTIVATION(SILU, silu_of)           \
+    ACTIVATION(MISH, mish_of)           \
     ACTIVATION(GELU, gelu_of)           \
     ACTIVATION(GELU_TANH, gelu_tanh_of) \
     ACTIVATION(HARDSWISH, hardswish_of)

@@ -77,6 +77,19 @@ class Silu(Activation):
         return x / (2 + _exp_less(-x, 1))
 
 
+@operation("mish")
+class Mish(Activation):
+    """x · tanh(ln(1 + e^x))."""
+
+    torch = "nn.functional.mish({x})"
+    zero_below = -102.87347
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        e = _exp_less(np.where(x < 20, x, np.float32(20)), 0)
+        n = e * (e + 2)
+        return x * (n / (n + 2))
+
+
 @operation("gelu")
 class Gelu(Activation):
     """x · Φ(x), with the normal distribution Φ."""

@@ -17,6 +17,7 @@ function expLess(x, one) {
 
 // torch rounds the results below these bounds to -0, whose sign is +1
 const SILU_ZERO = fround(-88.722832);
+const MISH_ZERO = fround(-102.87347);
 const GELU_ZERO = fround(-5.5430403);
 const GELU_TANH_ZERO = fround(-5.0613804);
 const zeroBelow = (bound, x) => (x < bound ? -0 : x);
@@ -33,6 +34,13 @@ OPS.tanh = activation((x) => {
 OPS.silu = activation((v) => {
   const x = zeroBelow(SILU_ZERO, v);
   return x / fround(2 + expLess(-x, 1));
+});
+
+OPS.mish = activation((v) => {
+  const x = zeroBelow(MISH_ZERO, v);
+  const e = expLess(x < 20 ? x : 20, 0);
+  const n = fround(e * fround(e + 2));
+  return x * fround(n / fround(n + 2));
 });
 
 const TAIL = Float32Array.of(
