@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "40c74e51a10c99d00142756f15d4e86e508614c0be0ca3b40001c2175936675a"
+HASH = "278c7a011a2452dd324cdb8ebd607e981d517abe47ef38a22e70ed7d6d76c287"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double

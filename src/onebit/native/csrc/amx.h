@@ -1,8 +1,9 @@
-/* Products of bytes in the tile registers of AMX: 16 rows of inputs times 16 outputs, 64 inputs an instruction.
+/* Products of bytes in the tile registers of AMX: 16 rows of inputs times 16 outputs, 64 inputs an
+ * instruction.
  *
- * Four tiles of sums, of 32 rows and 32 outputs, are computed at once from two tiles of inputs and two of weights. A tile of
- * inputs has a row of 64 bytes for each row; a tile of weights has the weights of 4 inputs in a row, output by output. The
- * instruction names a tile by a literal.
+ * Four tiles of sums, of 32 rows and 32 outputs, are computed at once from two tiles of inputs and two of
+ * weights. A tile of inputs has a row of 64 bytes for each row; a tile of weights has the weights of 4 inputs
+ * in a row, output by output. The instruction names a tile by a literal.
  */
 #pragma once
 #define BYTE_TILES 16
@@ -13,14 +14,16 @@
 #define DOT_MANY 8     /* pixels of a run, and */
 #define DOT_LEAST 2048 /* bytes of a panel, 128 inputs, from which on tiles are faster */
 
-#define STEP OB_AMX_INPUTS           /* inputs of a tile */
+#define STEP OB_AMX_INPUTS /* inputs of a tile */
 #define TILE_BYTES OB_AMX_BYTES
-#define MAX_ROWS OB_AMX_ROWS        /* of inputs at once */
-#define MAX_PLANES OB_AMX_PLANES    /* bytes of an int32 */
-#define DENSE_STEPS OB_AMX_STEPS     /* tiles of inputs of a dense layer whose weights are bytes at the same time */
+#define MAX_ROWS OB_AMX_ROWS     /* of inputs at once */
+#define MAX_PLANES OB_AMX_PLANES /* bytes of an int32 */
+#define DENSE_STEPS \
+    OB_AMX_STEPS /* tiles of inputs of a dense layer whose weights are bytes at the same time */
 #define DENSE_ROWS OB_AMX_DENSE_ROWS /* of a dense layer with sums at the same time */
 
-/* Tiles 0 to 3: sums of the first and second rows, each of the first and second outputs; 4, 5: inputs; 6, 7: weights. */
+/* Tiles 0 to 3: sums of the first and second rows, each of the first and second outputs; 4, 5: inputs; 6, 7:
+ * weights. */
 typedef struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16]; /* per tile */
@@ -41,30 +44,30 @@ static void shape_tiles(int rows) {
     WRITTEN(&shapes);
 }
 
-#define PRODUCT(sum, x, w)            \
-    do {                              \
-        if (is_signed)                \
-            _tile_dpbssd(sum, x, w);  \
-        else                          \
-            _tile_dpbusd(sum, x, w);  \
+#define PRODUCT(sum, x, w)           \
+    do {                             \
+        if (is_signed)               \
+            _tile_dpbssd(sum, x, w); \
+        else                         \
+            _tile_dpbusd(sum, x, w); \
     } while (0)
 
 /* The tiles of sums: rows and outputs before each. */
-#define EACH_SUM(DO)                            \
-    DO(0, 0, 0)                                 \
-    if (more_outputs) DO(1, 0, 16)              \
-    if (more_rows) DO(2, 16, 0)                 \
+#define EACH_SUM(DO)               \
+    DO(0, 0, 0)                    \
+    if (more_outputs) DO(1, 0, 16) \
+    if (more_rows) DO(2, 16, 0)    \
     if (more_rows && more_outputs) DO(3, 16, 16)
 #define LOAD(t, row, output) _tile_loadd(t, sums + row * stride + output, 4 * stride);
 #define ZERO(t, row, output) _tile_zero(t);
 #define STORE(t, row, output) _tile_stored(t, sums + row * stride + output, 4 * stride);
 
-/* sums[row][output], of one panel of 16 outputs or two. Rows of unsigned or signed bytes are `step` bytes apart, in each segment
- * whole tiles. b: weights, four by four of each panel; those of the second begin at b + panel. With `adds`, what `sums` holds is
- * added. */
-ALWAYS void tile_sums(const int is_signed, const int more_rows, const int more_outputs, const uint8_t *rows, int64_t step,
-                      const segment_t *segments, int count, const uint8_t *b, int64_t panel, int adds, int32_t *sums,
-                      int64_t stride) {
+/* sums[row][output], of one panel of 16 outputs or two. Rows of unsigned or signed bytes are `step` bytes
+ * apart, in each segment whole tiles. b: weights, four by four of each panel; those of the second begin at b
+ * + panel. With `adds`, what `sums` holds is added. */
+ALWAYS void tile_sums(const int is_signed, const int more_rows, const int more_outputs, const uint8_t *rows,
+                      int64_t step, const segment_t *segments, int count, const uint8_t *b, int64_t panel,
+                      int adds, int32_t *sums, int64_t stride) {
     WRITTEN(rows);
     WRITTEN(b);
     if (adds) {
@@ -95,22 +98,24 @@ ALWAYS void tile_sums(const int is_signed, const int more_rows, const int more_o
 #undef PRODUCT
 
 /* The tiles have shapes for these rows. */
-static void multiply_tiles(int is_signed, int many, int panels, const uint8_t *rows, int64_t step, const segment_t *segments,
-                           int count, const uint8_t *b, int64_t panel, int adds, int32_t *sums, int64_t stride) {
+static void multiply_tiles(int is_signed, int many, int panels, const uint8_t *rows, int64_t step,
+                           const segment_t *segments, int count, const uint8_t *b, int64_t panel, int adds,
+                           int32_t *sums, int64_t stride) {
     switch (4 * is_signed + 2 * (many > 16) + (panels > 1)) {
-#define CASE(S, R, P)                                                                   \
-    case 4 * S + 2 * R + P:                                                             \
-        tile_sums(S, R, P, rows, step, segments, count, b, panel, adds, sums, stride);  \
+#define CASE(S, R, P)                                                                  \
+    case 4 * S + 2 * R + P:                                                            \
+        tile_sums(S, R, P, rows, step, segments, count, b, panel, adds, sums, stride); \
         break;
-        CASE(0, 0, 0) CASE(0, 0, 1) CASE(0, 1, 0) CASE(0, 1, 1)
-        CASE(1, 0, 0) CASE(1, 0, 1) CASE(1, 1, 0) CASE(1, 1, 1)
+        CASE(0, 0, 0)
+        CASE(0, 0, 1) CASE(0, 1, 0) CASE(0, 1, 1) CASE(1, 0, 0) CASE(1, 0, 1) CASE(1, 1, 0) CASE(1, 1, 1)
 #undef CASE
     }
 }
 
 static void release_tiles(void) { _tile_release(); } /* the system no longer saves those of this thread */
 
-/* Copies a row with its segments at the offsets of their weights, and zeros between them and up to `padded` bytes. */
+/* Copies a row with its segments at the offsets of their weights, and zeros between them and up to `padded`
+ * bytes. */
 static void pack_row(const uint8_t *from, const segment_t *segments, int count, uint8_t *to, int64_t padded) {
     int64_t done = 0;
     for (int k = 0; k < count; k++) {
@@ -118,18 +123,22 @@ static void pack_row(const uint8_t *from, const segment_t *segments, int count, 
         if (begin > done) memset(to + done, 0, (size_t)(begin - done));
         for (int64_t n = 0; n < size; n += 64) {
             __mmask64 some = size - n < 64 ? ((__mmask64)1 << (size - n)) - 1 : ~(__mmask64)0;
-            _mm512_mask_storeu_epi8(to + begin + n, some, _mm512_maskz_loadu_epi8(some, from + segments[k].a + n));
+            _mm512_mask_storeu_epi8(to + begin + n, some,
+                                    _mm512_maskz_loadu_epi8(some, from + segments[k].a + n));
         }
         done = begin + size;
     }
     memset(to + done, 0, (size_t)(padded - done));
 }
 
-/* See dot.h. Rows whose segments are whole tiles are read in place, if they are equally far apart. Others are packed, an odd
- * number of cache lines apart, so that 16 of them are not all in one set; weights after the last are multiplied by 0. */
-static int tiles_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from, int64_t image) {
+/* See dot.h. Rows whose segments are whole tiles are read in place, if they are equally far apart. Others are
+ * packed, an odd number of cache lines apart, so that 16 of them are not all in one set; weights after the
+ * last are multiplied by 0. */
+static int tiles_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left,
+                     const uint8_t *from, int64_t image) {
     const ob_call *call = dot->call;
-    int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), straight = 1, saw_nan = 0;
+    int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), straight = 1,
+        saw_nan = 0;
     int64_t apart = (int64_t)at->run[3] * call->in_pixel, fours = dot->panel / (LANES * 4);
     int64_t steps = (4 * fours + STEP - 1) / STEP, stride = (steps | 1) * STEP;
     uint8_t *packed = dot->rows + padded_bytes(call);
@@ -147,18 +156,21 @@ static int tiles_run(dot_t *dot, const run_t *at, int group, position_t position
             if (m > 1) even &= a[m] - a[m - 1] == a[1] - a[0];
         }
         if (!even)
-            for (int m = 0; m < many; m++) pack_row(a[m], dot->segments, found, packed + m * stride, steps * STEP);
+            for (int m = 0; m < many; m++)
+                pack_row(a[m], dot->segments, found, packed + m * stride, steps * STEP);
         if (dot->shaped != many) shape_tiles(dot->shaped = many);
         for (int tile = dot->tiles.begin; tile < dot->tiles.end; tile++) {
             int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
-            const uint8_t *b = (const uint8_t *)dot->bytes + (tile - dot->tiles.begin) * TILE_PANELS * dot->panel;
+            const uint8_t *b =
+                (const uint8_t *)dot->bytes + (tile - dot->tiles.begin) * TILE_PANELS * dot->panel;
             for (int q = 0; q < panels; q += 2, b += 2 * dot->panel) {
                 int32_t *to = sums + q * LANES;
                 if (even)
-                    multiply_tiles(0, many, panels - q, a[0], many > 1 ? a[1] - a[0] : 0, dot->segments, found, b, dot->panel, 0, to,
-                                   panels * LANES);
+                    multiply_tiles(0, many, panels - q, a[0], many > 1 ? a[1] - a[0] : 0, dot->segments,
+                                   found, b, dot->panel, 0, to, panels * LANES);
                 else
-                    multiply_tiles(0, many, panels - q, packed, stride, &all, 1, b, dot->panel, 0, to, panels * LANES);
+                    multiply_tiles(0, many, panels - q, packed, stride, &all, 1, b, dot->panel, 0, to,
+                                   panels * LANES);
             }
             saw_nan |= finish_rows(dot, at, position, many, group, tile, sums, panels * LANES);
         }
@@ -167,8 +179,8 @@ static int tiles_run(dot_t *dot, const run_t *at, int group, position_t position
     return saw_nan;
 }
 
-/* `count` words of a panel from word `from` on as tiles of weights: a byte of 1 or -1 for each bit. Inputs beyond the panel,
- * which has `words`, are 0, so that their weights may be anything. */
+/* `count` words of a panel from word `from` on as tiles of weights: a byte of 1 or -1 for each bit. Inputs
+ * beyond the panel, which has `words`, are 0, so that their weights may be anything. */
 static void expand_panel(const uint32_t *w, int64_t from, int count, int64_t words, uint8_t *tiles) {
     uint32_t bytes[16]; /* of 4 weights */
     for (int bits = 0; bits < 16; bits++) {
@@ -207,15 +219,19 @@ static inline __mmask16 first_of(int64_t count) {
 
 /* Byte 0 of each integer, then byte 1, …, `plane` bytes apart; zeros after the last one, up to `padded`. */
 static void split_row(const int32_t *x, int count, int planes, uint8_t *to, int64_t plane, int64_t padded) {
-    const __m512i bytes = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m512i bytes =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     const __m512i fours = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     for (int64_t k = 0; k < padded; k += 16) {
         __mmask16 inside = first_of(count - k), written = first_of(padded - k);
-        __m512i value = _mm512_permutexvar_epi32(fours, _mm512_shuffle_epi8(_mm512_maskz_loadu_epi32(inside, x + k), bytes));
+        __m512i value = _mm512_permutexvar_epi32(
+            fours, _mm512_shuffle_epi8(_mm512_maskz_loadu_epi32(inside, x + k), bytes));
         _mm_mask_storeu_epi8(to + k, written, _mm512_castsi512_si128(value));
         if (planes > 1) _mm_mask_storeu_epi8(to + plane + k, written, _mm512_extracti32x4_epi32(value, 1));
-        if (planes > 2) _mm_mask_storeu_epi8(to + 2 * plane + k, written, _mm512_extracti32x4_epi32(value, 2));
-        if (planes > 3) _mm_mask_storeu_epi8(to + 3 * plane + k, written, _mm512_extracti32x4_epi32(value, 3));
+        if (planes > 2)
+            _mm_mask_storeu_epi8(to + 2 * plane + k, written, _mm512_extracti32x4_epi32(value, 2));
+        if (planes > 3)
+            _mm_mask_storeu_epi8(to + 3 * plane + k, written, _mm512_extracti32x4_epi32(value, 3));
     }
 }
 
@@ -225,24 +241,26 @@ static void add_plane(const int32_t *sums, int plane, int64_t *wide) {
     __m512i high = _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)(sums + 8)));
     const __m128i bits = _mm_cvtsi32_si128(8 * plane);
     _mm512_storeu_si512(wide, _mm512_add_epi64(_mm512_loadu_si512(wide), _mm512_sll_epi64(low, bits)));
-    _mm512_storeu_si512(wide + 8, _mm512_add_epi64(_mm512_loadu_si512(wide + 8), _mm512_sll_epi64(high, bits)));
+    _mm512_storeu_si512(wide + 8,
+                        _mm512_add_epi64(_mm512_loadu_si512(wide + 8), _mm512_sll_epi64(high, bits)));
 }
 
-/* Sums of `count` rows of bytes, `step` bytes apart, with the weights of up to DENSE_STEPS tiles: of two panels of outputs, or
- * one. sums[row][output] are TILE_OUTPUTS apart. */
+/* Sums of `count` rows of bytes, `step` bytes apart, with the weights of up to DENSE_STEPS tiles: of two
+ * panels of outputs, or one. sums[row][output] are TILE_OUTPUTS apart. */
 static void dense_sums(int is_signed, int panels, const uint8_t *rows, int64_t step, int64_t count, int steps,
                        const uint8_t *weights, int adds, int32_t *sums, int *shaped) {
     const segment_t all = {0, 0, steps * (STEP / 4), 0};
     for (int64_t row = 0; row < count; row += MAX_ROWS) {
         int many = count - row < MAX_ROWS ? (int)(count - row) : MAX_ROWS;
         if (many != *shaped) shape_tiles(*shaped = many);
-        multiply_tiles(is_signed, many, panels, rows + row * step, step, &all, 1, weights, DENSE_STEPS * TILE_BYTES, adds,
-                       sums + row * TILE_OUTPUTS, TILE_OUTPUTS);
+        multiply_tiles(is_signed, many, panels, rows + row * step, step, &all, 1, weights,
+                       DENSE_STEPS * TILE_BYTES, adds, sums + row * TILE_OUTPUTS, TILE_OUTPUTS);
     }
 }
 
-/* A dense layer of more than DOT_FEW rows of bytes. The weights of 32 outputs become bytes for a block of inputs that stays, as
- * the inputs of 32 rows do, in the first-level cache; all rows are multiplied by them. A row may be read up to a tile. */
+/* A dense layer of more than DOT_FEW rows of bytes. The weights of 32 outputs become bytes for a block of
+ * inputs that stays, as the inputs of 32 rows do, in the first-level cache; all rows are multiplied by them.
+ * A row may be read up to a tile. */
 static int dense_tiles(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     static const int32_t one[4] = {0, 1, 1, 0};
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
@@ -266,8 +284,8 @@ static int dense_tiles(const ob_call *call, const share_t *share, int64_t count,
                     for (int half = 0; half < 2 && q + half < panels; half++)
                         expand_part(call, 0, p + q + half, from * (STEP / 4), some * (STEP / 4),
                                     (int8_t *)weights + half * DENSE_STEPS * TILE_BYTES);
-                    dense_sums(0, panels - q, rows + from * STEP, 4 * call->in_size, many, some, weights, from > 0,
-                               sums + q * LANES, &dot.shaped);
+                    dense_sums(0, panels - q, rows + from * STEP, 4 * call->in_size, many, some, weights,
+                               from > 0, sums + q * LANES, &dot.shaped);
                 }
             position_t position = {row, 0};
             saw_nan |= finish_rows(&dot, &at, position, many, 0, tile, sums, TILE_OUTPUTS);
@@ -277,13 +295,16 @@ static int dense_tiles(const ob_call *call, const share_t *share, int64_t count,
     return saw_nan;
 }
 
-/* A dense layer of int32 inputs, exact for each of them: their bytes times the weights, plane by plane, as dense_tiles does.
- * Rows of bytes are an odd number of cache lines apart, so that 16 of them are not all in one set. */
+/* A dense layer of int32 inputs, exact for each of them: their bytes times the weights, plane by plane, as
+ * dense_tiles does. Rows of bytes are an odd number of cache lines apart, so that 16 of them are not all in
+ * one set. */
 static int matmul_planes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     static const int32_t one[4] = {0, 1, 1, 0};
-    int64_t steps = (call->tap_channels + STEP - 1) / STEP, stride = (steps | 1) * STEP, saved = call->block * stride;
+    int64_t steps = (call->tap_channels + STEP - 1) / STEP, stride = (steps | 1) * STEP,
+            saved = call->block * stride;
     int padded = (call->outputs + LANES - 1) / LANES, shaped = 0, saw_nan = 0;
-    uint8_t *weights = (uint8_t *)(arena + call->scratch + share->scratch), *bytes = weights + 2 * DENSE_STEPS * TILE_BYTES;
+    uint8_t *weights = (uint8_t *)(arena + call->scratch + share->scratch),
+            *bytes = weights + 2 * DENSE_STEPS * TILE_BYTES;
     int32_t *sums = (int32_t *)(bytes + MAX_PLANES * saved);
     work_t work = work_of(call, share, TILE_OUTPUTS);
     if (work.outputs.begin == work.outputs.end) return 0;
@@ -291,26 +312,31 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     for (int group = 0; group < call->groups; group++)
         for (int64_t row = 0; row < count; row += call->block) {
             int64_t many = count - row < call->block ? count - row : call->block;
-            const int32_t *x = (const int32_t *)arena + call->in + row * call->in_size + (int64_t)group * call->tap_channels;
+            const int32_t *x =
+                (const int32_t *)arena + call->in + row * call->in_size + (int64_t)group * call->tap_channels;
             int is_signed, planes = planes_for(x, call->in_size, many, call->tap_channels, &is_signed);
             int64_t plane = many * stride, lower = (planes - is_signed) * many;
             for (int64_t n = 0; n < many; n++)
-                split_row(x + n * call->in_size, call->tap_channels, planes, bytes + n * stride, plane, steps * STEP);
+                split_row(x + n * call->in_size, call->tap_channels, planes, bytes + n * stride, plane,
+                          steps * STEP);
             for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
-                int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS, first = p * LANES;
+                int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS,
+                    first = p * LANES;
                 int part = call->outputs - first < panels * LANES ? call->outputs - first : panels * LANES;
-                const uint32_t *b = (const uint32_t *)call->weights + ((int64_t)group * padded + p) * call->panel;
+                const uint32_t *b =
+                    (const uint32_t *)call->weights + ((int64_t)group * padded + p) * call->panel;
                 for (int q = 0; q < panels; q += 2)
                     for (int64_t from = 0; from < steps; from += DENSE_STEPS) {
                         int some = steps - from < DENSE_STEPS ? (int)(steps - from) : DENSE_STEPS;
                         for (int half = 0; half < 2 && q + half < panels; half++)
                             expand_panel(b + (q + half) * call->panel, from * 2, some * 2, call->tap_words,
                                          weights + half * DENSE_STEPS * TILE_BYTES);
-                        dense_sums(0, panels - q, bytes + from * STEP, stride, lower, some, weights, from > 0, sums + q * LANES,
-                                   &shaped);
+                        dense_sums(0, panels - q, bytes + from * STEP, stride, lower, some, weights, from > 0,
+                                   sums + q * LANES, &shaped);
                         if (is_signed)
-                            dense_sums(1, panels - q, bytes + lower * stride + from * STEP, stride, many, some, weights, from > 0,
-                                       sums + lower * TILE_OUTPUTS + q * LANES, &shaped);
+                            dense_sums(1, panels - q, bytes + lower * stride + from * STEP, stride, many,
+                                       some, weights, from > 0, sums + lower * TILE_OUTPUTS + q * LANES,
+                                       &shaped);
                     }
                 for (int64_t m = 0; m < many; m++) {
                     int64_t wide[TILE_OUTPUTS] = {0};
@@ -326,8 +352,8 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     return saw_nan;
 }
 
-static int dot_or_tiles_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from,
-                              int64_t image) {
+static int dot_or_tiles_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left,
+                            const uint8_t *from, int64_t image) {
     int large = left >= DOT_MANY && dot->panel >= DOT_LEAST;
     return (large ? tiles_run : dot_run)(dot, at, group, position, left, from, image);
 }

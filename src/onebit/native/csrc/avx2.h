@@ -1,4 +1,5 @@
-/* AVX2: a panel is one register of 8 outputs. Files that are compiled for AVX-VNNI use it to add products of bytes. */
+/* AVX2: a panel is one register of 8 outputs. Files that are compiled for AVX-VNNI use it to add products of
+ * bytes. */
 #pragma once
 #include <immintrin.h>
 
@@ -55,8 +56,8 @@ ALWAYS void wide_floor_bytes(uint8_t *to, __m256d x, __m256d least, __m256d most
 
 /* Number of bits set in each byte. */
 ALWAYS __m256i byte_ones(__m256i x) {
-    const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1,
-                                            2, 2, 3, 2, 3, 3, 4);
+    const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2,
+                                            2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256i low = _mm256_shuffle_epi8(counts, _mm256_and_si256(x, nibble));
     __m256i high = _mm256_shuffle_epi8(counts, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
@@ -107,8 +108,8 @@ typedef __m256i vec;
 #define expand_fours expand_fours
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const __m256i places = _mm256_set1_epi64x((int64_t)0x8040201008040201u), one = _mm256_set1_epi8(1);
-    const __m256i byte_of = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3,
-                                             3, 3, 3, 3, 3, 3);
+    const __m256i byte_of = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2,
+                                             2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     for (int64_t n = 0; n < fours; n++, bits += DOT_BYTES, to += 32) {
         int32_t word;
         memcpy(&word, bits, 4);
@@ -120,7 +121,8 @@ static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
 
 /* tables[group][index]: sums of 3 channels, added where their bit of the index is 1, else subtracted. */
 static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
-    const __m256i turn[3] = {_mm256_setr_epi32(-1, 1, -1, 1, -1, 1, -1, 1), _mm256_setr_epi32(-1, -1, 1, 1, -1, -1, 1, 1),
+    const __m256i turn[3] = {_mm256_setr_epi32(-1, 1, -1, 1, -1, 1, -1, 1),
+                             _mm256_setr_epi32(-1, -1, 1, 1, -1, -1, 1, 1),
                              _mm256_setr_epi32(-1, -1, -1, -1, 1, 1, 1, 1)};
     for (int c = 0; c < channels; c += LUT_INPUTS, tables += TABLE) {
         int left = channels - c;

@@ -77,7 +77,8 @@ typedef __m512i vec;
 
 /* Number of bits set in each byte. */
 ALWAYS __m512i byte_ones(__m512i x) {
-    const __m512i counts = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m512i counts =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
     const __m512i nibble = _mm512_set1_epi8(15);
     __m512i low = _mm512_shuffle_epi8(counts, _mm512_and_si512(x, nibble));
     __m512i high = _mm512_shuffle_epi8(counts, _mm512_and_si512(_mm512_srli_epi16(x, 4), nibble));
@@ -126,15 +127,16 @@ ALWAYS __m512i table_of(const int32_t *x, int channels) {
 /* tables[group][index] for groups of 4 channels. */
 static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     int c = 0;
-    /* four groups at once: the four sums -a-b, a-b, b-a, a+b of each pair (a, b), then all sums of two pairs */
+    /* four groups at once: the four sums -a-b, a-b, b-a, a+b of each pair (a, b), then all sums of two pairs
+     */
     const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
     const __m512i high = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     const __m512i zero = _mm512_setzero_si512();
     for (; c + 16 <= channels; c += 16, tables += 4 * TABLE) {
         __m512i v = _mm512_loadu_si512(x + c);
         __m512i swapped = _mm512_shuffle_epi32(v, _MM_PERM_CDAB);
-        __m512i plus = _mm512_add_epi32(v, swapped);  /* a+b, a+b, c+d, c+d */
-        __m512i minus = _mm512_sub_epi32(v, swapped); /* a-b, b-a, c-d, d-c */
+        __m512i plus = _mm512_add_epi32(v, swapped);                  /* a+b, a+b, c+d, c+d */
+        __m512i minus = _mm512_sub_epi32(v, swapped);                 /* a-b, b-a, c-d, d-c */
         __m512i mixed = _mm512_mask_blend_epi32(0xaaaa, minus, plus); /* a-b, a+b, c-d, c+d */
         __m512i negated = _mm512_sub_epi32(zero, mixed);
         /* -(a+b), a-b, -(a-b), a+b of the lower pair; the same for c and d */

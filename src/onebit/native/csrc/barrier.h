@@ -1,4 +1,5 @@
-/* Threads that run one plan on the same images: each runs a part of every kernel call, then waits for the others. */
+/* Threads that run one plan on the same images: each runs a part of every kernel call, then waits for the
+ * others. */
 #pragma once
 #include "onebit.h"
 
@@ -12,8 +13,9 @@
 #define store_now(to, value) __atomic_store_n(to, value, __ATOMIC_RELEASE)
 #define add_now(to) __atomic_add_fetch(to, 1, __ATOMIC_ACQ_REL)
 #endif
-/* sleep_while: sleep until woken, if the number at `at` still equals `seen`; at most 10 ms, as the barrier may be cancelled.
- * With fewer free cores than threads, yielding instead would take time from the very thread that is waited for. */
+/* sleep_while: sleep until woken, if the number at `at` still equals `seen`; at most 10 ms, as the barrier
+ * may be cancelled. With fewer free cores than threads, yielding instead would take time from the very thread
+ * that is waited for. */
 #if defined(__linux__)
 #include <limits.h>
 #include <sys/syscall.h>
@@ -29,7 +31,8 @@ static inline void wake_all(int32_t *at) { syscall(SYS_futex, at, WAKE_PRIVATE, 
 #if defined(_MSC_VER)
 #pragma comment(lib, "synchronization")
 #endif
-__declspec(dllimport) int __stdcall WaitOnAddress(volatile void *at, void *seen, size_t size, unsigned long most);
+__declspec(dllimport) int __stdcall WaitOnAddress(volatile void *at, void *seen, size_t size,
+                                                  unsigned long most);
 __declspec(dllimport) void __stdcall WakeByAddressAll(void *at);
 static inline void sleep_while(int32_t *at, int32_t seen) { WaitOnAddress(at, &seen, sizeof(seen), 10); }
 static inline void wake_all(int32_t *at) { WakeByAddressAll(at); }
@@ -54,7 +57,8 @@ typedef struct {
 } span_t;
 
 static inline span_t span_of(const share_t *share, int64_t count) {
-    span_t span = {(int)(count * share->part / share->parts), (int)(count * (share->part + 1) / share->parts)};
+    span_t span = {(int)(count * share->part / share->parts),
+                   (int)(count * (share->part + 1) / share->parts)};
     return span;
 }
 

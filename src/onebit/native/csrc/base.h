@@ -7,7 +7,8 @@
 
 #include "onebit.h"
 
-/* A function that becomes part of each caller: arguments that are constants there choose its code, and its vectors stay in registers. */
+/* A function that becomes part of each caller: arguments that are constants there choose its code, and its
+ * vectors stay in registers. */
 #if defined(__GNUC__) || defined(__clang__)
 #define ALWAYS static inline __attribute__((always_inline))
 #else

@@ -21,7 +21,8 @@ static int has_avx512bw(void) {
 }
 static int has_avx512vnni(void) { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
 static int has_avx512(void) {
-    return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vbmi2");
+    return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq") &&
+           __builtin_cpu_supports("avx512vbmi2");
 }
 #if defined(OB_AMX)
 static int has_amx(void) { return has_avx512() && ob_has_amx(); }
@@ -39,9 +40,7 @@ static const struct {
 #if defined(OB_AVXVNNI)
     {&ob_avxvnni, has_avxvnni},
 #endif
-    {&ob_avx512bw, has_avx512bw},
-    {&ob_avx512vnni, has_avx512vnni},
-    {&ob_avx512, has_avx512},
+    {&ob_avx512bw, has_avx512bw}, {&ob_avx512vnni, has_avx512vnni}, {&ob_avx512, has_avx512},
 #if defined(OB_AMX)
     {&ob_amx, has_amx},
 #endif

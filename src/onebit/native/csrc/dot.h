@@ -1,43 +1,49 @@
-/* Dense layers and convolutions of bytes with one-bit weights. In memory a weight is a bit; the weights of a block of outputs
- * become bytes of 1 and -1 once per call, and every row of inputs is multiplied by them.
+/* Dense layers and convolutions of bytes with one-bit weights. In memory a weight is a bit; the weights of a
+ * block of outputs become bytes of 1 and -1 once per call, and every row of inputs is multiplied by them.
  *
- * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
+ * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the
+ * start of the row.
  */
 #pragma once
 #include "matmul.h"
 
-#define DOT_OUTPUTS 32           /* whose weights of a four are neighbors in memory: weight k of output o is bit 4o + k */
+#define DOT_OUTPUTS \
+    32 /* whose weights of a four are neighbors in memory: weight k of output o is bit 4o + k */
 #define DOT_BYTES (DOT_OUTPUTS / 2) /* of a four of inputs */
 
 /* Weights of a panel as bytes, [four][lane][4]; those of a four are DOT_BYTES after those of the last. */
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to);
-/* sums[m][panel][lane] of rows a[m]. Panels of bytes are `panel` bytes apart. Offsets of segments are bytes in a, and fours
- * of a panel in b; `words` are fours. */
-static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
-                     int64_t panel, int32_t *sums);
+/* sums[m][panel][lane] of rows a[m]. Panels of bytes are `panel` bytes apart. Offsets of segments are bytes
+ * in a, and fours of a panel in b; `words` are fours. */
+static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count,
+                     const int8_t *b, int64_t panel, int32_t *sums);
 
 /* The scratch memory of a call, and what its runs share. */
 typedef struct dot dot_t;
 struct dot {
     const ob_call *call;
     segment_t *segments;
-    int32_t *base;  /* per output of a block: what is added to its sum */
-    int8_t *bytes;  /* the weights of a block */
-    uint8_t *rows;  /* input rows with padding */
-    int64_t panel;  /* bytes per panel */
+    int32_t *base;           /* per output of a block: what is added to its sum */
+    int8_t *bytes;           /* the weights of a block */
+    uint8_t *rows;           /* input rows with padding */
+    int64_t panel;           /* bytes per panel */
     span_t tiles;            /* of the block */
     const int32_t *base_run; /* the run that `base` is for; NULL: none yet */
     int base_row;
-    /* Makes all outputs of a block for `left` pixels of a run from `position` on. from: where the row of pixel 0 of image 0 begins;
-     * image: bytes to that of the next image. */
-    int (*run_pixels)(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from, int64_t image);
+    /* Makes all outputs of a block for `left` pixels of a run from `position` on. from: where the row of
+     * pixel 0 of image 0 begins; image: bytes to that of the next image. */
+    int (*run_pixels)(dot_t *dot, const run_t *at, int group, position_t position, int64_t left,
+                      const uint8_t *from, int64_t image);
     int shaped; /* rows for which tiles of bytes have their shapes, see amx.h */
 };
 
 /* Bytes of the input rows with padding. */
-static int64_t padded_bytes(const ob_call *call) { return (int64_t)call->table_rows * call->table_width * call->in_pixel; }
+static int64_t padded_bytes(const ob_call *call) {
+    return (int64_t)call->table_rows * call->table_width * call->in_pixel;
+}
 
-static int dot_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from, int64_t image);
+static int dot_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left,
+                   const uint8_t *from, int64_t image);
 
 static dot_t dot_room(const ob_call *call, uint32_t *scratch) {
     dot_t dot = {.call = call, .segments = (segment_t *)scratch, .run_pixels = dot_run};
@@ -49,12 +55,14 @@ static dot_t dot_room(const ob_call *call, uint32_t *scratch) {
     return dot;
 }
 
-/* `fours` fours of a panel as bytes, from four `from` on. A panel has the fours of all taps. Those that it lacks are 0, and so are
- * the bytes beyond the channels of a tap. */
+/* `fours` fours of a panel as bytes, from four `from` on. A panel has the fours of all taps. Those that it
+ * lacks are 0, and so are the bytes beyond the channels of a tap. */
 static void expand_part(const ob_call *call, int group, int p, int64_t from, int64_t fours, int8_t *to) {
     int64_t several = (call->outputs + DOT_OUTPUTS - 1) / DOT_OUTPUTS, four = LANES * 4;
-    int64_t left = (int64_t)call->taps_down * call->taps_across * call->tap_words - from, found = left < fours ? left : fours;
-    const uint8_t *bits = (const uint8_t *)call->weights + (group * several + p * LANES / DOT_OUTPUTS) * call->panel +
+    int64_t left = (int64_t)call->taps_down * call->taps_across * call->tap_words - from,
+            found = left < fours ? left : fours;
+    const uint8_t *bits = (const uint8_t *)call->weights +
+                          (group * several + p * LANES / DOT_OUTPUTS) * call->panel +
                           p * LANES % DOT_OUTPUTS / 2;
     expand_fours(bits + from * DOT_BYTES, found, to);
     memset(to + found * four, 0, (size_t)((fours - found) * four));
@@ -67,9 +75,12 @@ static void expand_part(const ob_call *call, int group, int p, int64_t from, int
 /* Makes bytes of the weights of a block. */
 static void expand_tiles(dot_t *dot, int group) {
     const ob_call *call = dot->call;
-    int all = (call->outputs + LANES - 1) / LANES, end = dot->tiles.end * TILE_PANELS < all ? dot->tiles.end * TILE_PANELS : all;
-    int64_t taps = (int64_t)call->taps_down * call->taps_across, four = LANES * 4, extra = call->tap_fours - call->tap_words;
-    int64_t parts = extra ? taps : 1, fours = taps / parts * call->tap_words; /* parts with nothing extra inside */
+    int all = (call->outputs + LANES - 1) / LANES,
+        end = dot->tiles.end * TILE_PANELS < all ? dot->tiles.end * TILE_PANELS : all;
+    int64_t taps = (int64_t)call->taps_down * call->taps_across, four = LANES * 4,
+            extra = call->tap_fours - call->tap_words;
+    int64_t parts = extra ? taps : 1,
+            fours = taps / parts * call->tap_words; /* parts with nothing extra inside */
     int8_t *to = dot->bytes;
     for (int p = dot->tiles.begin * TILE_PANELS; p < end; p++)
         for (int64_t part = 0; part < parts; part++, to += (fours + extra) * four) {
@@ -78,7 +89,8 @@ static void expand_tiles(dot_t *dot, int group) {
         }
 }
 
-/* The segments of output row `i` and run `run`: the taps inside the image. Their number is at most that of the taps. */
+/* The segments of output row `i` and run `run`: the taps inside the image. Their number is at most that of
+ * the taps. */
 static int dot_segments(const dot_t *dot, int i, const int32_t *run) {
     const ob_call *call = dot->call;
     int64_t width = call->table_rows ? call->table_width : call->in_width;
@@ -111,8 +123,8 @@ static int same_taps(const ob_call *call, int i, int j) {
     return 1;
 }
 
-/* What is added to the sums of each output of a block: a tap inside the image has bytes without `zero`, one outside has the
- * padding value instead. */
+/* What is added to the sums of each output of a block: a tap inside the image has bytes without `zero`, one
+ * outside has the padding value instead. */
 static void dot_base(dot_t *dot, int group, int i, const int32_t *run) {
     const ob_call *call = dot->call;
     int32_t zero = call->in_zero - call->in_factor * DOT_SHIFT;
@@ -124,24 +136,29 @@ static void dot_base(dot_t *dot, int group, int i, const int32_t *run) {
     memset(dot->base, 0, (size_t)count * sizeof *dot->base);
     for (int a = 0; a < call->taps_down; a++)
         for (int b = 0; b < call->taps_across; b++) {
-            int inside = call->rows[i * call->taps_down + a] >= 0 && call->columns[run[0] * call->taps_across + b] >= 0;
+            int inside = call->rows[i * call->taps_down + a] >= 0 &&
+                         call->columns[run[0] * call->taps_across + b] >= 0;
             uint32_t value = (uint32_t)(inside ? -zero : call->constant);
-            const int64_t *tap = call->tap_sums + (int64_t)(a * call->taps_across + b) * call->groups * call->outputs +
+            const int64_t *tap = call->tap_sums +
+                                 (int64_t)(a * call->taps_across + b) * call->groups * call->outputs +
                                  (int64_t)group * call->outputs + first;
-            for (int k = 0; k < count; k++) dot->base[k] = (int32_t)((uint32_t)dot->base[k] + value * (uint32_t)tap[k]);
+            for (int k = 0; k < count; k++)
+                dot->base[k] = (int32_t)((uint32_t)dot->base[k] + value * (uint32_t)tap[k]);
         }
     for (int k = count; k < call->together * call->outputs; k += count)
         memcpy(dot->base + k, dot->base, (size_t)count * sizeof *dot->base);
 }
 
 /* Runs the epilogue on the sums of some rows of a tile, where it may work in place. */
-static int finish_rows(const dot_t *dot, const run_t *at, position_t position, int many, int group, int tile, int32_t *sums,
-                       int width) {
+static int finish_rows(const dot_t *dot, const run_t *at, position_t position, int many, int group, int tile,
+                       int32_t *sums, int width) {
     const ob_call *call = dot->call;
-    int first = tile * TILE_OUTPUTS, part = call->outputs - first < width ? call->outputs - first : width, saw_nan = 0;
+    int first = tile * TILE_OUTPUTS, part = call->outputs - first < width ? call->outputs - first : width,
+        saw_nan = 0;
     int together = at->run[1] == 1 ? call->together : 0, single = call->out_height * call->out_width == 1;
     /* whether the epilogue reads just these sums, row by row in whole vectors */
-    int bare = width % OB_VECTOR == 0 && call->in_factor == 1 && !call->in_zero && !DOT_SHIFT && !call->constant;
+    int bare =
+        width % OB_VECTOR == 0 && call->in_factor == 1 && !call->in_zero && !DOT_SHIFT && !call->constant;
     uint32_t factor = (uint32_t)call->in_factor;
     block_t block;
     for (int m = 0; m < many;) {
@@ -159,9 +176,11 @@ static int finish_rows(const dot_t *dot, const run_t *at, position_t position, i
             CHANNELS(x->i[k] = (int32_t)(factor * (uint32_t)sum[k] + (uint32_t)base[k]))
         } else if (!straight)
             for (int p = 0, to = 0; p < pixels; p++)
-                for (int k = 0; k < part; k++, to++) x->i[to] = (int32_t)(factor * (uint32_t)sum[p * width + k] + (uint32_t)base[k]);
+                for (int k = 0; k < part; k++, to++)
+                    x->i[to] = (int32_t)(factor * (uint32_t)sum[p * width + k] + (uint32_t)base[k]);
         site_t site = site_of(at, position, group * call->outputs + first);
-        saw_nan |= finish_block(call, x, &site, pixels > 1 ? 0 : group * call->outputs + first, pixels * part, 0);
+        saw_nan |=
+            finish_block(call, x, &site, pixels > 1 ? 0 : group * call->outputs + first, pixels * part, 0);
         m += pixels;
         if (single)
             position.n += pixels;
@@ -171,7 +190,8 @@ static int finish_rows(const dot_t *dot, const run_t *at, position_t position, i
     return saw_nan;
 }
 
-static int dot_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left, const uint8_t *from, int64_t image) {
+static int dot_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left,
+                   const uint8_t *from, int64_t image) {
     const ob_call *call = dot->call;
     int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), saw_nan = 0;
     int64_t step = (int64_t)at->run[3] * call->in_pixel;
@@ -203,8 +223,8 @@ static int dot_images(dot_t *dot, const share_t *rows, int group, int64_t count,
         for (int i = mine.begin; i < mine.end; i++) {
             run_t at = {.call = call, .arena = arena, .i = i, .run = call->runs + 4 * r};
             position_t position = {0, 0};
-            saw_nan |= dot->run_pixels(dot, &at, group, position, count * at.run[2], (const uint8_t *)(arena + call->in),
-                                       call->in_size * 4);
+            saw_nan |= dot->run_pixels(dot, &at, group, position, count * at.run[2],
+                                       (const uint8_t *)(arena + call->in), call->in_size * 4);
         }
     return saw_nan;
 }
@@ -213,7 +233,8 @@ static int dot_images(dot_t *dot, const share_t *rows, int group, int64_t count,
 static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count, uint32_t *arena) {
     const ob_call *call = dot->call;
     const span_t mine = span_of(rows, call->out_height);
-    int64_t width = (int64_t)call->in_width * call->in_pixel, size = (int64_t)call->table_width * call->in_pixel;
+    int64_t width = (int64_t)call->in_width * call->in_pixel,
+            size = (int64_t)call->table_width * call->in_pixel;
     int saw_nan = 0;
     memset(dot->rows, call->table_byte, (size_t)padded_bytes(call));
     for (int64_t n = 0; n < count; n++) {
@@ -221,8 +242,8 @@ static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count,
         int made = -1; /* the last row that was copied */
         for (int i = mine.begin; i < mine.end; i++) {
             for (int row; (row = next_row(call, i, &made)) >= 0;)
-                memcpy(dot->rows + row % call->table_rows * size + (int64_t)call->table_left * call->in_pixel, in + row * width,
-                       (size_t)width);
+                memcpy(dot->rows + row % call->table_rows * size + (int64_t)call->table_left * call->in_pixel,
+                       in + row * width, (size_t)width);
             run_t at = {.call = call, .arena = arena, .i = i, .run = call->runs};
             position_t position = {n, 0};
             saw_nan |= dot->run_pixels(dot, &at, group, position, at.run[2], dot->rows, 0);

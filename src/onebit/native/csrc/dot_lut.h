@@ -1,10 +1,10 @@
-/* Dense layers and convolutions of bytes with one-bit weights by lookups, with AVX-512. A table is a register: the 32 sums in
- * 16 bits of some of five bytes. One instruction chooses for each of 32 outputs the sum of the bytes whose weight is +1. Twice
- * that sum, minus the sum of all bytes, is the product.
+/* Dense layers and convolutions of bytes with one-bit weights by lookups, with AVX-512. A table is a
+ * register: the 32 sums in 16 bits of some of five bytes. One instruction chooses for each of 32 outputs the
+ * sum of the bytes whose weight is +1. Twice that sum, minus the sum of all bytes, is the product.
  *
- * Weights: of each output 15 in 16 bits, three lookups: of neighboring bytes, or in a row of three taps of one pixel each. In a
- * panel of 32 outputs, 0 and 16 are neighbors, then 1 and 17, …, so that sums come in order when the even ones and the odd ones
- * become 32 bits.
+ * Weights: of each output 15 in 16 bits, three lookups: of neighboring bytes, or in a row of three taps of
+ * one pixel each. In a panel of 32 outputs, 0 and 16 are neighbors, then 1 and 17, …, so that sums come in
+ * order when the even ones and the odd ones become 32 bits.
  */
 #pragma once
 #include "avx512.h"
@@ -29,8 +29,10 @@
 /* The table of the bytes 0 and 1 in every lane of `first`, 2 and 3 in `second`, and 3 and 4 in `third`. */
 ALWAYS void dot_lut_table(__m256i first, __m256i second, __m256i third, uint16_t *table) {
     const __m256i one_two = _mm256_set1_epi64x(0x0101010000010000), five = _mm256_set1_epi16(256);
-    const __m256i three_four = _mm256_setr_epi64x(0, 0x0001000100010001, 0x0100010001000100, 0x0101010101010101);
-    __m256i low = _mm256_add_epi16(_mm256_maddubs_epi16(first, one_two), _mm256_maddubs_epi16(second, three_four));
+    const __m256i three_four =
+        _mm256_setr_epi64x(0, 0x0001000100010001, 0x0100010001000100, 0x0101010101010101);
+    __m256i low =
+        _mm256_add_epi16(_mm256_maddubs_epi16(first, one_two), _mm256_maddubs_epi16(second, three_four));
     _mm256_store_si256((__m256i *)table, low);
     _mm256_store_si256((__m256i *)(table + 16), _mm256_add_epi16(low, _mm256_maddubs_epi16(third, five)));
 }
@@ -50,7 +52,8 @@ ALWAYS int32_t dot_lut_tables(const uint8_t *x, int channels, uint16_t *tables) 
         dot_lut_table(_mm256_broadcastw_epi16(last), _mm256_broadcastw_epi16(_mm_srli_si128(last, 2)),
                       _mm256_broadcastw_epi16(_mm_srli_si128(last, 3)), tables);
     }
-    for (c = 0; c + 64 <= channels; c += 64) total = _mm512_add_epi64(total, _mm512_sad_epu8(_mm512_loadu_si512(x + c), zero));
+    for (c = 0; c + 64 <= channels; c += 64)
+        total = _mm512_add_epi64(total, _mm512_sad_epu8(_mm512_loadu_si512(x + c), zero));
     if (c < channels) {
         __m512i last = _mm512_maskz_loadu_epi8(((__mmask64)1 << (channels - c)) - 1, x + c);
         total = _mm512_add_epi64(total, _mm512_sad_epu8(last, zero));
@@ -58,23 +61,27 @@ ALWAYS int32_t dot_lut_tables(const uint8_t *x, int channels, uint16_t *tables) 
     return (int32_t)_mm512_reduce_add_epi64(total);
 }
 
-/* Where the tables of a tile are: rows are `row` apart, the three lookups of a word `lookup`, and words `word`. */
+/* Where the tables of a tile are: rows are `row` apart, the three lookups of a word `lookup`, and words
+ * `word`. */
 typedef struct {
     const uint16_t *tables;
     int64_t row, lookup, word;
 } dot_lut_tables_t;
 
-/* Adds the sum that each output of a panel chooses. gcc would add in another order, which needs more registers. */
-#define DOT_LUT_CHOOSE(sum, index, entries)                                     \
+/* Adds the sum that each output of a panel chooses. gcc would add in another order, which needs more
+ * registers. */
+#define DOT_LUT_CHOOSE(sum, index, entries)                                \
     sum = _mm512_add_epi16(sum, _mm512_permutexvar_epi16(index, entries)); \
     __asm__("" : "+v"(sum))
 
-/* Adds the products of R rows, minus the sum of all their bytes in `totals`, to `sums`, or begins them. With `shared`, lookup
- * k of row m and lookup 0 of row m + k have the same table. sums: in the order of finish_rows, tile by tile. Accumulators stay
- * in registers only if every loop over them is unrolled. */
-ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_lut_tables_t *at, const segment_t *segments,
-                          int count, const uint16_t *b, int64_t panel, const int32_t *totals, int begins, int32_t *sums) {
-    const __m512i least = _mm512_set1_epi16(INT16_MIN); /* sums without a sign, moved to where 16 bits have one */
+/* Adds the products of R rows, minus the sum of all their bytes in `totals`, to `sums`, or begins them. With
+ * `shared`, lookup k of row m and lookup 0 of row m + k have the same table. sums: in the order of
+ * finish_rows, tile by tile. Accumulators stay in registers only if every loop over them is unrolled. */
+ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_lut_tables_t *at,
+                          const segment_t *segments, int count, const uint16_t *b, int64_t panel,
+                          const int32_t *totals, int begins, int32_t *sums) {
+    const __m512i least =
+        _mm512_set1_epi16(INT16_MIN); /* sums without a sign, moved to where 16 bits have one */
     const __m512i even = _mm512_set1_epi32(2), odd = _mm512_set1_epi32(2 << 16);
     const int64_t row = at->row, lookup = shared ? at->row : at->lookup;
     __m512i sum[8][4];
@@ -127,8 +134,10 @@ ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_
                 __m512i moved = _mm512_set1_epi32(-2 * INT16_MIN - (totals ? totals[m] : 0));
 #pragma GCC unroll 4
                 for (int p = 0; p < P; p++) {
-                    int width = p / DOT_LUT_PANELS < P / DOT_LUT_PANELS ? TILE_OUTPUTS : P % DOT_LUT_PANELS * DOT_LUT_LANES;
-                    int32_t *to = sums + p / DOT_LUT_PANELS * R * TILE_OUTPUTS + m * width + p % DOT_LUT_PANELS * DOT_LUT_LANES;
+                    int width = p / DOT_LUT_PANELS < P / DOT_LUT_PANELS ? TILE_OUTPUTS
+                                                                        : P % DOT_LUT_PANELS * DOT_LUT_LANES;
+                    int32_t *to = sums + p / DOT_LUT_PANELS * R * TILE_OUTPUTS + m * width +
+                                  p % DOT_LUT_PANELS * DOT_LUT_LANES;
                     __m512i low = moved, high = moved;
                     if (adds) {
                         low = _mm512_add_epi32(low, _mm512_loadu_si512(to));
@@ -144,16 +153,17 @@ ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_
     }
 }
 
-#define CASE(R, P)                                                                                        \
-    case 8 * R + P:                                                                                       \
-        if (R > 1 && at->lookup == at->row)                                                               \
-            dot_lut_fixed(R, P, R > 1, at, segments, count, b, panel, totals, begins, sums);              \
-        else                                                                                              \
-            dot_lut_fixed(R, P, 0, at, segments, count, b, panel, totals, begins, sums);                  \
+#define CASE(R, P)                                                                           \
+    case 8 * R + P:                                                                          \
+        if (R > 1 && at->lookup == at->row)                                                  \
+            dot_lut_fixed(R, P, R > 1, at, segments, count, b, panel, totals, begins, sums); \
+        else                                                                                 \
+            dot_lut_fixed(R, P, 0, at, segments, count, b, panel, totals, begins, sums);     \
         break;
 
-static void dot_lut_tile(int rows, int panels, const dot_lut_tables_t *at, const segment_t *segments, int count,
-                         const uint16_t *b, int64_t panel, const int32_t *totals, int begins, int32_t *sums) {
+static void dot_lut_tile(int rows, int panels, const dot_lut_tables_t *at, const segment_t *segments,
+                         int count, const uint16_t *b, int64_t panel, const int32_t *totals, int begins,
+                         int32_t *sums) {
     switch (8 * rows + panels) {
         TILE_SIZES(CASE)
         CASE(8, 2)
@@ -170,15 +180,16 @@ typedef struct {
 } dot_lut_t;
 
 /* The products of `many` rows with all outputs, tile by tile. */
-static void dot_lut_sums(const dot_lut_t *lut, int many, const dot_lut_tables_t *at, const segment_t *segments, int count,
-                         const int32_t *totals, int begins) {
+static void dot_lut_sums(const dot_lut_t *lut, int many, const dot_lut_tables_t *at,
+                         const segment_t *segments, int count, const int32_t *totals, int begins) {
     const ob_call *call = lut->dot.call;
     const uint16_t *weights = call->weights;
     const int step = many == 8 ? 2 : 4, begin = lut->dot.tiles.begin * DOT_LUT_PANELS;
-    int end = lut->dot.tiles.end * DOT_LUT_PANELS < lut->panels ? lut->dot.tiles.end * DOT_LUT_PANELS : lut->panels;
+    int end =
+        lut->dot.tiles.end * DOT_LUT_PANELS < lut->panels ? lut->dot.tiles.end * DOT_LUT_PANELS : lut->panels;
     for (int p = begin; p < end; p += step)
-        dot_lut_tile(many, end - p < step ? end - p : step, at, segments, count, weights + p * call->panel, call->panel, totals,
-                     begins, lut->sums + (int64_t)many * (p - begin) * DOT_LUT_LANES);
+        dot_lut_tile(many, end - p < step ? end - p : step, at, segments, count, weights + p * call->panel,
+                     call->panel, totals, begins, lut->sums + (int64_t)many * (p - begin) * DOT_LUT_LANES);
 }
 
 /* Runs the epilogue on the sums of `many` rows. */
@@ -188,18 +199,22 @@ static int dot_lut_finish(const dot_lut_t *lut, const run_t *at, position_t posi
     int saw_nan = 0;
     for (int tile = dot->tiles.begin; tile < dot->tiles.end; tile++, sums += many * TILE_OUTPUTS) {
         int width = lut->panels * DOT_LUT_LANES - tile * TILE_OUTPUTS;
-        saw_nan |= finish_rows(dot, at, position, many, 0, tile, sums, width < TILE_OUTPUTS ? width : TILE_OUTPUTS);
+        saw_nan |=
+            finish_rows(dot, at, position, many, 0, tile, sums, width < TILE_OUTPUTS ? width : TILE_OUTPUTS);
     }
     return saw_nan;
 }
 
-/* The last word of weights may have lookups without inputs, which choose entry 0 of the tables after the last one. */
+/* The last word of weights may have lookups without inputs, which choose entry 0 of the tables after the last
+ * one. */
 static inline void end_tables(uint16_t *tables) { tables[0] = tables[DOT_LUT_TABLE] = 0; }
 
-/* A dense layer, or a convolution of one pixel to one pixel: makes the tables of a block of inputs of some images. */
+/* A dense layer, or a convolution of one pixel to one pixel: makes the tables of a block of inputs of some
+ * images. */
 static int dot_lut_dense(dot_lut_t *lut, int64_t count, uint32_t *arena) {
     const ob_call *call = lut->dot.call;
-    const int block = DOT_LUT_WORDS * DOT_LUT_GROUPS, inputs = block * DOT_LUT_INPUTS, stride = (block + 2) * DOT_LUT_TABLE;
+    const int block = DOT_LUT_WORDS * DOT_LUT_GROUPS, inputs = block * DOT_LUT_INPUTS,
+              stride = (block + 2) * DOT_LUT_TABLE;
     static const int32_t one[4] = {0, 1, 1, 0};
     int saw_nan = 0;
     run_t at = {.call = call, .arena = arena, .i = 0, .run = one};
@@ -209,7 +224,8 @@ static int dot_lut_dense(dot_lut_t *lut, int64_t count, uint32_t *arena) {
         position_t position = {n, 0};
         for (int from = 0; from < call->tap_channels; from += inputs) {
             int part = call->tap_channels - from < inputs ? call->tap_channels - from : inputs;
-            int groups = (part + DOT_LUT_INPUTS - 1) / DOT_LUT_INPUTS, words = (groups + DOT_LUT_GROUPS - 1) / DOT_LUT_GROUPS;
+            int groups = (part + DOT_LUT_INPUTS - 1) / DOT_LUT_INPUTS,
+                words = (groups + DOT_LUT_GROUPS - 1) / DOT_LUT_GROUPS;
             segment_t segment = {0, from / inputs * DOT_LUT_WORDS, words, 0};
             int32_t totals[8];
             for (int m = 0; m < many; m++) {
@@ -226,16 +242,19 @@ static int dot_lut_dense(dot_lut_t *lut, int64_t count, uint32_t *arena) {
     return saw_nan;
 }
 
-/* A convolution whose rows are padded: makes the tables of each input row once and keeps those that an output row needs. */
+/* A convolution whose rows are padded: makes the tables of each input row once and keeps those that an output
+ * row needs. */
 static int dot_lut_conv(dot_lut_t *lut, span_t mine, int64_t count, uint32_t *arena) {
     const ob_call *call = lut->dot.call;
     const int32_t *run = call->runs;
     int channels = call->in_pixel, across = call->tap_channels / channels; /* a tap is a row of pixels */
-    int groups = (channels + DOT_LUT_INPUTS - 1) / DOT_LUT_INPUTS, words = (across * groups + DOT_LUT_GROUPS - 1) / DOT_LUT_GROUPS;
+    int groups = (channels + DOT_LUT_INPUTS - 1) / DOT_LUT_INPUTS,
+        words = (across * groups + DOT_LUT_GROUPS - 1) / DOT_LUT_GROUPS;
     int three = across == DOT_LUT_GROUPS; /* a word has lookups of three pixels, else of one */
     int width = call->table_width, right = call->table_left + call->in_width, saw_nan = 0;
     int64_t pixel = (int64_t)groups * DOT_LUT_TABLE, row_units = width * pixel + 2 * DOT_LUT_TABLE;
-    int32_t *down = lut->totals + (int64_t)call->table_rows * width; /* of a column under the taps of an output row */
+    int32_t *down =
+        lut->totals + (int64_t)call->table_rows * width; /* of a column under the taps of an output row */
     memset(lut->dot.rows, call->table_byte, (size_t)channels);
     for (int row = 0; row < call->table_rows; row++) {
         for (int j = 0; j < width; j++)
@@ -273,11 +292,13 @@ static int dot_lut_conv(dot_lut_t *lut, span_t mine, int64_t count, uint32_t *ar
                 many = tile_rows(run[2] - t, DOT_LUT_ROWS(lut->panels));
                 for (int b = 0; b < across; b++)
                     if (run[3] == 1)
-                        for (int m = 0; m < 8; m++) totals[m] += down[first + b + m]; /* of 8 pixels, if there are fewer too */
+                        for (int m = 0; m < 8; m++)
+                            totals[m] += down[first + b + m]; /* of 8 pixels, if there are fewer too */
                     else
                         for (int m = 0; m < many; m++) totals[m] += down[first + b + m * run[3]];
-                dot_lut_tables_t tables = {lut->tables + first * pixel, run[3] * pixel, three ? pixel : DOT_LUT_TABLE,
-                                          three ? DOT_LUT_TABLE : DOT_LUT_GROUPS * DOT_LUT_TABLE};
+                dot_lut_tables_t tables = {lut->tables + first * pixel, run[3] * pixel,
+                                           three ? pixel : DOT_LUT_TABLE,
+                                           three ? DOT_LUT_TABLE : DOT_LUT_GROUPS * DOT_LUT_TABLE};
                 if (found)
                     dot_lut_sums(lut, many, &tables, lut->dot.segments, found, totals, 1);
                 else
@@ -293,7 +314,8 @@ static int dot_lut(const ob_call *call, const share_t *share, int64_t count, uin
     uint32_t *scratch = arena + call->scratch + share->scratch;
     work_t work = work_of(call, share, TILE_OUTPUTS);
     dot_lut_t lut = {{.call = call, .tiles = work.outputs}, 0, NULL, NULL, NULL};
-    int64_t outputs = (call->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS * TILE_OUTPUTS, base = outputs < BLOCK ? BLOCK : outputs;
+    int64_t outputs = (call->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS * TILE_OUTPUTS,
+            base = outputs < BLOCK ? BLOCK : outputs;
     if (work.outputs.begin == work.outputs.end) return 0;
     lut.panels = (call->outputs + DOT_LUT_LANES - 1) / DOT_LUT_LANES;
     lut.dot.base = (int32_t *)scratch;
@@ -302,7 +324,8 @@ static int dot_lut(const ob_call *call, const share_t *share, int64_t count, uin
     memset(lut.dot.base, 0, (size_t)base * sizeof *lut.dot.base);
     if (!call->table_rows) return dot_lut_dense(&lut, count, arena);
     int groups = (call->in_pixel + DOT_LUT_INPUTS - 1) / DOT_LUT_INPUTS;
-    lut.dot.segments = (segment_t *)(lut.tables + call->table_rows * (call->table_width * groups + 2) * DOT_LUT_TABLE);
+    lut.dot.segments =
+        (segment_t *)(lut.tables + call->table_rows * (call->table_width * groups + 2) * DOT_LUT_TABLE);
     lut.totals = (int32_t *)(lut.dot.segments + call->taps_down);
     lut.dot.rows = (uint8_t *)(lut.totals + (call->table_rows + 1) * call->table_width + 8);
     return dot_lut_conv(&lut, work.rows, count, arena);

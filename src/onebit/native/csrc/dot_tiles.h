@@ -10,8 +10,8 @@ static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
 }
 #endif
 
-ALWAYS void dot_fixed(const int R, const int P, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
-                      int64_t panel, int32_t *sums, int stride) {
+ALWAYS void dot_fixed(const int R, const int P, const uint8_t *const *a, const segment_t *segments, int count,
+                      const int8_t *b, int64_t panel, int32_t *sums, int stride) {
     vec part[8][4];
     int room = DOT_STEPS;
     const int flushed = DOT_STEPS != INT32_MAX;
@@ -37,26 +37,27 @@ ALWAYS void dot_fixed(const int R, const int P, const uint8_t *const *a, const s
                 }
             }
             if (flushed && !room) {
-                TILE(int32_t *to = sums + m * stride + p * LANES; vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p])));
-                     part[m][p] = vec_zero())
+                TILE(int32_t *to = sums + m * stride + p * LANES;
+                     vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p]))); part[m][p] = vec_zero())
                 room = DOT_STEPS;
             }
         }
     }
     if (flushed)
-        TILE(int32_t *to = sums + m * stride + p * LANES; vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p]))))
+        TILE(int32_t *to = sums + m * stride + p * LANES;
+             vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p]))))
     else
         TILE(vec_store(sums + m * stride + p * LANES, part[m][p]))
 }
 
-#define CASE(R, P)                                                                   \
-    case 8 * R + P:                                                                  \
-        if (R <= DOT_REGISTERS(P) && P <= TILE_PANELS)                               \
-            dot_fixed(R, P, a, segments, count, b, panel, sums, panels * LANES);     \
+#define CASE(R, P)                                                              \
+    case 8 * R + P:                                                             \
+        if (R <= DOT_REGISTERS(P) && P <= TILE_PANELS)                          \
+            dot_fixed(R, P, a, segments, count, b, panel, sums, panels *LANES); \
         break;
 
-static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
-                     int64_t panel, int32_t *sums) {
+static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count,
+                     const int8_t *b, int64_t panel, int32_t *sums) {
     for (int many; rows > 0; rows -= many, a += many, sums += many * panels * LANES) {
         int most = DOT_REGISTERS(panels);
         many = rows >= most ? most : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;

@@ -1,4 +1,5 @@
-/* Runs the kernel calls of a plan in order: included last by the file of each instruction set, which it ends with ISA. */
+/* Runs the kernel calls of a plan in order: included last by the file of each instruction set, which it ends
+ * with ISA. */
 #pragma once
 #include "barrier.h"
 #include "kernels.h"
@@ -26,7 +27,8 @@
 
 /* An input as a value, pixels in NHWC order. */
 static void code_input(const ob_input *input, const uint8_t *images, int64_t count, uint32_t *arena) {
-    const int64_t pixels = (int64_t)input->height * input->width, channels = input->channels, size = pixels * channels;
+    const int64_t pixels = (int64_t)input->height * input->width, channels = input->channels,
+                  size = pixels * channels;
     const int reals = input->coding == OB_CODING_REALS;
     for (int64_t n = 0; n < count; n++) {
         uint32_t *out = arena + input->place + n * input->size;
@@ -46,8 +48,8 @@ static void code_input(const ob_input *input, const uint8_t *images, int64_t cou
 }
 
 /* `batch` of the inputs of `count` images as values, from image number `done` on. */
-static void code_inputs(const ob_plan *plan, const uint8_t *images, int64_t count, int64_t done, int64_t batch,
-                        uint32_t *arena) {
+static void code_inputs(const ob_plan *plan, const uint8_t *images, int64_t count, int64_t done,
+                        int64_t batch, uint32_t *arena) {
     for (int32_t k = 0; k < plan->input_count; k++) {
         const ob_input *input = &plan->inputs[k];
         const int64_t numbers = (int64_t)input->channels * input->height * input->width;
@@ -58,10 +60,11 @@ static void code_inputs(const ob_plan *plan, const uint8_t *images, int64_t coun
 }
 
 #define OB_KERNEL_RUN(name, run, epilogue) [OB_KERNEL_##name] = run,
-static int (*const kernels[])(const ob_call *, const share_t *, int64_t, uint32_t *) = {OB_KERNELS(OB_KERNEL_RUN)};
+static int (*const kernels[])(const ob_call *, const share_t *, int64_t,
+                              uint32_t *) = {OB_KERNELS(OB_KERNEL_RUN)};
 
-static int64_t run_batches(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers,
-                           int32_t part, int32_t parts, ob_barrier *barrier) {
+static int64_t run_batches(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena,
+                           float *answers, int32_t part, int32_t parts, ob_barrier *barrier) {
     const share_t share = {.part = part, .parts = parts, .scratch = part * plan->scratch_units};
     int saw_nan = 0;
     for (int64_t done = 0; done < count; done += plan->batch) {
@@ -83,8 +86,8 @@ static int64_t run_batches(const ob_plan *plan, const void *images, int64_t coun
 }
 
 /* Outputs of images, batch by batch; returns 1 if the net took the sign of a NaN, else 0. */
-static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers,
-                        int32_t part, int32_t parts, ob_barrier *barrier) {
+static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena,
+                        float *answers, int32_t part, int32_t parts, ob_barrier *barrier) {
     const rounding_mode_t mode = start_default_rounding();
     int64_t saw_nan = run_batches(plan, images, count, arena, answers, part, parts, barrier);
     set_rounding_mode(mode);
@@ -92,14 +95,28 @@ static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, 
 }
 
 /* What the file of an instruction set provides. */
-#define ISA(text)                                                                                                     \
-    {                                                                                                                 \
-        .name = text, .lanes = LANES, .lut_inputs = LUT_INPUTS, .lut_groups = LUT_GROUPS, .tile_rows = TILE_ROWS,     \
-        .tile_outputs = TILE_OUTPUTS, .dense_words = DENSE_WORDS, .row_units = ROW_UNITS, .dot_fours = DOT_FOURS,    \
-        .dot_shift = DOT_SHIFT, .dot_lut = DOT_LUT, .byte_tiles = BYTE_TILES, .run = run_plan, .run_norm = TRAINING(run_norm),                \
-        .run_surrogate = TRAINING(run_surrogate), .run_activation = TRAINING(run_activation),                         \
-        .run_weight_gradient = RUN_WEIGHT_GRADIENT, .run_concrete = TRAINING(run_concrete),                           \
-        .run_signs = LOOKING_UP(run_signs), .run_product = LOOKING_UP(run_product),                                   \
-        .run_dense_gradient = LOOKING_UP(run_dense_gradient), .run_update = TRAINING(run_update),                     \
-        .run_turn = TRAINING(run_turn), .run_decoder = TRAINING(run_decoder)                                          \
-    }
+#define ISA(text)                                          \
+    {.name = text,                                         \
+     .lanes = LANES,                                       \
+     .lut_inputs = LUT_INPUTS,                             \
+     .lut_groups = LUT_GROUPS,                             \
+     .tile_rows = TILE_ROWS,                               \
+     .tile_outputs = TILE_OUTPUTS,                         \
+     .dense_words = DENSE_WORDS,                           \
+     .row_units = ROW_UNITS,                               \
+     .dot_fours = DOT_FOURS,                               \
+     .dot_shift = DOT_SHIFT,                               \
+     .dot_lut = DOT_LUT,                                   \
+     .byte_tiles = BYTE_TILES,                             \
+     .run = run_plan,                                      \
+     .run_norm = TRAINING(run_norm),                       \
+     .run_surrogate = TRAINING(run_surrogate),             \
+     .run_activation = TRAINING(run_activation),           \
+     .run_weight_gradient = RUN_WEIGHT_GRADIENT,           \
+     .run_concrete = TRAINING(run_concrete),               \
+     .run_signs = LOOKING_UP(run_signs),                   \
+     .run_product = LOOKING_UP(run_product),               \
+     .run_dense_gradient = LOOKING_UP(run_dense_gradient), \
+     .run_update = TRAINING(run_update),                   \
+     .run_turn = TRAINING(run_turn),                       \
+     .run_decoder = TRAINING(run_decoder)}

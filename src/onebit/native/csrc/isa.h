@@ -1,14 +1,13 @@
-/* The contract of an instruction set: every name that its file may define, before it includes a kernel. A name that it lacks has
- * the portable meaning below, so that the file says what it does better. For word_of, vec and tiles it also has `#define NAME NAME`.
+/* The contract of an instruction set: every name that its file may define, before it includes a kernel. A
+ * name that it lacks has the portable meaning below, so that the file says what it does better. For word_of,
+ * vec and tiles it also has `#define NAME NAME`.
  *
  * Sizes                portable
- * LANES                16  outputs per panel: it holds one unit of each of them, then the next unit of each, …
- * LUT_INPUTS           4   inputs per lookup; another number needs another lut_tables
- * LUT_GROUPS           8   lookups per word of weights
- * TILE_ROWS            4   rows of the largest tile
- * TILE_PANELS          2   its panels: a multiple of 32 outputs
- * WORD_ROWS            4   most rows of a tile of words_tile; a tile has that many, or 4, 2 or 1
- * LUT_ROWS(panels)     4   the same of lut_tile
+ * LANES                16  outputs per panel: it holds one unit of each of them, then the next unit of each,
+ * … LUT_INPUTS           4   inputs per lookup; another number needs another lut_tables LUT_GROUPS 8 lookups
+ * per word of weights TILE_ROWS            4   rows of the largest tile TILE_PANELS          2   its panels:
+ * a multiple of 32 outputs WORD_ROWS            4   most rows of a tile of words_tile; a tile has that many,
+ * or 4, 2 or 1 LUT_ROWS(panels)     4   the same of lut_tile
  *
  * Pieces of kernels
  * word_of                  the lowest bits of 32 flags
@@ -19,13 +18,12 @@
  * wide_floor_bytes         the same plus `zero`, as bytes
  * vec                      a register of LANES int32. With it come, for words.h, lookups.h and dot_tiles.h,
  * vec_zero vec_load vec_store vec_add vec_broadcast   the last: a word in every lane
- * vec_xor vec_ones         bits of two registers that differ; the number of bits set in each lane, or in each byte
- * vec_add_ones             adds such numbers
- * COUNTED                  how many of them fit a byte; INT32_MAX: lanes are counted, which do not overflow
- * vec_lane_sums            sums of the four bytes of each lane, if bytes are counted
- * vec_three                any bitwise function of three registers, where that is faster than counting; else not defined
- * vec_shift vec_choose     lanes to the right by some bits; for each lane the table entry at its lowest LUT_INPUTS bits
- * widen                    adds a register to LANES int64
+ * vec_xor vec_ones         bits of two registers that differ; the number of bits set in each lane, or in each
+ * byte vec_add_ones             adds such numbers COUNTED                  how many of them fit a byte;
+ * INT32_MAX: lanes are counted, which do not overflow vec_lane_sums            sums of the four bytes of each
+ * lane, if bytes are counted vec_three                any bitwise function of three registers, where that is
+ * faster than counting; else not defined vec_shift vec_choose     lanes to the right by some bits; for each
+ * lane the table entry at its lowest LUT_INPUTS bits widen                    adds a register to LANES int64
  * vec_dot                  adds products of a broadcast four of bytes and weights of 1 and -1 to partial sums
  * DOT_STEPS                how often, before they overflow; INT32_MAX: never
  * vec_lanes                a sum per lane of the partial sums
@@ -33,8 +31,8 @@
  *
  * Tiles, where pieces are not enough
  * words_tile lut_tile      see matmul.h; otherwise words.h and lookups.h
- * lut_tables               the tables of the channels of a pixel; with the portable vec those of plain/tables.h, else there is no other
- * expand_fours dot_tile    see dot.h; otherwise dot_tiles.h
+ * lut_tables               the tables of the channels of a pixel; with the portable vec those of
+ * plain/tables.h, else there is no other expand_fours dot_tile    see dot.h; otherwise dot_tiles.h
  *
  * Kernels that an instruction set may have
  * DOT_FOURS            0   tap_fours is a multiple of this number; 0: there are no products of bytes (dot.h)
@@ -43,12 +41,13 @@
  * DOT_FEW              0   rows up to which dot_few.h multiplies bytes; it needs AVX2 or AVX-512
  * DOT_LUT              0   outputs per panel of dot_lut.h; it needs AVX-512
  * BYTE_TILES           0   smallest batch for which amx.h multiplies int32 byte by byte
- * ROW_LANES            8   rows at once of lut_rows.h; 0: lookups in registers are faster, or there are no vectors of GNU C
- * ROW_BITS             4   inputs of its tables; a word of weights has a whole number of them
- * ROW_LEAST            2   rows that take as long one by one
- * USES_NEON                the file has the types of arm_neon.h
+ * ROW_LANES            8   rows at once of lut_rows.h; 0: lookups in registers are faster, or there are no
+ * vectors of GNU C ROW_BITS             4   inputs of its tables; a word of weights has a whole number of
+ * them ROW_LEAST            2   rows that take as long one by one USES_NEON                the file has the
+ * types of arm_neon.h
  *
- * The kernels of training/ and of decoder.h are in vectors of GNU C. They look at __AVX2__, __AVX512F__ and the like themselves.
+ * The kernels of training/ and of decoder.h are in vectors of GNU C. They look at __AVX2__, __AVX512F__ and
+ * the like themselves.
  */
 #pragma once
 #include "base.h"
@@ -153,17 +152,16 @@ typedef struct {
         return to;                                       \
     }
 
-ALWAYS vec vec_broadcast(uint32_t word) EACH_LANE(word)
-ALWAYS vec vec_add(vec x, vec y) EACH_LANE(x.of[l] + y.of[l])
-ALWAYS vec vec_xor(vec x, vec y) EACH_LANE(x.of[l] ^ y.of[l])
-ALWAYS vec vec_ones(vec x) EACH_LANE(ones(x.of[l]))
-ALWAYS vec vec_shift(vec x, int bits) EACH_LANE(x.of[l] >> bits)
-ALWAYS vec vec_choose(vec table, vec index) EACH_LANE(table.of[index.of[l] % TABLE])
+ALWAYS vec vec_broadcast(uint32_t word) EACH_LANE(word) ALWAYS vec vec_add(vec x, vec y)
+    EACH_LANE(x.of[l] + y.of[l]) ALWAYS vec vec_xor(vec x, vec y) EACH_LANE(x.of[l] ^ y.of[l]) ALWAYS vec
+    vec_ones(vec x) EACH_LANE(ones(x.of[l])) ALWAYS vec vec_shift(vec x, int bits)
+        EACH_LANE(x.of[l] >> bits) ALWAYS vec vec_choose(vec table, vec index)
+            EACH_LANE(table.of[index.of[l] % TABLE])
 #define vec_zero() vec_broadcast(0)
 #define vec_add_ones(x, y) vec_add(x, y)
 #define vec_lanes(sum) sum
 
-ALWAYS vec vec_load(const void *from) {
+                ALWAYS vec vec_load(const void *from) {
     vec x;
     memcpy(&x, from, sizeof x);
     return x;

@@ -9,11 +9,13 @@ ALWAYS void lookup(const int R, const int P, const int shift, const int32_t *con
     vec chosen[4];
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) chosen[p] = shift ? vec_shift(index[p], shift) : index[p];
-    TILE(sum[m][p] = vec_add(sum[m][p], vec_choose(vec_load(table[m] + shift / LUT_INPUTS * TABLE), chosen[p])))
+    TILE(sum[m][p] =
+             vec_add(sum[m][p], vec_choose(vec_load(table[m] + shift / LUT_INPUTS * TABLE), chosen[p])))
 }
 
-ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, const segment_t *segments, int count,
-                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
+ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, const segment_t *segments,
+                      int count, const uint32_t *b, int64_t panel, int most, int64_t *wide,
+                      int64_t wide_stride, int32_t *sums) {
     vec sum[8][4];
     int done = 0;
     TILE(sum[m][p] = vec_zero())
@@ -70,9 +72,8 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
         break;
 
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
-                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
-    switch (8 * rows + panels) {
-        TILE_SIZES(CASE)
-    }
+                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride,
+                     int32_t *sums) {
+    switch (8 * rows + panels) { TILE_SIZES(CASE) }
 }
 #undef CASE

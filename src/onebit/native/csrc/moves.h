@@ -6,9 +6,9 @@
 #include <immintrin.h>
 #endif
 
-/* Rounds real values to a grid of 2^-e: e = min(126, 24 - p), with the largest magnitude in [2^(p-1), 2^p); with `constant`, a padding
- * of 1 or -1 is on the grid too. Every thread finds the largest of all values and rounds its share. The grid's unit and an upper
- * bound of all magnitudes follow the integers. */
+/* Rounds real values to a grid of 2^-e: e = min(126, 24 - p), with the largest magnitude in [2^(p-1), 2^p);
+ * with `constant`, a padding of 1 or -1 is on the grid too. Every thread finds the largest of all values and
+ * rounds its share. The grid's unit and an upper bound of all magnitudes follow the integers. */
 static int to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     const int64_t size = call->in_size; /* compilers read a field again for each value */
     const span_t mine = span_of(share, size);
@@ -55,8 +55,9 @@ static int expand_bits(const ob_call *call, const share_t *share, int64_t count,
     return 0;
 }
 
-/* Two real values that bits encode, on the grid of an image: difference and sum of their integers, and the grid's unit.
- * A value that the image does not have counts as the other one, because the grid is that of the values in it. */
+/* Two real values that bits encode, on the grid of an image: difference and sum of their integers, and the
+ * grid's unit. A value that the image does not have counts as the other one, because the grid is that of the
+ * values in it. */
 typedef struct {
     int32_t difference, sum;
     float unit;
@@ -65,7 +66,8 @@ typedef struct {
 static int levels_to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     int64_t pixels = (int64_t)call->in_height * call->in_width;
     int last = call->in_pixel - 1;
-    uint32_t tail = call->tap_channels % 32 ? (1u << call->tap_channels % 32) - 1 : ~0u; /* of the last word of a pixel */
+    uint32_t tail =
+        call->tap_channels % 32 ? (1u << call->tap_channels % 32) - 1 : ~0u; /* of the last word of a pixel */
     span_t mine = span_of(share, count);
     for (int64_t n = mine.begin; n < mine.end; n++) {
         const uint32_t *in = arena + call->in + n * call->in_size;
@@ -91,21 +93,28 @@ static int fill(const ob_call *call, const share_t *share, int64_t count, uint32
     return 0;
 }
 
-#define COPY_ROW                                                                       \
-    if (from_stride == 1 && to_stride == 1)                                            \
-        memcpy(out, in, (size_t)size * sizeof *in);                                    \
-    else if (from_stride == 1)                                                         \
-        for (int64_t k = 0; k < size; k++) out[k * to_stride] = in[k];                 \
-    else if (to_stride == 1)                                                           \
-        for (int64_t k = 0; k < size; k++) out[k] = in[k * from_stride];               \
-    else                                                                               \
+#define COPY_ROW                                                         \
+    if (from_stride == 1 && to_stride == 1)                              \
+        memcpy(out, in, (size_t)size * sizeof *in);                      \
+    else if (from_stride == 1)                                           \
+        for (int64_t k = 0; k < size; k++) out[k * to_stride] = in[k];   \
+    else if (to_stride == 1)                                             \
+        for (int64_t k = 0; k < size; k++) out[k] = in[k * from_stride]; \
+    else                                                                 \
         for (int64_t k = 0; k < size; k++) out[k * to_stride] = in[k * from_stride];
 
-static void copy_units(const uint32_t *in, int64_t from_stride, uint32_t *out, int64_t to_stride, int64_t size) { COPY_ROW }
-static void copy_bytes(const uint8_t *in, int64_t from_stride, uint8_t *out, int64_t to_stride, int64_t size) { COPY_ROW }
+static void copy_units(const uint32_t *in, int64_t from_stride, uint32_t *out, int64_t to_stride,
+                       int64_t size) {
+    COPY_ROW
+}
+static void copy_bytes(const uint8_t *in, int64_t from_stride, uint8_t *out, int64_t to_stride,
+                       int64_t size) {
+    COPY_ROW
+}
 
 /* to[column][row] = from[row][column]; strides: from one row to the next, in both. */
-static void turn_units(const uint32_t *from, int64_t from_stride, int64_t rows, int64_t columns, uint32_t *to, int64_t to_stride) {
+static void turn_units(const uint32_t *from, int64_t from_stride, int64_t rows, int64_t columns, uint32_t *to,
+                       int64_t to_stride) {
     int64_t whole = 0;
 #ifdef __AVX2__
     for (; whole + 8 <= rows; whole += 8) {
@@ -141,7 +150,8 @@ static void turn_units(const uint32_t *from, int64_t from_stride, int64_t rows, 
     }
 #endif
     for (int64_t row = whole; row < rows; row++)
-        for (int64_t column = 0; column < columns; column++) to[column * to_stride + row] = from[row * from_stride + column];
+        for (int64_t column = 0; column < columns; column++)
+            to[column * to_stride + row] = from[row * from_stride + column];
 }
 
 static int copy_box(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
@@ -153,8 +163,8 @@ static int copy_box(const ob_call *call, const share_t *share, int64_t count, ui
         const uint32_t *image = arena + call->in + n * call->in_size;
         uint32_t *made = arena + call->out + n * call->out_size;
         if (rows == 1 && !call->in_factor && from_stride[0] == 1 && to_stride[1] == 1) {
-            turn_units(image + call->from + mine.begin * (int64_t)from_stride[1], from_stride[1], mine.end - mine.begin, box[0],
-                       made + call->to + mine.begin, to_stride[0]);
+            turn_units(image + call->from + mine.begin * (int64_t)from_stride[1], from_stride[1],
+                       mine.end - mine.begin, box[0], made + call->to + mine.begin, to_stride[0]);
             continue;
         }
         if (rows == 1 && !call->in_factor && from_stride[1] == 1 && to_stride[0] == 1) {
@@ -167,7 +177,8 @@ static int copy_box(const ob_call *call, const share_t *share, int64_t count, ui
             int32_t at[OB_AXES] = {0};
             for (int64_t row = 0; row < rows; row++) {
                 if (call->in_factor)
-                    copy_bytes((const uint8_t *)image + in, from_stride[0], (uint8_t *)made + out, to_stride[0], box[0]);
+                    copy_bytes((const uint8_t *)image + in, from_stride[0], (uint8_t *)made + out,
+                               to_stride[0], box[0]);
                 else
                     copy_units(image + in, from_stride[0], made + out, to_stride[0], box[0]);
                 for (int axis = 2; axis < OB_AXES; axis++) { /* to the next row */
@@ -182,15 +193,17 @@ static int copy_box(const ob_call *call, const share_t *share, int64_t count, ui
     return 0;
 }
 
-#define COMBINE(name, body)                      \
-    case OB_KERNEL_##name:                       \
-        for (int k = 0; k < units; k++) body;    \
+#define COMBINE(name, body)                   \
+    case OB_KERNEL_##name:                    \
+        for (int k = 0; k < units; k++) body; \
         break;
 
 /* Pooling: combines the taps of each window that are inside the image, channel by channel. */
 static int pool(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    const int kernel = call->kernel, bytes = call->in_factor != 0, adds = kernel == OB_KERNEL_SUM || kernel == OB_KERNEL_SUM_INT;
-    const int units = kernel == OB_KERNEL_MAX_BITS ? call->in_pixel : call->channels, size = bytes && !adds ? 1 : 4;
+    const int kernel = call->kernel, bytes = call->in_factor != 0,
+              adds = kernel == OB_KERNEL_SUM || kernel == OB_KERNEL_SUM_INT;
+    const int units = kernel == OB_KERNEL_MAX_BITS ? call->in_pixel : call->channels,
+              size = bytes && !adds ? 1 : 4;
     const int down = call->taps_down, across = call->taps_across;
     const int64_t pixel = (int64_t)call->in_pixel * (bytes ? 1 : 4), row_bytes = call->in_width * pixel;
     span_t mine = span_of(share, call->out_height);
@@ -200,7 +213,8 @@ static int pool(const ob_call *call, const share_t *share, int64_t count, uint32
                 const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
                 const int32_t *rows = call->rows + i * down, *columns = call->columns + j * across;
                 int64_t window = (int64_t)i * call->out_width + j;
-                uint8_t *out_bytes = (uint8_t *)(arena + call->out + n * call->out_size) + window * call->out_pixel * size;
+                uint8_t *out_bytes =
+                    (uint8_t *)(arena + call->out + n * call->out_size) + window * call->out_pixel * size;
                 uint32_t *out = (uint32_t *)out_bytes, seen = 0;
                 float *reals = (float *)out;
                 if (adds) memset(out, 0, (size_t)units * 4);
@@ -218,7 +232,8 @@ static int pool(const ob_call *call, const share_t *share, int64_t count, uint32
                             COMBINE(MAX, reals[k] = larger_of(reals[k], f[k]))
                             COMBINE(MAX_INT, if ((int32_t)x[k] > (int32_t)out[k]) out[k] = x[k])
                             COMBINE(MAX_BITS, out[k] |= x[k])
-                            COMBINE(MAX_BYTES, out_bytes[k] = x_bytes[k] > out_bytes[k] ? x_bytes[k] : out_bytes[k])
+                            COMBINE(MAX_BYTES,
+                                    out_bytes[k] = x_bytes[k] > out_bytes[k] ? x_bytes[k] : out_bytes[k])
                             COMBINE(SUM, reals[k] += f[k])
                         case OB_KERNEL_SUM_INT:
                             if (bytes)
@@ -230,7 +245,8 @@ static int pool(const ob_call *call, const share_t *share, int64_t count, uint32
                 if (kernel == OB_KERNEL_MAX) /* of 0 and -0, neither is the larger */
                     for (int k = 0; k < units; k++) reals[k] += 0.0f;
                 if (bytes && adds)
-                    for (int k = 0; k < units; k++) out[k] = (uint32_t)call->in_factor * out[k] - (uint32_t)call->in_zero * seen;
+                    for (int k = 0; k < units; k++)
+                        out[k] = (uint32_t)call->in_factor * out[k] - (uint32_t)call->in_zero * seen;
                 if (call->divisor && kernel == OB_KERNEL_SUM)
                     for (int k = 0; k < units; k++) reals[k] /= call->divisor[window];
                 else if (call->divisor) /* integers give a float32 quotient */

@@ -10,8 +10,9 @@
 #define DOT_FOURS 1
 #define DOT_SHIFT 128
 #define ROW_LANES 0
-#define DOT_STEPS 255 /* products of signed bytes with 1 and -1 are added in 16 bits, which hold 255 of -128 */
-#define COUNTED 31    /* words: 31 * 8 = 248 fits a byte, 32 * 8 does not */
+#define DOT_STEPS \
+    255            /* products of signed bytes with 1 and -1 are added in 16 bits, which hold 255 of -128 */
+#define COUNTED 31 /* words: 31 * 8 = 248 fits a byte, 32 * 8 does not */
 #define USES_NEON
 
 /* The lowest bits of 32 flags. */
@@ -24,11 +25,8 @@ static inline uint32_t word_of(const int32_t *flags) {
 }
 #define word_of word_of
 
-#define QUARTERS(body)            \
-    _Pragma("GCC unroll 4")       \
-    for (int q = 0; q < 4; q++) { \
-        body;                     \
-    }
+#define QUARTERS(body) \
+    _Pragma("GCC unroll 4") for (int q = 0; q < 4; q++) { body; }
 
 typedef struct {
     uint32x4_t of[4];
@@ -47,7 +45,7 @@ ALWAYS vec vec_load(const void *from) {
     return x;
 }
 
-ALWAYS void vec_store(void *to, vec x) { QUARTERS(vst1q_u32((uint32_t *)to + 4 * q, x.of[q])) }
+ALWAYS void vec_store(void *to, vec x){QUARTERS(vst1q_u32((uint32_t *)to + 4 * q, x.of[q]))}
 
 ALWAYS vec vec_add(vec x, vec y) {
     QUARTERS(x.of[q] = vaddq_u32(x.of[q], y.of[q]))
@@ -66,7 +64,8 @@ ALWAYS vec vec_ones(vec x) {
 }
 
 ALWAYS vec vec_add_ones(vec x, vec y) {
-    QUARTERS(x.of[q] = vreinterpretq_u32_u8(vaddq_u8(vreinterpretq_u8_u32(x.of[q]), vreinterpretq_u8_u32(y.of[q]))))
+    QUARTERS(x.of[q] =
+                 vreinterpretq_u32_u8(vaddq_u8(vreinterpretq_u8_u32(x.of[q]), vreinterpretq_u8_u32(y.of[q]))))
     return x;
 }
 
@@ -80,8 +79,9 @@ ALWAYS vec vec_lane_sums(vec x) {
 
 #include "dot.h"
 
-/* Lookups byte by byte: a table is stored as four planes of 16 bytes, from the lowest bytes of its entries to the highest,
- * and one instruction looks up a byte for each of 16 outputs. Bytes are added in 16 bits, the highest ones signed.
+/* Lookups byte by byte: a table is stored as four planes of 16 bytes, from the lowest bytes of its entries to
+ * the highest, and one instruction looks up a byte for each of 16 outputs. Bytes are added in 16 bits, the
+ * highest ones signed.
  */
 #define LOOKED_UP 255 /* lookups before 16 bits overflow */
 
@@ -113,7 +113,8 @@ ALWAYS void add_planes(const planes *sum, int64_t *wide, int32_t *narrow) {
 #define HALF(x) (half ? vget_high_u16(x) : vget_low_u16(x))
             uint32x4_t low = vaddq_u32(vmovl_u16(HALF(sum->low[0][h])), vshll_n_u16(HALF(sum->low[1][h]), 8));
             int16x4_t top = half ? vget_high_s16(sum->high[h]) : vget_low_s16(sum->high[h]);
-            int32x4_t high = vaddq_s32(vreinterpretq_s32_u32(vmovl_u16(HALF(sum->low[2][h]))), vshll_n_s16(top, 8));
+            int32x4_t high =
+                vaddq_s32(vreinterpretq_s32_u32(vmovl_u16(HALF(sum->low[2][h]))), vshll_n_s16(top, 8));
 #undef HALF
             if (wide) {
                 int64x2_t first = vreinterpretq_s64_u64(vmovl_u32(vget_low_u32(low)));
@@ -163,13 +164,16 @@ ALWAYS void lut_fixed(const int R, const int32_t *const *tables, const segment_t
             for (int m = 0; m < R; m++) table[m] += LUT_GROUPS * TABLE;
         }
     }
-    for (int m = 0; m < R; m++) add_planes(&sum[m], wide ? wide + m * wide_stride : NULL, sums + m * sums_stride);
+    for (int m = 0; m < R; m++)
+        add_planes(&sum[m], wide ? wide + m * wide_stride : NULL, sums + m * sums_stride);
 }
 
-/* Sums of table entries; with `wide`, added to wide[m][panel][lane]. `most` is not needed, as planes are flushed anyway. */
+/* Sums of table entries; with `wide`, added to wide[m][panel][lane]. `most` is not needed, as planes are
+ * flushed anyway. */
 #define lut_tile lut_tile
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
-                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
+                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride,
+                     int32_t *sums) {
     (void)most;
     for (int p = 0; p < panels; p++, b += panel) {
         int64_t *to = wide ? wide + p * LANES : NULL;
@@ -180,19 +184,25 @@ static void lut_tile(int rows, int panels, const int32_t *const *tables, const s
     }
 }
 
-/* tables[group][index]: sums of 4 channels, added where their bit of the index is 1, else subtracted; stored as planes. */
+/* tables[group][index]: sums of 4 channels, added where their bit of the index is 1, else subtracted; stored
+ * as planes. */
 static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     static const int32_t signs[4] = {-1, 1, -1, 1}, next[4] = {-1, -1, 1, 1};
     for (int c = 0; c < channels; c += LUT_INPUTS, tables += TABLE) {
         int32_t v[LUT_INPUTS] = {0};
         for (int k = 0; k < LUT_INPUTS && c + k < channels; k++) v[k] = x[c + k];
-        int32x4_t third = vdupq_n_s32(v[2]), fourth = vdupq_n_s32(v[3]); /* vectors wrap around, as scalars may not */
+        int32x4_t third = vdupq_n_s32(v[2]),
+                  fourth = vdupq_n_s32(v[3]); /* vectors wrap around, as scalars may not */
         int32x4_t pair = vmlaq_n_s32(vmulq_n_s32(vld1q_s32(signs), v[0]), vld1q_s32(next), v[1]);
         int32x4_t plus = vaddq_s32(third, fourth), minus = vsubq_s32(third, fourth);
-        uint16x8_t s0 = vreinterpretq_u16_s32(vsubq_s32(pair, plus)), s1 = vreinterpretq_u16_s32(vaddq_s32(pair, minus));
-        uint16x8_t s2 = vreinterpretq_u16_s32(vsubq_s32(pair, minus)), s3 = vreinterpretq_u16_s32(vaddq_s32(pair, plus));
-        uint8x16_t low01 = vreinterpretq_u8_u16(vuzp1q_u16(s0, s1)), low23 = vreinterpretq_u8_u16(vuzp1q_u16(s2, s3));
-        uint8x16_t high01 = vreinterpretq_u8_u16(vuzp2q_u16(s0, s1)), high23 = vreinterpretq_u8_u16(vuzp2q_u16(s2, s3));
+        uint16x8_t s0 = vreinterpretq_u16_s32(vsubq_s32(pair, plus)),
+                   s1 = vreinterpretq_u16_s32(vaddq_s32(pair, minus));
+        uint16x8_t s2 = vreinterpretq_u16_s32(vsubq_s32(pair, minus)),
+                   s3 = vreinterpretq_u16_s32(vaddq_s32(pair, plus));
+        uint8x16_t low01 = vreinterpretq_u8_u16(vuzp1q_u16(s0, s1)),
+                   low23 = vreinterpretq_u8_u16(vuzp1q_u16(s2, s3));
+        uint8x16_t high01 = vreinterpretq_u8_u16(vuzp2q_u16(s0, s1)),
+                   high23 = vreinterpretq_u8_u16(vuzp2q_u16(s2, s3));
         uint8_t *bytes = (uint8_t *)tables;
         vst1q_u8(bytes, vuzp1q_u8(low01, low23));
         vst1q_u8(bytes + 16, vuzp2q_u8(low01, low23));
@@ -223,8 +233,8 @@ ALWAYS void add_parts(int16x8_t *part, int32_t *sums) {
     }
 }
 
-ALWAYS void dot_fixed(const int R, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b, int32_t *sums,
-                      int stride) {
+ALWAYS void dot_fixed(const int R, const uint8_t *const *a, const segment_t *segments, int count,
+                      const int8_t *b, int32_t *sums, int stride) {
     int16x8_t part[2][8];
     int room = DOT_STEPS;
     memset(part, 0, sizeof part);
@@ -259,8 +269,8 @@ ALWAYS void dot_fixed(const int R, const uint8_t *const *a, const segment_t *seg
 }
 
 #define dot_tile dot_tile
-static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
-                     int64_t panel, int32_t *sums) {
+static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count,
+                     const int8_t *b, int64_t panel, int32_t *sums) {
     for (int many; rows > 0; rows -= many, a += many, sums += many * panels * LANES) {
         many = rows > 1 ? 2 : 1;
         for (int p = 0; p < panels; p++)

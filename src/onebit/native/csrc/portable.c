@@ -18,7 +18,8 @@ static void words_tile(int rows, int panels, const uint32_t *const *a, const seg
 
 #define lut_tile lut_tile
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
-                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
+                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride,
+                     int32_t *sums) {
     for (int m = 0; m < rows; m++)
         for (int p = 0; p < panels; p++) {
             int32_t sum[LANES] = {0};
@@ -29,7 +30,8 @@ static void lut_tile(int rows, int panels, const int32_t *const *tables, const s
                 for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
                     int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
                     if ((done += groups) > most) {
-                        for (int l = 0; l < LANES; l++) wide[m * wide_stride + p * LANES + l] += sum[l], sum[l] = 0;
+                        for (int l = 0; l < LANES; l++)
+                            wide[m * wide_stride + p * LANES + l] += sum[l], sum[l] = 0;
                         done = groups;
                     }
                     for (int g = 0; g < groups; g++, table += TABLE)

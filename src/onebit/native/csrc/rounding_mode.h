@@ -1,5 +1,6 @@
-/* The rounding mode of the calling thread: to the nearest number, and with subnormal numbers, whatever the program has set
- * (torch.set_flush_denormal flushes them to zero). Threads of a pool keep the mode of the thread that made them. */
+/* The rounding mode of the calling thread: to the nearest number, and with subnormal numbers, whatever the
+ * program has set (torch.set_flush_denormal flushes them to zero). Threads of a pool keep the mode of the
+ * thread that made them. */
 #pragma once
 #include <stdint.h>
 
@@ -17,7 +18,9 @@ static rounding_mode_t rounding_mode(void) {
     __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
     return mode;
 }
-static void set_rounding_mode(rounding_mode_t mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
+static void set_rounding_mode(rounding_mode_t mode) {
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory");
+}
 #else
 typedef int rounding_mode_t;
 #define DEFAULT_ROUNDING 0

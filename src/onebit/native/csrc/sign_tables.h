@@ -1,18 +1,21 @@
 /* Products of rounded inputs with Q1_0 matrices: blocks of 128 signs that share a float16 scale.
  *
- * Rounding. 128 inputs become integers q = rint(x / unit), unit = sum |x| / 32703. Their magnitudes sum to at most 32767, so every
- * sum of them with signs fits 16 bits exactly. A block adds (sum * unit) * scale to its output, in float32, one block after
- * the other. Nothing else is rounded: all instruction sets and any split of the work give the same bits.
+ * Rounding. 128 inputs become integers q = rint(x / unit), unit = sum |x| / 32703. Their magnitudes sum to at
+ * most 32767, so every sum of them with signs fits 16 bits exactly. A block adds (sum * unit) * scale to its
+ * output, in float32, one block after the other. Nothing else is rounded: all instruction sets and any split
+ * of the work give the same bits.
  *
- * Tables of words (WORD_TABLES), where 32 words are looked up at once: five neighboring inputs have 32 sums with signs.
+ * Tables of words (WORD_TABLES), where 32 words are looked up at once: five neighboring inputs have 32 sums
+ * with signs.
  *
- * Tables of bytes. Four neighboring inputs have 16 sums P of those whose sign is +. A sum with signs is 2 P - sum |q| if each negative input
- * is added once, which the first table does. So P counts modulo 2^15: tables have a plane of its lowest 7 bits, of which
- * two sums fit a byte, and a plane of the next 8, whose sums may overflow.
+ * Tables of bytes. Four neighboring inputs have 16 sums P of those whose sign is +. A sum with signs is 2 P -
+ * sum |q| if each negative input is added once, which the first table does. So P counts modulo 2^15: tables
+ * have a plane of its lowest 7 bits, of which two sums fit a byte, and a plane of the next 8, whose sums may
+ * overflow.
  *
- * Panels. 32 rows of blocks in turn: 32 scales, then 16 times the same byte of all rows, or 8 times the same word. They have exactly the
- * bytes of their rows, so a matrix is turned in its place. SIDE panels lie side by side, block by block: one row of inputs reads
- * them as one stream. */
+ * Panels. 32 rows of blocks in turn: 32 scales, then 16 times the same byte of all rows, or 8 times the same
+ * word. They have exactly the bytes of their rows, so a matrix is turned in its place. SIDE panels lie side
+ * by side, block by block: one row of inputs reads them as one stream. */
 #pragma once
 #include "training/vector.h"
 
@@ -33,12 +36,13 @@
 #define TABLE_BYTES 1024 /* of a block: 32 tables, each with two planes of 16 */
 #define TILE_INPUTS 2
 #endif
-#define MAX_SUM 32703     /* 32767 - 128 / 2 */
-#define PART_TABLES 16     /* tables of so many blocks stay in the first-level cache */
-#define AHEAD 8192         /* bytes that are fetched before they are needed */
+#define MAX_SUM 32703  /* 32767 - 128 / 2 */
+#define PART_TABLES 16 /* tables of so many blocks stay in the first-level cache */
+#define AHEAD 8192     /* bytes that are fetched before they are needed */
 
 /* A file with `USES_NEON` has the types of arm_neon.h.
- * choose_bytes: for each byte of an index the byte of a table of 16. half_lanes: FLOAT_LANES float16 as float32. */
+ * choose_bytes: for each byte of an index the byte of a table of 16. half_lanes: FLOAT_LANES float16 as
+ * float32. */
 #if defined(__AVX2__)
 #define SIGN_BYTES 32
 typedef uint8_t sign_bytes_t __attribute__((vector_size(SIGN_BYTES)));
@@ -70,7 +74,8 @@ static int place_of_byte(int row, int n) {
 #ifdef WORD_TABLES
     return 2 * PANEL_ROWS + n / 2 * 2 * PANEL_ROWS + 2 * row + n % 2;
 #else /* even bytes of a register are its first outputs, odd ones the others */
-    return (2 + n) * PANEL_ROWS + row / SIGN_BYTES * SIGN_BYTES + row % SIGN_LANES * 2 + row % SIGN_BYTES / SIGN_LANES;
+    return (2 + n) * PANEL_ROWS + row / SIGN_BYTES * SIGN_BYTES + row % SIGN_LANES * 2 +
+           row % SIGN_BYTES / SIGN_LANES;
 #endif
 }
 
@@ -86,7 +91,7 @@ ALWAYS uint16_t float_to_half(float x) {
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
     if (rest > 0x7f800000) return sign | 0x7e00;
     if (rest >= 0x477ff000) return sign | 0x7bff; /* 65520 and more */
-    if (rest < 0x38800000) { /* subnormal: a float32 with the same step rounds */
+    if (rest < 0x38800000) {                      /* subnormal: a float32 with the same step rounds */
         float whole = float_of_bits(rest) + 0.5f;
         return sign | (uint16_t)(bits_of_float(whole) - 0x3f000000);
     }
@@ -134,7 +139,8 @@ ALWAYS int16_t nearest(float x) { return (int16_t)(int32_t)(bits_of_float(x + 0x
 /* Whether numbers of this size can be divided by it. */
 ALWAYS int is_sound(float size) { return size >= 0x1p-100f && size <= 0x1.fffffep127f; }
 
-/* Integers of 128 inputs, 0 where all are too small or some are not finite; returns the unit, which then makes sums so. */
+/* Integers of 128 inputs, 0 where all are too small or some are not finite; returns the unit, which then
+ * makes sums so. */
 static float round_block(const float *x, int16_t *to) {
     floats_t sums[SUM_VECTORS] = {{0}};
     for (int k = 0; k < SIGN_BLOCK; k += SUM_LANES)
@@ -145,8 +151,7 @@ static float round_block(const float *x, int16_t *to) {
         return unit;
     }
     const float per = 1 / unit;
-    for (int k = 0; k < SIGN_BLOCK; k++)
-        to[k] = nearest(x[k] * per);
+    for (int k = 0; k < SIGN_BLOCK; k++) to[k] = nearest(x[k] * per);
     return unit;
 }
 
@@ -174,10 +179,12 @@ static float make_tables(const float *x, uint8_t *tables, uint16_t *mass) {
     }
     *mass = (uint16_t)all;
     for (int t = 0; t < SIGN_BLOCK / 4; t++, tables += 32) {
-        const uint16_t a = (uint16_t)q[4 * t], b = (uint16_t)q[4 * t + 1], c = (uint16_t)q[4 * t + 2], d = (uint16_t)q[4 * t + 3];
+        const uint16_t a = (uint16_t)q[4 * t], b = (uint16_t)q[4 * t + 1], c = (uint16_t)q[4 * t + 2],
+                       d = (uint16_t)q[4 * t + 3];
         const uint16_t first = t ? 0 : (uint16_t)negative;
         for (int k = 0; k < 16; k++) {
-            uint16_t sum = (uint16_t)(first + (a & -(k & 1)) + (b & -(k >> 1 & 1)) + (c & -(k >> 2 & 1)) + (d & -(k >> 3)));
+            uint16_t sum = (uint16_t)(first + (a & -(k & 1)) + (b & -(k >> 1 & 1)) + (c & -(k >> 2 & 1)) +
+                                      (d & -(k >> 3)));
             tables[k] = sum & 127;
             tables[16 + k] = (uint8_t)(sum >> 7);
         }
@@ -238,11 +245,13 @@ ALWAYS void add_block(const int16_t *sums, int count, float unit, const uint8_t 
 #ifdef WORD_TABLES
 typedef uint16_t table_t __attribute__((vector_size(64)));
 
-/* choose_words: for each word of an index the word of a table of 32. shift_right: bits `s` on of words, then those of `next`. */
+/* choose_words: for each word of an index the word of a table of 32. shift_right: bits `s` on of words, then
+ * those of `next`. */
 #if defined(__AVX512VBMI2__)
-#define choose_words(table, index) (table_t)_mm512_permutexvar_epi16((__m512i)(index), (__m512i)(table))
-#define shift_right(word, next, s) (table_t)_mm512_shrdi_epi16((__m512i)(word), (__m512i)(next), s)
-#define IN_ORDER(sum) __asm__("" : "+v"(sum)) /* or GCC adds all 26 as a tree, whose parts do not fit the registers */
+#define choose_words(table, index) (table_t) _mm512_permutexvar_epi16((__m512i)(index), (__m512i)(table))
+#define shift_right(word, next, s) (table_t) _mm512_shrdi_epi16((__m512i)(word), (__m512i)(next), s)
+#define IN_ORDER(sum) \
+    __asm__("" : "+v"(sum)) /* or GCC adds all 26 as a tree, whose parts do not fit the registers */
 #else
 ALWAYS table_t choose_words(table_t table, table_t index) {
     table_t chosen;
@@ -260,51 +269,57 @@ ALWAYS table_t load_table(const uint8_t *from) {
 }
 
 /* Table `f`, which five bits from bit 5 f on choose from. */
-#define FIELD(f)                                                                                                      \
-    {                                                                                                                 \
-        enum { j = 5 * (f) / 16, s = 5 * (f) % 16, last = j == 7 };                                                   \
-        table_t index[4];                                                                                             \
-        _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) {                                                         \
-            const uint8_t *at = w + p * PANEL_BYTES + 2 * PANEL_ROWS * (1 + j);                                       \
-            index[p] = load_table(at);                                                                                \
-            if (s + 5 > 16 && !last) index[p] = shift_right(index[p], load_table(at + 2 * PANEL_ROWS * !last), s);    \
-            else if (s) index[p] >>= s;                                                                               \
-        }                                                                                                             \
-        _Pragma("GCC unroll 4") for (int m = 0; m < R; m++) {                                                         \
-            const table_t table = load_table(x.tables + (m * x.blocks + g) * TABLE_BYTES + 64 * (f));                 \
-            _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) {                                                     \
-                sum[m][p] += choose_words(table, index[p]);                                                           \
-                IN_ORDER(sum[m][p]);                                                                                  \
-            }                                                                                                         \
-        }                                                                                                             \
+#define FIELD(f)                                                                                      \
+    {                                                                                                 \
+        enum { j = 5 * (f) / 16, s = 5 * (f) % 16, last = j == 7 };                                   \
+        table_t index[4];                                                                             \
+        _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) {                                         \
+            const uint8_t *at = w + p * PANEL_BYTES + 2 * PANEL_ROWS * (1 + j);                       \
+            index[p] = load_table(at);                                                                \
+            if (s + 5 > 16 && !last)                                                                  \
+                index[p] = shift_right(index[p], load_table(at + 2 * PANEL_ROWS * !last), s);         \
+            else if (s)                                                                               \
+                index[p] >>= s;                                                                       \
+        }                                                                                             \
+        _Pragma("GCC unroll 4") for (int m = 0; m < R; m++) {                                         \
+            const table_t table = load_table(x.tables + (m * x.blocks + g) * TABLE_BYTES + 64 * (f)); \
+            _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) {                                     \
+                sum[m][p] += choose_words(table, index[p]);                                           \
+                IN_ORDER(sum[m][p]);                                                                  \
+            }                                                                                         \
+        }                                                                                             \
     }
 
 /* y += the products of R rows with P panels, of some blocks. `ahead`: bytes to what is fetched. */
-ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step, int64_t ahead, float *y,
-                      int64_t y_row) {
+ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step,
+                      int64_t ahead, float *y, int64_t y_row) {
     for (int g = 0; g < blocks; g++, w += step) {
-        for (int k = 0; k < P * PANEL_BYTES; k += 64) __builtin_prefetch(w + ahead + k, 0, 2); /* into the second level */
+        for (int k = 0; k < P * PANEL_BYTES; k += 64)
+            __builtin_prefetch(w + ahead + k, 0, 2); /* into the second level */
         table_t sum[4][4];
         _Pragma("GCC unroll 4") for (int m = 0; m < R; m++)
             _Pragma("GCC unroll 4") for (int p = 0; p < P; p++) sum[m][p] = (table_t){0};
-        FIELD(0) FIELD(1) FIELD(2) FIELD(3) FIELD(4) FIELD(5) FIELD(6) FIELD(7) FIELD(8) FIELD(9) FIELD(10) FIELD(11) FIELD(12)
-        FIELD(13) FIELD(14) FIELD(15) FIELD(16) FIELD(17) FIELD(18) FIELD(19) FIELD(20) FIELD(21) FIELD(22) FIELD(23) FIELD(24)
-        FIELD(25)
-        _Pragma("GCC unroll 4") for (int p = 0; p < P; p++)
-            _Pragma("GCC unroll 4") for (int m = 0; m < R; m++) {
-                int16_t sums[PANEL_ROWS];
-                memcpy(sums, &sum[m][p], sizeof sums);
-                add_block(sums, PANEL_ROWS, x.units[m * x.blocks + g], w + p * PANEL_BYTES, y + m * y_row + p * PANEL_ROWS);
-            }
+        FIELD(0)
+        FIELD(1) FIELD(2) FIELD(3) FIELD(4) FIELD(5) FIELD(6) FIELD(7) FIELD(8) FIELD(9) FIELD(10) FIELD(11)
+            FIELD(12) FIELD(13) FIELD(14) FIELD(15) FIELD(16) FIELD(17) FIELD(18) FIELD(19) FIELD(20)
+                FIELD(21) FIELD(22) FIELD(23) FIELD(24) FIELD(25)
+                    _Pragma("GCC unroll 4") for (int p = 0; p < P; p++)
+                        _Pragma("GCC unroll 4") for (int m = 0; m < R; m++) {
+            int16_t sums[PANEL_ROWS];
+            memcpy(sums, &sum[m][p], sizeof sums);
+            add_block(sums, PANEL_ROWS, x.units[m * x.blocks + g], w + p * PANEL_BYTES,
+                      y + m * y_row + p * PANEL_ROWS);
+        }
     }
 }
 #else
 /* y += the products of R rows with P panels, of some blocks. `ahead`: bytes to what is fetched. */
-ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step, int64_t ahead, float *y,
-                      int64_t y_row) {
+ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const uint8_t *w, int64_t step,
+                      int64_t ahead, float *y, int64_t y_row) {
     const sign_bytes_t low_bits = (sign_bytes_t){0} + 15;
     for (int g = 0; g < blocks; g++, w += step) {
-        for (int k = 0; k < P * PANEL_BYTES; k += 64) __builtin_prefetch(w + ahead + k, 0, 2); /* into the second level */
+        for (int k = 0; k < P * PANEL_BYTES; k += 64)
+            __builtin_prefetch(w + ahead + k, 0, 2); /* into the second level */
 #pragma GCC unroll 2
         for (int h = 0; h < SIGN_HALVES; h++) {
             sign_words_t all[2][2], odd[2][2];
@@ -312,7 +327,8 @@ ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const u
 #pragma GCC unroll 2
             for (int m = 0; m < R; m++)
 #pragma GCC unroll 2
-                for (int p = 0; p < P; p++) all[m][p] = odd[m][p] = (sign_words_t){0}, high[m][p] = (sign_bytes_t){0};
+                for (int p = 0; p < P; p++)
+                    all[m][p] = odd[m][p] = (sign_words_t){0}, high[m][p] = (sign_bytes_t){0};
 #pragma GCC unroll 1
             for (int k = 0; k < 16; k++) {
                 sign_bytes_t index[2][2];
@@ -328,7 +344,8 @@ ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const u
                     const uint8_t *t = x.tables + (m * x.blocks + g) * TABLE_BYTES + k * 64;
 #pragma GCC unroll 2
                     for (int p = 0; p < P; p++) {
-                        sign_words_t lows = (sign_words_t)(choose_bytes(t, index[p][0]) + choose_bytes(t + 32, index[p][1]));
+                        sign_words_t lows =
+                            (sign_words_t)(choose_bytes(t, index[p][0]) + choose_bytes(t + 32, index[p][1]));
                         all[m][p] += lows;
                         odd[m][p] += lows >> 8;
                         high[m][p] += choose_bytes(t + 16, index[p][0]) + choose_bytes(t + 48, index[p][1]);
@@ -339,7 +356,8 @@ ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const u
             for (int p = 0; p < P; p++)
 #pragma GCC unroll 2
                 for (int m = 0; m < R; m++) {
-                    const sign_words_t up = (sign_words_t)high[m][p], mass = (sign_words_t){0} + x.masses[m * x.blocks + g];
+                    const sign_words_t up = (sign_words_t)high[m][p],
+                                       mass = (sign_words_t){0} + x.masses[m * x.blocks + g];
                     const float unit = x.units[m * x.blocks + g];
                     int16_t sums[SIGN_BYTES];
                     sign_words_t first = (((all[m][p] - (odd[m][p] << 8)) + ((up & 255) << 7)) << 1) - mass;
@@ -354,13 +372,16 @@ ALWAYS void sign_tile(const int R, const int P, int blocks, rounded_t x, const u
 #endif
 
 /* y = the products of rows of rounded inputs with panels `begin` to `end`; y has room for whole panels. */
-static void sign_product(const ob_matrix *m, int64_t rows, rounded_t x, float *y, int64_t y_row, int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < rows; r++) memset(y + r * y_row + begin * PANEL_ROWS, 0, (size_t)((end - begin) * PANEL_ROWS) * sizeof *y);
+static void sign_product(const ob_matrix *m, int64_t rows, rounded_t x, float *y, int64_t y_row,
+                         int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < rows; r++)
+        memset(y + r * y_row + begin * PANEL_ROWS, 0, (size_t)((end - begin) * PANEL_ROWS) * sizeof *y);
     for (int64_t r = 0, many; r < rows; r += many) {
         many = rows - r >= TILE_INPUTS ? TILE_INPUTS : rows - r >= 2 ? 2 : 1;
         for (int64_t g = 0, part; g < x.blocks; g += part) {
             part = x.blocks - g < PART_TABLES / many ? x.blocks - g : PART_TABLES / many;
-            rounded_t some = {x.tables + (r * x.blocks + g) * TABLE_BYTES, x.units + r * x.blocks + g, x.masses + r * x.blocks + g, x.blocks};
+            rounded_t some = {x.tables + (r * x.blocks + g) * TABLE_BYTES, x.units + r * x.blocks + g,
+                              x.masses + r * x.blocks + g, x.blocks};
             for (int64_t p = begin, width; p < end; p += width) {
                 /* several rows: the same blocks of the next panels */
                 int64_t step, ahead = many == 1 ? AHEAD : SIDE * x.blocks * PANEL_BYTES;
@@ -370,8 +391,11 @@ static void sign_product(const ob_matrix *m, int64_t rows, rounded_t x, float *y
                 width = p % 2 == 0 && end - p >= 2 ? 2 : 1;
 #ifdef WORD_TABLES
                 if (many == 1 && p % 4 == 0 && end - p >= 4) width = 4;
-                many == 4 ? width == 2 ? RUN_TILE(4, 2) : RUN_TILE(4, 1) : many == 2 ? width == 2 ? RUN_TILE(2, 2) : RUN_TILE(2, 1)
-                : width == 4 ? RUN_TILE(1, 4) : width == 2 ? RUN_TILE(1, 2) : RUN_TILE(1, 1);
+                many == 4    ? width == 2 ? RUN_TILE(4, 2) : RUN_TILE(4, 1)
+                : many == 2  ? width == 2 ? RUN_TILE(2, 2) : RUN_TILE(2, 1)
+                : width == 4 ? RUN_TILE(1, 4)
+                : width == 2 ? RUN_TILE(1, 2)
+                             : RUN_TILE(1, 1);
 #else
                 if (many == 2 || SIGN_BYTES < 32) width = 1;
                 many == 2 ? RUN_TILE(2, 1) : width == 2 ? RUN_TILE(1, 2) : RUN_TILE(1, 1);

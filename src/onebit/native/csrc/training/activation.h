@@ -1,5 +1,5 @@
-/* Activations with learned numbers per channel and their gradients: each pass reads and writes the values once. See
- * ob_activation. */
+/* Activations with learned numbers per channel and their gradients: each pass reads and writes the values
+ * once. See ob_activation. */
 #pragma once
 #include <float.h>
 #include "rows.h"
@@ -28,9 +28,10 @@ ALWAYS floats_t derived(int kind, floats_t d, floats_t g, floats_t scale, floats
     return to;
 }
 
-/* y, or with `back` the gradient to x and the terms of the three sums: of g, of the gradient to x, and to the scale. */
-ALWAYS void activate(const ob_activation *call, const rows_t *work, int kind, int back, int bf16, int64_t p, int64_t i,
-                     int64_t stop, int64_t count) {
+/* y, or with `back` the gradient to x and the terms of the three sums: of g, of the gradient to x, and to the
+ * scale. */
+ALWAYS void activate(const ob_activation *call, const rows_t *work, int kind, int back, int bf16, int64_t p,
+                     int64_t i, int64_t stop, int64_t count) {
     const pair_t shift = number_at(work, SHIFT_OF_X, p), scale = number_at(work, SCALE, p);
     const pair_t offset = number_at(work, OFFSET_OF_Y, p), inverse = number_at(work, INVERSE, p);
     const int64_t period = work->period;
@@ -53,7 +54,8 @@ ALWAYS void activate(const ob_activation *call, const rows_t *work, int kind, in
     for (int k = 0; back && k < 3; k++) add_pair(work->sums[k] + p, sums[k], count, bf16);
 }
 
-ALWAYS void activate_all(const ob_activation *call, const rows_t *work, int kind, int64_t begin, int64_t end) {
+ALWAYS void activate_all(const ob_activation *call, const rows_t *work, int kind, int64_t begin,
+                         int64_t end) {
     if (call->gradient) {
         EACH_PLACE(CHAIN, activate(call, work, kind, 1, bf16, p, from + p, stop, count))
     } else {
@@ -63,11 +65,13 @@ ALWAYS void activate_all(const ob_activation *call, const rows_t *work, int kind
 
 /* One number per channel to one per slot of a period; work->sums[0] is overwritten. */
 static void broadcast_numbers(const ob_activation *call, const rows_t *work) {
-    const float *const from[] = {call->shift, call->scale, call->offset, call->scale}, otherwise[] = {0, 1, 0, 1};
+    const float *const from[] = {call->shift, call->scale, call->offset, call->scale},
+                       otherwise[] = {0, 1, 0, 1};
     for (int k = 0; k < ACTIVATION_NUMBERS; k++) {
         for (int32_t c = 0; c < call->channels; c++) {
             double number = from[k] ? from[k][c] : otherwise[k];
-            if (k == INVERSE) number = 1 / (number < FLT_MIN ? FLT_MIN : number); /* 0 times infinity would be NaN */
+            if (k == INVERSE)
+                number = 1 / (number < FLT_MIN ? FLT_MIN : number); /* 0 times infinity would be NaN */
             work->sums[0][c] = number;
         }
         broadcast(work, work->sums[0], work->numbers[k]);
@@ -104,7 +108,8 @@ static int64_t run_activation(const ob_activation *call, int32_t stage, int32_t 
             activate_all(call, &work, OB_ACTIVATION_RPRELU, begin, end);
         else
             activate_all(call, &work, OB_ACTIVATION_SIGN, begin, end);
-        for (int k = 0; call->gradient && k < 3; k++) gathered(&work, work.sums[k], work.of_blocks + (3 * b + k) * call->channels);
+        for (int k = 0; call->gradient && k < 3; k++)
+            gathered(&work, work.sums[k], work.of_blocks + (3 * b + k) * call->channels);
     }
     return units;
 }

@@ -8,13 +8,15 @@ ALWAYS floats_t least_chance(floats_t size) {
     return e / (1 + e);
 }
 
-/* Draws `count` signs; all bits are set where |u - p| is not at least `near`, which it is behind the last value. */
+/* Draws `count` signs; all bits are set where |u - p| is not at least `near`, which it is behind the last
+ * value. */
 ALWAYS words_t draw_signs(const ob_concrete *call, int64_t i, int64_t count, int bf16) {
     floats_t x = load_ordered(call->latent, i, count, 0);
     shorts_t steps = {0};
     memcpy(&steps, call->noise + i, (size_t)count * 2);
     /* in two steps: compilers take a single one value by value */
-    floats_t u = __builtin_convertvector(__builtin_convertvector(steps, ints_t), floats_t) * 0x1p-16f + (0.5f + 0x1p-17f);
+    floats_t u = __builtin_convertvector(__builtin_convertvector(steps, ints_t), floats_t) * 0x1p-16f +
+                 (0.5f + 0x1p-17f);
     floats_t p = least_chance(magnitude(x));
     words_t below = (words_t)(x < 0);
     p = (floats_t)(((words_t)(1 - p) & below) | ((words_t)p & ~below));

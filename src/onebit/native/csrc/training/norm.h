@@ -13,7 +13,8 @@ ALWAYS floats_t where_inside(floats_t x, floats_t y, float least, float most) {
 static int has_bounds(const ob_norm *call) { return call->least == call->least || call->most == call->most; }
 
 /* The gradient before the bounds. */
-ALWAYS pair_t gradient_at(const ob_norm *call, int bf16, int64_t i, int64_t count, pair_t x, pair_t factor, pair_t offset) {
+ALWAYS pair_t gradient_at(const ob_norm *call, int bf16, int64_t i, int64_t count, pair_t x, pair_t factor,
+                          pair_t offset) {
     pair_t g = load_values(call->gradient, i, count, bf16);
     if (call->second_gradient) {
         pair_t more = load_values(call->second_gradient, i, count, bf16);
@@ -22,18 +23,20 @@ ALWAYS pair_t gradient_at(const ob_norm *call, int bf16, int64_t i, int64_t coun
     if (has_bounds(call)) {
         pair_t y = call->out ? load_values(call->out, i, count, bf16)
                              : (pair_t){x.a * factor.a + offset.a, x.b * factor.b + offset.b};
-        g.a = where_inside(g.a, y.a, call->least, call->most), g.b = where_inside(g.b, y.b, call->least, call->most);
+        g.a = where_inside(g.a, y.a, call->least, call->most),
+        g.b = where_inside(g.b, y.b, call->least, call->most);
     }
     return call->kept ? store_values(call->kept, i, count, g, bf16) : g;
 }
 
-/* The terms of the two sums, with a center c: of SUM_VALUES x and nothing, of SUM_MOMENTS x - c and (x - c)², of SUM_GRADIENTS
- * g and g·(x - c), where g is the gradient before the bounds. */
+/* The terms of the two sums, with a center c: of SUM_VALUES x and nothing, of SUM_MOMENTS x - c and (x - c)²,
+ * of SUM_GRADIENTS g and g·(x - c), where g is the gradient before the bounds. */
 enum { SUM_VALUES, SUM_MOMENTS, SUM_GRADIENTS };
 
-ALWAYS void add_terms(const ob_norm *call, const rows_t *work, int kind, int bf16, int64_t p, int64_t i, int64_t stop,
-                      int64_t count) {
-    const pair_t center = number_at(work, CENTER, p), factor = number_at(work, FACTOR, p), offset = number_at(work, OFFSET, p);
+ALWAYS void add_terms(const ob_norm *call, const rows_t *work, int kind, int bf16, int64_t p, int64_t i,
+                      int64_t stop, int64_t count) {
+    const pair_t center = number_at(work, CENTER, p), factor = number_at(work, FACTOR, p),
+                 offset = number_at(work, OFFSET, p);
     const int64_t period = work->period;
     pair_t first = {{0}, {0}}, second = first;
     for (; i < stop; i += period) {
@@ -62,7 +65,8 @@ static void add_all(const ob_norm *call, const rows_t *work, int kind, int64_t b
     }
 }
 
-/* A number near the mean to take deviations from: of bfloat16 one of its own values, so that most deviations are exact. */
+/* A number near the mean to take deviations from: of bfloat16 one of its own values, so that most deviations
+ * are exact. */
 static double center_of(double mean, int bf16) {
     float center = (float)mean;
     uint32_t bits = bits_of_float(center);
@@ -72,8 +76,10 @@ static double center_of(double mean, int bf16) {
 
 /* The mean and the sum of squared deviations of each channel in a block.
  *
- * Deviations are from the mean of the block's first values, so that squares do not cancel when the mean is far from 0. */
-static void block_moments(const ob_norm *call, const rows_t *work, int64_t begin, int64_t end, double *mean, double *squares) {
+ * Deviations are from the mean of the block's first values, so that squares do not cancel when the mean is
+ * far from 0. */
+static void block_moments(const ob_norm *call, const rows_t *work, int64_t begin, int64_t end, double *mean,
+                          double *squares) {
     int64_t few = end - begin < CHAIN * work->period ? end : begin + CHAIN * work->period;
     double count = (double)((few - begin) / call->channels);
     add_all(call, work, SUM_VALUES, begin, few);
@@ -93,7 +99,8 @@ static void block_moments(const ob_norm *call, const rows_t *work, int64_t begin
     }
 }
 
-/* Factor and offset of each channel from the moments of the blocks. The first part stores them, and the statistics. */
+/* Factor and offset of each channel from the moments of the blocks. The first part stores them, and the
+ * statistics. */
 static void finish_statistics(const ob_norm *call, const rows_t *work, int stores) {
     const int64_t channels = call->channels;
     const double total = (double)call->rows;
@@ -126,7 +133,8 @@ static void finish_statistics(const ob_norm *call, const rows_t *work, int store
     broadcast(work, work->sums[1], work->numbers[OFFSET]);
 }
 
-/* Slope and constant of each channel from the sums of the blocks; the first part stores the gradients of weight and bias. */
+/* Slope and constant of each channel from the sums of the blocks; the first part stores the gradients of
+ * weight and bias. */
 static void finish_gradients(const ob_norm *call, const rows_t *work, int stores) {
     const int64_t channels = call->channels;
     const float *inverse = call->statistics + channels, *factor = inverse + channels;
@@ -157,8 +165,10 @@ static void read_statistics(const ob_norm *call, const rows_t *work) {
 }
 
 /* y = x·factor + offset + shortcut within the bounds. */
-ALWAYS void normalize(const ob_norm *call, const rows_t *work, int bounds, int bf16, int64_t p, int64_t i, int64_t count) {
-    pair_t x = load_values(call->x, i, count, bf16), factor = number_at(work, FACTOR, p), offset = number_at(work, OFFSET, p);
+ALWAYS void normalize(const ob_norm *call, const rows_t *work, int bounds, int bf16, int64_t p, int64_t i,
+                      int64_t count) {
+    pair_t x = load_values(call->x, i, count, bf16), factor = number_at(work, FACTOR, p),
+           offset = number_at(work, OFFSET, p);
     x.a = x.a * factor.a + offset.a, x.b = x.b * factor.b + offset.b;
     if (call->shortcut) {
         pair_t other = load_values(call->shortcut, i, count, bf16);
@@ -174,7 +184,8 @@ static void normalize_all(const ob_norm *call, const rows_t *work, int64_t begin
 }
 
 /* The gradient to x: g·factor + (x - center)·slope + constant. */
-ALWAYS void propagate(const ob_norm *call, const rows_t *work, int masks, int bf16, int64_t p, int64_t i, int64_t count) {
+ALWAYS void propagate(const ob_norm *call, const rows_t *work, int masks, int bf16, int64_t p, int64_t i,
+                      int64_t count) {
     pair_t x = load_values(call->x, i, count, bf16);
     pair_t g = load_values(call->kept ? call->kept : call->gradient, i, count, bf16);
     pair_t factor = number_at(work, FACTOR, p), center = number_at(work, CENTER, p);

@@ -1,7 +1,9 @@
-/* Products of real rows with rows of signs, in float32, by lookups: a table has the sums of a few inputs with each choice of their
- * signs, and a panel of FLOAT_LANES outputs looks up one of them in each lane. See ob_product.
+/* Products of real rows with rows of signs, in float32, by lookups: a table has the sums of a few inputs with
+ * each choice of their signs, and a panel of FLOAT_LANES outputs looks up one of them in each lane. See
+ * ob_product.
  *
- * An output is a sum of blocks, each a sum of lookups in order, whatever the tile and the number of threads. */
+ * An output is a sum of blocks, each a sum of lookups in order, whatever the tile and the number of threads.
+ */
 #pragma once
 #include "signs.h"
 
@@ -10,7 +12,12 @@
 #else
 #define looked_up(table, index) (floats_t) _mm256_permutevar8x32_ps((__m256)(table), (__m256i)(index))
 #endif
-enum { BLOCK_WORDS = 8, BLOCK_INPUTS = BLOCK_WORDS * SIGN_WORD, BLOCK_TABLES = BLOCK_WORDS * SIGN_GROUPS, EDGE = 4 };
+enum {
+    BLOCK_WORDS = 8,
+    BLOCK_INPUTS = BLOCK_WORDS * SIGN_WORD,
+    BLOCK_TABLES = BLOCK_WORDS * SIGN_GROUPS,
+    EDGE = 4
+};
 
 /* `to`: the tables of `count` inputs, with 0 behind them. */
 ALWAYS void sum_tables(const float *x, int64_t count, floats_t *to) {
@@ -19,14 +26,15 @@ ALWAYS void sum_tables(const float *x, int64_t count, floats_t *to) {
         for (int lane = 0; lane < FLOAT_LANES; lane++) sides[k][lane] = lane >> k & 1 ? 0 : 0x80000000u;
     for (int64_t c = 0; c < count; c += SIGN_INPUTS) {
         floats_t sum[2] = {{0}};
-        for (int k = 0; k < SIGN_INPUTS; k++) sum[k & 1] += (floats_t)((words_t)((floats_t){0} + x[c + k]) ^ sides[k]);
+        for (int k = 0; k < SIGN_INPUTS; k++)
+            sum[k & 1] += (floats_t)((words_t)((floats_t){0} + x[c + k]) ^ sides[k]);
         *to++ = sum[0] + sum[1];
     }
 }
 
 /* Sums of R rows and P panels, of `tables` lookups. */
-ALWAYS void add_chosen(const int R, const int P, const floats_t *tables, int64_t count, const uint32_t *words, int64_t panel,
-                       floats_t (*sum)[EDGE]) {
+ALWAYS void add_chosen(const int R, const int P, const floats_t *tables, int64_t count, const uint32_t *words,
+                       int64_t panel, floats_t (*sum)[EDGE]) {
     /* every other sum in the units that multiply: the others are busy with lookups */
     const floats_t one = (floats_t){0} + 1;
     for (; count > 0; count -= SIGN_GROUPS, words += FLOAT_LANES) {
@@ -41,7 +49,8 @@ ALWAYS void add_chosen(const int R, const int P, const floats_t *tables, int64_t
                 floats_t table = tables[m * BLOCK_TABLES];
 #pragma GCC unroll 4
                 for (int p = 0; p < P; p++)
-                    sum[m][p] = p & 1 ? fused_add(looked_up(table, index[p]), one, sum[m][p]) : sum[m][p] + looked_up(table, index[p]);
+                    sum[m][p] = p & 1 ? fused_add(looked_up(table, index[p]), one, sum[m][p])
+                                      : sum[m][p] + looked_up(table, index[p]);
             }
 #pragma GCC unroll 4
             for (int p = 0; p < P; p++) index[p] >>= SIGN_INPUTS;
@@ -50,8 +59,8 @@ ALWAYS void add_chosen(const int R, const int P, const floats_t *tables, int64_t
 }
 
 /* A tile of a block. sums: of earlier blocks, [row][panel], read and written. */
-ALWAYS void product_tile(const int R, const int P, const floats_t *tables, int64_t count, const uint32_t *words, int64_t panel,
-                         floats_t *sums, int64_t row) {
+ALWAYS void product_tile(const int R, const int P, const floats_t *tables, int64_t count,
+                         const uint32_t *words, int64_t panel, floats_t *sums, int64_t row) {
     floats_t sum[EDGE][EDGE];
 #pragma GCC unroll 4
     for (int m = 0; m < R; m++)
@@ -64,10 +73,10 @@ ALWAYS void product_tile(const int R, const int P, const floats_t *tables, int64
         for (int p = 0; p < P; p++) sums[m * row + p] += sum[m][p];
 }
 
-static void any_tile(int R, int P, const floats_t *tables, int64_t count, const uint32_t *words, int64_t panel, floats_t *sums,
-                     int64_t row) {
+static void any_tile(int R, int P, const floats_t *tables, int64_t count, const uint32_t *words,
+                     int64_t panel, floats_t *sums, int64_t row) {
 #define PRODUCT_TILE(r, p) \
-    case EDGE * (r) + (p): product_tile(r, p, tables, count, words, panel, sums, row); break;
+    case EDGE *(r) + (p): product_tile(r, p, tables, count, words, panel, sums, row); break;
 #define PRODUCT_TILES(r) PRODUCT_TILE(r, 1) PRODUCT_TILE(r, 2) PRODUCT_TILE(r, 3) PRODUCT_TILE(r, 4)
     switch (EDGE * R + P) { PRODUCT_TILES(1) PRODUCT_TILES(2) PRODUCT_TILES(3) PRODUCT_TILES(4) }
 }
@@ -91,7 +100,8 @@ static void store_row(const ob_product *call, int64_t row, int cut, const floats
 
 #ifdef __AVX512VPOPCNTDQ__
 /* Sums of R rows of signs times those of a panel. */
-ALWAYS void count_tile(const int R, const uint32_t *x, const uint32_t *words, int64_t count, float inputs, floats_t *sums, int64_t panels) {
+ALWAYS void count_tile(const int R, const uint32_t *x, const uint32_t *words, int64_t count, float inputs,
+                       floats_t *sums, int64_t panels) {
     words_t ones[EDGE];
 #pragma GCC unroll 4
     for (int m = 0; m < R; m++) ones[m] = (words_t){0};
@@ -105,14 +115,16 @@ ALWAYS void count_tile(const int R, const uint32_t *x, const uint32_t *words, in
     for (int m = 0; m < R; m++) sums[m * panels] = inputs - 2 * __builtin_convertvector(ones[m], floats_t);
 }
 
-static void count_signs(const ob_product *call, int R, int64_t row, int64_t panels, int64_t words, floats_t *sums) {
+static void count_signs(const ob_product *call, int R, int64_t row, int64_t panels, int64_t words,
+                        floats_t *sums) {
     const uint32_t *x = call->x_panels + row / FLOAT_LANES * words * FLOAT_LANES + row % FLOAT_LANES;
     for (int64_t p = 0; p < panels; p++) {
         const uint32_t *w = call->panels + p * words * FLOAT_LANES;
         if (R == EDGE)
             count_tile(EDGE, x, w, words, (float)call->inputs, sums + p, panels);
         else
-            for (int m = 0; m < R; m++) count_tile(1, x + m, w, words, (float)call->inputs, sums + m * panels + p, panels);
+            for (int m = 0; m < R; m++)
+                count_tile(1, x + m, w, words, (float)call->inputs, sums + m * panels + p, panels);
     }
 }
 #define COUNTS_SIGNS 1
@@ -122,33 +134,38 @@ static void count_signs(const ob_product *call, int R, int64_t row, int64_t pane
 #endif
 
 /* Sums of R rows of reals. */
-static void sum_reals(const ob_product *call, int R, int64_t row, int64_t panels, int64_t words, floats_t *sums, floats_t *tables) {
+static void sum_reals(const ob_product *call, int R, int64_t row, int64_t panels, int64_t words,
+                      floats_t *sums, floats_t *tables) {
     float *x = (float *)(tables + EDGE * BLOCK_TABLES);
     memset(sums, 0, (size_t)(R * panels) * sizeof(floats_t));
     for (int64_t c = 0; c < call->inputs; c += BLOCK_INPUTS) {
         const int64_t count = call->inputs - c < BLOCK_INPUTS ? call->inputs - c : BLOCK_INPUTS;
         for (int m = 0; m < R; m++) {
             for (int64_t k = 0; k < count; k += FLOAT_LANES) {
-                floats_t some = load_ordered(call->x, (row + m) * call->inputs + c + k, count - k < FLOAT_LANES ? count - k : FLOAT_LANES,
-                                             call->x_bf16);
+                floats_t some = load_ordered(call->x, (row + m) * call->inputs + c + k,
+                                             count - k < FLOAT_LANES ? count - k : FLOAT_LANES, call->x_bf16);
                 memcpy(x + k, &some, sizeof some);
             }
             memset(x + count, 0, SIGN_INPUTS * sizeof(float));
             sum_tables(x, count, tables + m * BLOCK_TABLES);
         }
         for (int64_t p = 0; p < panels; p += EDGE)
-            any_tile(R, panels - p < EDGE ? (int)(panels - p) : EDGE, tables, (count + SIGN_INPUTS - 1) / SIGN_INPUTS,
-                     call->panels + (p * words + c / SIGN_WORD) * FLOAT_LANES, words * FLOAT_LANES, sums + p, panels);
+            any_tile(R, panels - p < EDGE ? (int)(panels - p) : EDGE, tables,
+                     (count + SIGN_INPUTS - 1) / SIGN_INPUTS,
+                     call->panels + (p * words + c / SIGN_WORD) * FLOAT_LANES, words * FLOAT_LANES, sums + p,
+                     panels);
     }
 }
 
 /* See ob_isa. Parts share tiles of rows. */
 static int64_t run_product(const ob_product *call, int32_t stage, int32_t part, int32_t parts) {
-    const int64_t panels = (call->outputs + FLOAT_LANES - 1) / FLOAT_LANES, words = (call->inputs + SIGN_WORD - 1) / SIGN_WORD;
+    const int64_t panels = (call->outputs + FLOAT_LANES - 1) / FLOAT_LANES,
+                  words = (call->inputs + SIGN_WORD - 1) / SIGN_WORD;
     const int64_t own = EDGE * (panels + BLOCK_TABLES) + BLOCK_INPUTS / FLOAT_LANES + 1;
     if (stage == 0) return parts * own * (int64_t)sizeof(floats_t);
     floats_t *sums = (floats_t *)call->scratch + part * own, *tables = sums + EDGE * panels;
-    const int64_t tiles = (call->rows + EDGE - 1) / EDGE, begin = tiles * part / parts * EDGE, stop = tiles * (part + 1) / parts * EDGE;
+    const int64_t tiles = (call->rows + EDGE - 1) / EDGE, begin = tiles * part / parts * EDGE,
+                  stop = tiles * (part + 1) / parts * EDGE;
     const int cut = call->latent && any_beyond(call->most, call->most_count, call->bound);
     for (int64_t row = begin; row < stop && row < call->rows; row += EDGE) {
         const int R = call->rows - row < EDGE ? (int)(call->rows - row) : EDGE;

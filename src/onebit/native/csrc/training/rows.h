@@ -1,12 +1,20 @@
-/* Rows of channels, float32 or bfloat16 that is computed in float32, in vectors of GNU C, and the order of sums over them.
+/* Rows of channels, float32 or bfloat16 that is computed in float32, in vectors of GNU C, and the order of
+ * sums over them.
  *
- * Sums have one accumulator per slot of a period, which is a whole number of rows and of groups of 32 values: their order
- * depends neither on the width of the registers nor on the number of threads. They are float32 for at most CHAIN terms and
- * double after that. Blocks have sums of their own. */
+ * Sums have one accumulator per slot of a period, which is a whole number of rows and of groups of 32 values:
+ * their order depends neither on the width of the registers nor on the number of threads. They are float32
+ * for at most CHAIN terms and double after that. Blocks have sums of their own. */
 #pragma once
 #include "vector.h"
 
-enum { GROUP = 32, PAIR = 2 * FLOAT_LANES, CHAIN = 64, BLOCK_VALUES = 1 << 15, MAX_NUMBERS = 5, MAX_SUMS = 3 };
+enum {
+    GROUP = 32,
+    PAIR = 2 * FLOAT_LANES,
+    CHAIN = 64,
+    BLOCK_VALUES = 1 << 15,
+    MAX_NUMBERS = 5,
+    MAX_SUMS = 3
+};
 
 /* PAIR values: of bfloat16 the even and the odd ones, of float32 the first and the second half. */
 typedef struct {
@@ -65,8 +73,8 @@ static int64_t block_of(int64_t period) {
     return period * (periods ? periods : CHAIN);
 }
 
-/* The values of a call, rows of channels, and its scratch memory: numbers per slot of a period, in the order of pairs, sums per
- * slot, and the sums of each block, one after the other per channel. */
+/* The values of a call, rows of channels, and its scratch memory: numbers per slot of a period, in the order
+ * of pairs, sums per slot, and the sums of each block, one after the other per channel. */
 typedef struct {
     int64_t period, block, blocks, values; /* `block` is a number of whole periods */
     int32_t channels, bf16;
@@ -75,14 +83,18 @@ typedef struct {
 } rows_t;
 
 /* Divides scratch memory among `parts`; returns its size in numbers. */
-static int64_t divide_rows(rows_t *work, int64_t rows, int sums, int numbers, double *scratch, int32_t part, int32_t parts) {
+static int64_t divide_rows(rows_t *work, int64_t rows, int sums, int numbers, double *scratch, int32_t part,
+                           int32_t parts) {
     work->period = period_of(work->channels);
     work->block = block_of(work->period);
     work->values = rows * work->channels;
     work->blocks = (work->values + work->block - 1) / work->block;
-    int64_t shared = sums * work->blocks * work->channels, own = sums * work->period + numbers * work->period / 2;
-    for (int k = 0; scratch && k < sums; k++) work->sums[k] = scratch + shared + part * own + k * work->period;
-    for (int k = 0; scratch && k < numbers; k++) work->numbers[k] = (float *)(work->sums[0] + sums * work->period) + k * work->period;
+    int64_t shared = sums * work->blocks * work->channels,
+            own = sums * work->period + numbers * work->period / 2;
+    for (int k = 0; scratch && k < sums; k++)
+        work->sums[k] = scratch + shared + part * own + k * work->period;
+    for (int k = 0; scratch && k < numbers; k++)
+        work->numbers[k] = (float *)(work->sums[0] + sums * work->period) + k * work->period;
     work->of_blocks = scratch;
     return shared + parts * own;
 }
@@ -124,25 +136,25 @@ ALWAYS void add_pair(double *to, pair_t pair, int64_t count, int bf16) {
         for (int k = 0; k < count; k++) to[pair_slot(k, bf16)] += terms[pair_slot(k, bf16)];
 }
 
-/* Calls `pass` for the values from `begin`, where a period begins, to `end`: for those at slot `p` of up to `chain` periods from
- * value `from` on, before value `stop`. Values of a last period that is not whole are a chain of their own; then `count` values of
- * a pair may be fewer than PAIR. */
-#define EACH_PLACE(chain, pass)                                                                      \
-    if (work->bf16) {                                                                                \
-        const int bf16 = 1;                                                                          \
-        EACH_PLACE_OF_KIND(chain, pass)                                                              \
-    } else {                                                                                         \
-        const int bf16 = 0;                                                                          \
-        EACH_PLACE_OF_KIND(chain, pass)                                                              \
+/* Calls `pass` for the values from `begin`, where a period begins, to `end`: for those at slot `p` of up to
+ * `chain` periods from value `from` on, before value `stop`. Values of a last period that is not whole are a
+ * chain of their own; then `count` values of a pair may be fewer than PAIR. */
+#define EACH_PLACE(chain, pass)         \
+    if (work->bf16) {                   \
+        const int bf16 = 1;             \
+        EACH_PLACE_OF_KIND(chain, pass) \
+    } else {                            \
+        const int bf16 = 0;             \
+        EACH_PLACE_OF_KIND(chain, pass) \
     }
-#define EACH_PLACE_OF_KIND(chain, pass)                                                              \
-    const int64_t period = work->period, whole = begin + (end - begin) / period * period;            \
-    for (int64_t from = begin, stop; from < whole; from = stop) {                                    \
-        const int64_t count = PAIR;                                                                  \
-        stop = whole - from < (chain) * period ? whole : from + (chain) * period;                    \
-        for (int64_t p = 0; p < period; p += PAIR) pass;                                             \
-    }                                                                                                \
-    for (int64_t from = whole, stop = end, p = 0; from + p < stop; p += PAIR) {                      \
-        const int64_t count = end - from - p < PAIR ? end - from - p : PAIR;                         \
-        pass;                                                                                        \
+#define EACH_PLACE_OF_KIND(chain, pass)                                                   \
+    const int64_t period = work->period, whole = begin + (end - begin) / period * period; \
+    for (int64_t from = begin, stop; from < whole; from = stop) {                         \
+        const int64_t count = PAIR;                                                       \
+        stop = whole - from < (chain) * period ? whole : from + (chain) * period;         \
+        for (int64_t p = 0; p < period; p += PAIR) pass;                                  \
+    }                                                                                     \
+    for (int64_t from = whole, stop = end, p = 0; from + p < stop; p += PAIR) {           \
+        const int64_t count = end - from - p < PAIR ? end - from - p : PAIR;              \
+        pass;                                                                             \
     }

@@ -1,10 +1,11 @@
-/* The signs of rows of latents as bits, in panels of both orientations: one pass over the latents. See ob_signs. */
+/* The signs of rows of latents as bits, in panels of both orientations: one pass over the latents. See
+ * ob_signs. */
 #pragma once
 #include "vector.h"
 
 #if defined(__AVX512F__)
-#define SIGN_INPUTS 4  /* of a lookup */
-#define SIGN_GROUPS 8  /* lookups of a word */
+#define SIGN_INPUTS 4 /* of a lookup */
+#define SIGN_GROUPS 8 /* lookups of a word */
 #define past_cache(to, x) _mm512_stream_ps(to, (__m512)(x))
 #define below_bits(below) ((uint32_t)_mm512_movepi32_mask((__m512i)(below)))
 #else
@@ -13,10 +14,14 @@
 #define past_cache(to, x) _mm256_stream_ps(to, (__m256)(x))
 #define below_bits(below) ((uint32_t)_mm256_movemask_ps((__m256)(below)))
 #endif
-enum { SIGN_WORD = SIGN_INPUTS * SIGN_GROUPS, SIGN_ROWS = SIGN_WORD * (SIGN_WORD % FLOAT_LANES ? FLOAT_LANES / 2 : 1) };
+enum {
+    SIGN_WORD = SIGN_INPUTS * SIGN_GROUPS,
+    SIGN_ROWS = SIGN_WORD * (SIGN_WORD % FLOAT_LANES ? FLOAT_LANES / 2 : 1)
+};
 
-/* Uniform in [-2^23, 2^23), a hash of the index and the seed: two rounds of xorshift and multiply, with the constants of lowbias32
- * (github.com/skeeto/hash-prospector). The second word of the seed keeps the streams of two steps apart. */
+/* Uniform in [-2^23, 2^23), a hash of the index and the seed: two rounds of xorshift and multiply, with the
+ * constants of lowbias32 (github.com/skeeto/hash-prospector). The second word of the seed keeps the streams
+ * of two steps apart. */
 ALWAYS floats_t draw_of(words_t index, const int32_t *seed) {
     words_t x = (index + (uint32_t)seed[0]) * 0x9e3779b1u;
     x = (x ^ x >> 15) * 0x7feb352du;
@@ -24,9 +29,10 @@ ALWAYS floats_t draw_of(words_t index, const int32_t *seed) {
     return __builtin_convertvector((ints_t)(x * 0x846ca68bu) >> 8, floats_t);
 }
 
-/* One row: a bit a value to `bits`, FLOAT_LANES at a time, and to bit `bit` of the words of `down`. NaN is +1. */
-ALWAYS void signs_of_row(const ob_signs *call, const int random, const int bf16, int64_t row, int bit, uint8_t *bits, words_t *down,
-                         floats_t *most) {
+/* One row: a bit a value to `bits`, FLOAT_LANES at a time, and to bit `bit` of the words of `down`. NaN is
+ * +1. */
+ALWAYS void signs_of_row(const ob_signs *call, const int random, const int bf16, int64_t row, int bit,
+                         uint8_t *bits, words_t *down, floats_t *most) {
     const int64_t offset = row * call->columns;
     words_t index = {0};
     for (int k = 0; k < FLOAT_LANES; k++) index[k] = (uint32_t)(offset + k);
@@ -34,7 +40,8 @@ ALWAYS void signs_of_row(const ob_signs *call, const int random, const int bf16,
         const int64_t left = call->columns - c;
         floats_t x = load_ordered(call->x, offset + c, left < FLOAT_LANES ? left : FLOAT_LANES, bf16);
         const floats_t size = magnitude(x);
-        floats_t least = random ? draw_of(index, call->seed) : (floats_t){0}, value = random ? x * call->steepness : x;
+        floats_t least = random ? draw_of(index, call->seed) : (floats_t){0},
+                 value = random ? x * call->steepness : x;
         if (random == 2) { /* tanh |x| = (1 - e) / (1 + e) */
             const floats_t e = decay(2 * size);
             least *= 1 + e;
@@ -51,13 +58,16 @@ ALWAYS void signs_of_row(const ob_signs *call, const int random, const int bf16,
 
 /* See ob_isa. Parts share blocks of rows that begin both a panel and a word. */
 static int64_t run_signs(const ob_signs *call, int32_t stage, int32_t part, int32_t parts) {
-    const int64_t across = (call->columns + FLOAT_LANES - 1) / FLOAT_LANES, words = (call->columns + SIGN_WORD - 1) / SIGN_WORD;
-    const int64_t down_words = (call->rows + SIGN_WORD - 1) / SIGN_WORD, bytes = (words * SIGN_WORD / 8 + 64 + 63) / 64 * 64;
+    const int64_t across = (call->columns + FLOAT_LANES - 1) / FLOAT_LANES,
+                  words = (call->columns + SIGN_WORD - 1) / SIGN_WORD;
+    const int64_t down_words = (call->rows + SIGN_WORD - 1) / SIGN_WORD,
+                  bytes = (words * SIGN_WORD / 8 + 64 + 63) / 64 * 64;
     const int64_t own = bytes + across * (int64_t)sizeof(words_t);
     if (stage == 0) return parts * own;
     uint8_t *bits = (uint8_t *)call->scratch + part * own;
     words_t *down = (words_t *)(bits + bytes);
-    const int64_t blocks = (call->rows + SIGN_ROWS - 1) / SIGN_ROWS, begin = blocks * part / parts * SIGN_ROWS;
+    const int64_t blocks = (call->rows + SIGN_ROWS - 1) / SIGN_ROWS,
+                  begin = blocks * part / parts * SIGN_ROWS;
     const int64_t stop = blocks * (part + 1) / parts * SIGN_ROWS, end = stop < call->rows ? stop : call->rows;
     floats_t most = {0};
     for (int64_t row = begin; row < end; row++) {
@@ -82,11 +92,13 @@ static int64_t run_signs(const ob_signs *call, int32_t stage, int32_t part, int3
             uint64_t word;
             memcpy(&word, bits + k * SIGN_WORD / 8, 8);
             const int64_t left = call->columns - k * SIGN_WORD;
-            *to = (uint32_t)(word >> k * SIGN_WORD % 8) & (uint32_t)(((uint64_t)1 << (left < SIGN_WORD ? left : SIGN_WORD)) - 1);
+            *to = (uint32_t)(word >> k * SIGN_WORD % 8) &
+                  (uint32_t)(((uint64_t)1 << (left < SIGN_WORD ? left : SIGN_WORD)) - 1);
         }
         if (bit == SIGN_WORD - 1 || row == call->rows - 1)
             for (int64_t c = 0; c < across; c++)
-                memcpy(call->transposed + (c * down_words + row / SIGN_WORD) * FLOAT_LANES, &down[c], sizeof(words_t));
+                memcpy(call->transposed + (c * down_words + row / SIGN_WORD) * FLOAT_LANES, &down[c],
+                       sizeof(words_t));
     }
     return 0;
 }

@@ -24,15 +24,18 @@ ALWAYS void update_some(const ob_update *call, const int kind, int64_t i, int64_
         store_ordered(call->square, i, count, v, 0);
     } else if (kind == OB_UPDATE_MOMENTUM) {
         g += w * call->decay;
-        if (call->mean) m = m * call->kept + g * call->share;
-        else m = g;
+        if (call->mean)
+            m = m * call->kept + g * call->share;
+        else
+            m = g;
         w -= call->rate * (call->nesterov ? g + m * call->kept : m);
     } else {
         m += (g - m) * call->share;
         const words_t one = {0}, sign = ((words_t)(w < 0) & 0x80000000u) | (one + 0x3f800000u);
         /* against the sign of the weight, and large enough */
         const words_t flips = (words_t)(m * (floats_t)sign > call->threshold) & 0x80000000u;
-        w = (floats_t)((sign ^ flips) | (words_t)(m != m)); /* NaN of a mean that is, which stops the training */
+        w = (floats_t)((sign ^ flips) |
+                       (words_t)(m != m)); /* NaN of a mean that is, which stops the training */
     }
     if (call->mean) store_ordered(call->mean, i, count, m, 0);
     store_ordered(call->latent, i, count, bounded(w, -call->clip, call->clip), 0);
@@ -45,7 +48,10 @@ ALWAYS void update_values(const ob_update *call, const int kind, int64_t i, int6
 
 /* See ob_isa. */
 static void run_update(const ob_update *call, int64_t begin, int64_t end) {
-    if (call->kind == OB_UPDATE_ADAM) update_values(call, OB_UPDATE_ADAM, begin, end);
-    else if (call->kind == OB_UPDATE_MOMENTUM) update_values(call, OB_UPDATE_MOMENTUM, begin, end);
-    else update_values(call, OB_UPDATE_FLIP, begin, end);
+    if (call->kind == OB_UPDATE_ADAM)
+        update_values(call, OB_UPDATE_ADAM, begin, end);
+    else if (call->kind == OB_UPDATE_MOMENTUM)
+        update_values(call, OB_UPDATE_MOMENTUM, begin, end);
+    else
+        update_values(call, OB_UPDATE_FLIP, begin, end);
 }

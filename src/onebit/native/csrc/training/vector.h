@@ -1,4 +1,5 @@
-/* Vectors of GNU C that the kernels of a training step and of a language model share: FLOAT_LANES float32 in the widest registers. */
+/* Vectors of GNU C that the kernels of a training step and of a language model share: FLOAT_LANES float32 in
+ * the widest registers. */
 #pragma once
 #include "../base.h"
 #ifdef __AVX2__
@@ -34,8 +35,9 @@ ALWAYS floats_t bounded(floats_t x, float least, float most) {
     return (floats_t)(((words_t)x & ~(below | above)) | ((words_t)lower & below) | ((words_t)upper & above));
 }
 
-/* The bits of the nearest bfloat16, ties to even, in the upper half. NaN stays NaN: the lower half of every NaN is 0 here, as
- * values of bfloat16 and the numbers of `broadcast` are the only ones that it can come from. */
+/* The bits of the nearest bfloat16, ties to even, in the upper half. NaN stays NaN: the lower half of every
+ * NaN is 0 here, as values of bfloat16 and the numbers of `broadcast` are the only ones that it can come
+ * from. */
 ALWAYS words_t nearest_bf16(floats_t x) {
     words_t bits = (words_t)x;
     return (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
@@ -49,8 +51,8 @@ ALWAYS void copy_some(void *to, const void *from, int64_t count, int size) {
         memcpy(to, from, (size_t)count * size);
 }
 
-/* `count` values in the order of memory, as float32 latents beside them, with 0 behind them; `load_values` takes the even and the
- * odd ones of bfloat16 apart. */
+/* `count` values in the order of memory, as float32 latents beside them, with 0 behind them; `load_values`
+ * takes the even and the odd ones of bfloat16 apart. */
 ALWAYS floats_t load_ordered(const void *from, int64_t i, int64_t count, int bf16) {
     floats_t values = {0};
     halves_t upper = {0};
@@ -73,7 +75,8 @@ ALWAYS void store_ordered(void *to, int64_t i, int64_t count, floats_t x, int bf
 
 /* exp(-size) of a size that is not negative, to some units of the last place; 0 from 87 on. */
 ALWAYS floats_t decay(floats_t size) {
-    const float rounds = 12582912; /* 1.5 * 2^23: what is added to it becomes a whole number, in the lowest bits */
+    const float rounds =
+        12582912; /* 1.5 * 2^23: what is added to it becomes a whole number, in the lowest bits */
     words_t in = ~(words_t)(size >= 87);
     floats_t y = -(floats_t)((words_t)size & in);
     floats_t k = y * 1.44269504088896341f + rounds, n = k - rounds;

@@ -1,23 +1,27 @@
-/* The gradient to the weights of a convolution in the tile registers of AMX: bfloat16 values, sums in float32. See ob_convolution.
+/* The gradient to the weights of a convolution in the tile registers of AMX: bfloat16 values, sums in
+ * float32. See ob_convolution.
  *
- * The pixels of all images are positions of one line, with zeros between rows and between images, so that a tap is a shift along
- * the line: to[output][tap][channel] = sum over positions p of gradient[p][output] * x[p + shift of the tap][channel]. With a
- * stride, x is divided into phases of pixels that far apart, each a line of its own. A stretch of the line is packed at a time:
- * gradients output by output, one position after the other, and x in pairs of positions, channel by channel. A pair begins at an
- * even position; for an odd shift the gradients are read one position to the left instead.
+ * The pixels of all images are positions of one line, with zeros between rows and between images, so that a
+ * tap is a shift along the line: to[output][tap][channel] = sum over positions p of gradient[p][output] * x[p
+ * + shift of the tap][channel]. With a stride, x is divided into phases of pixels that far apart, each a line
+ * of its own. A stretch of the line is packed at a time: gradients output by output, one position after the
+ * other, and x in pairs of positions, channel by channel. A pair begins at an even position; for an odd shift
+ * the gradients are read one position to the left instead.
  *
- * Images are divided into blocks with sums of their own, whatever the number of threads, and the blocks are added in order. */
+ * Images are divided into blocks with sums of their own, whatever the number of threads, and the blocks are
+ * added in order. */
 #pragma once
 #include "../amx.h"
 
 enum {
-    TAPS_TOGETHER = 5,      /* tiles of sums; the others hold gradients and, twice, x */
-    POSITIONS = 32,         /* of a tile */
-    STRETCH = 8,            /* most tiles of positions of a stretch, an even number */
+    TAPS_TOGETHER = 5, /* tiles of sums; the others hold gradients and, twice, x */
+    POSITIONS = 32,    /* of a tile */
+    STRETCH = 8,       /* most tiles of positions of a stretch, an even number */
     MAX_BLOCKS = 8,
-    TILE_SUMS = 256,        /* 16 outputs times 16 channels */
-    GRADIENT_ROW = (STRETCH + 1) * POSITIONS, /* of one output; the stretch begins after a tile, whose end is the position before.
-                                                 An odd number of cache lines, so that 16 rows are not all in one set. */
+    TILE_SUMS = 256, /* 16 outputs times 16 channels */
+    GRADIENT_ROW = (STRETCH + 1) *
+        POSITIONS, /* of one output; the stretch begins after a tile, whose end is the position before.
+                      An odd number of cache lines, so that 16 rows are not all in one set. */
 };
 
 typedef struct {
@@ -30,18 +34,20 @@ typedef struct {
     int64_t images, rows, columns, image, row, pixel;
 } pixels_t;
 
-/* What the next stretch reads, of x and of gradients: fetched into the second-level cache while tiles multiply. */
+/* What the next stretch reads, of x and of gradients: fetched into the second-level cache while tiles
+ * multiply. */
 typedef struct {
     const char *from[2], *end[2];
     int64_t lines[2]; /* at a time */
 } ahead_t;
 
 typedef struct {
-    int64_t pitch, rows;                /* positions of a row, rows of an image */
-    int64_t before, around;             /* positions of x that a stretch needs in front of it, and there and behind it: even */
-    int64_t blocks, pairs;              /* pairs: of a stretch of x */
+    int64_t pitch, rows; /* positions of a row, rows of an image */
+    int64_t before,
+        around; /* positions of x that a stretch needs in front of it, and there and behind it: even */
+    int64_t blocks, pairs; /* pairs: of a stretch of x */
     int taps, output_tiles, channel_tiles, phases;
-    shift_t shifts[OB_MAX_TAPS];       /* by phase, even before odd */
+    shift_t shifts[OB_MAX_TAPS]; /* by phase, even before odd */
     /* scratch memory: sums of all blocks, then of each part */
     float *sums;
     uint16_t *zeros, *gradients;
@@ -52,13 +58,15 @@ typedef struct {
 static int64_t at_least(int64_t x, int64_t least) { return x < least ? least : x; }
 
 /* Pixels of a phase along an axis. */
-static int64_t phase_size(int64_t size, int stride, int phase) { return size > phase ? (size - phase - 1) / stride + 1 : 0; }
+static int64_t phase_size(int64_t size, int stride, int phase) {
+    return size > phase ? (size - phase - 1) / stride + 1 : 0;
+}
 
 /* Taps of one group are multiplied together. */
 static int group_of(shift_t tap) { return 2 * tap.phase + (tap.shift & 1); }
 
-/* Where taps go along an axis, and the positions that its pixels need: nonzero x of one row is never multiplied
- * by the gradient of another. */
+/* Where taps go along an axis, and the positions that its pixels need: nonzero x of one row is never
+ * multiplied by the gradient of another. */
 static int64_t axis_taps(const ob_convolution *call, int axis, int *shift, int *phase) {
     const int stride = call->stride[axis];
     int64_t positions = call->out_size[axis];
@@ -66,7 +74,8 @@ static int64_t axis_taps(const ob_convolution *call, int axis, int *shift, int *
         phase[k] = ((k - call->padding[axis]) % stride + stride) % stride;
         shift[k] = (k - call->padding[axis] - phase[k]) / stride;
         positions = at_least(positions, call->out_size[axis] + shift[k]);
-        positions = at_least(positions, phase_size(call->in_size[axis], stride, phase[k]) - (shift[k] < 0 ? shift[k] : 0));
+        positions = at_least(positions, phase_size(call->in_size[axis], stride, phase[k]) -
+                                            (shift[k] < 0 ? shift[k] : 0));
     }
     return positions;
 }
@@ -80,7 +89,8 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
     work->taps = 0;
     for (int i = 0; i < call->kernel[0]; i++)
         for (int j = 0; j < call->kernel[1]; j++) {
-            shift_t tap = {down_phase[i] * call->stride[1] + across_phase[j], (int)(down[i] * work->pitch) + across[j], work->taps};
+            shift_t tap = {down_phase[i] * call->stride[1] + across_phase[j],
+                           (int)(down[i] * work->pitch) + across[j], work->taps};
             int index = work->taps++;
             for (; index > 0 && group_of(tap) < group_of(work->shifts[index - 1]); index--)
                 work->shifts[index] = work->shifts[index - 1];
@@ -98,8 +108,10 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
     work->blocks = call->images < MAX_BLOCKS ? call->images : MAX_BLOCKS;
     int64_t sums = work->blocks * tiles * TILE_SUMS * 4;
     int64_t zeros = 32 * at_least(work->output_tiles, work->channel_tiles);
-    int64_t gradients = (int64_t)work->output_tiles * 16 * GRADIENT_ROW * 2, pairs = work->phases * work->channel_tiles * work->pairs * 64;
-    int64_t at = (2 * work->pairs * 8 + 63) & ~(int64_t)63, own = ((zeros + 63) & ~(int64_t)63) + gradients + pairs + at;
+    int64_t gradients = (int64_t)work->output_tiles * 16 * GRADIENT_ROW * 2,
+            pairs = work->phases * work->channel_tiles * work->pairs * 64;
+    int64_t at = (2 * work->pairs * 8 + 63) & ~(int64_t)63,
+            own = ((zeros + 63) & ~(int64_t)63) + gradients + pairs + at;
     if (call->scratch) {
         char *memory = (char *)call->scratch + sums + part * own;
         work->sums = (float *)call->scratch;
@@ -115,13 +127,15 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
 /* The addresses of the pixels at `count` positions from `begin` on. */
 static void find_pixels(const wgrad_t *work, const pixels_t *pixels, int64_t begin, int64_t count) {
     const uint16_t **at = work->at;
-    int64_t v = begin >= 0 ? begin / work->pitch : -1 - (-1 - begin) / work->pitch, column = begin - v * work->pitch;
+    int64_t v = begin >= 0 ? begin / work->pitch : -1 - (-1 - begin) / work->pitch,
+            column = begin - v * work->pitch;
     int64_t n = v >= 0 ? v / work->rows : -1, row = v - n * work->rows;
     while (count > 0) {
         int64_t left = work->pitch - column, k = 0;
         left = left < count ? left : count;
         if (n >= 0 && n < pixels->images && row < pixels->rows) {
-            const uint16_t *from = pixels->from + n * pixels->image + row * pixels->row + column * pixels->pixel;
+            const uint16_t *from =
+                pixels->from + n * pixels->image + row * pixels->row + column * pixels->pixel;
             int64_t inside = pixels->columns - column < left ? pixels->columns - column : left;
             for (; k < inside; k++) at[k] = from + k * pixels->pixel;
         }
@@ -138,13 +152,15 @@ ALWAYS __m512i pair_at(const uint16_t *const *at, int64_t first, __mmask16 some)
 }
 
 /* A stretch of x from position `at` on, of one phase. What the stretch before had around it comes first. */
-static void pack_x(const ob_convolution *call, const wgrad_t *work, const pixels_t *pixels, int64_t at, int64_t steps, uint32_t *to) {
+static void pack_x(const ob_convolution *call, const wgrad_t *work, const pixels_t *pixels, int64_t at,
+                   int64_t steps, uint32_t *to) {
     const int64_t kept = at > 0 ? work->around / 2 : 0, end = (work->around + steps * POSITIONS) / 2;
     find_pixels(work, pixels, at - work->before + 2 * kept, 2 * (end - kept));
     for (int tile = 0; tile < work->channel_tiles; tile++, to += work->pairs * 16) {
         __mmask16 some = first_of(call->channels - tile * 16);
         memmove(to, to + (work->pairs - kept) * 16, (size_t)kept * 64);
-        for (int64_t k = kept; k < end; k++) _mm512_store_si512(to + k * 16, pair_at(work->at + 2 * (k - kept), tile * 16, some));
+        for (int64_t k = kept; k < end; k++)
+            _mm512_store_si512(to + k * 16, pair_at(work->at + 2 * (k - kept), tile * 16, some));
     }
 }
 
@@ -168,8 +184,10 @@ ALWAYS void pack_tile(const uint16_t *const *at, int64_t first, __mmask16 some, 
     /* a[4m + j] holds output 4i + j of pairs 4m to 4m + 3 in its part i of 128 bits */
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        __m512i low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x44), high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x44);
-        __m512i more_low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xee), more_high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xee);
+        __m512i low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x44),
+                high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x44);
+        __m512i more_low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xee),
+                more_high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xee);
         _mm512_store_si512(to + j * GRADIENT_ROW, _mm512_shuffle_i32x4(low, high, 0x88));
         _mm512_store_si512(to + (4 + j) * GRADIENT_ROW, _mm512_shuffle_i32x4(low, high, 0xdd));
         _mm512_store_si512(to + (8 + j) * GRADIENT_ROW, _mm512_shuffle_i32x4(more_low, more_high, 0x88));
@@ -182,30 +200,39 @@ static void pack_gradients(const ob_convolution *call, const wgrad_t *work, int6
     for (int tile = 0; tile < work->output_tiles; tile++) {
         uint16_t *to = work->gradients + (int64_t)tile * 16 * GRADIENT_ROW;
         __mmask16 some = first_of(call->outputs - tile * 16);
-        for (int k = 0; k < 16; k++) to[k * GRADIENT_ROW + POSITIONS - 1] = more ? to[(k + 1) * GRADIENT_ROW - 1] : 0;
-        for (int64_t k = 0; k < steps; k++) pack_tile(work->at + k * POSITIONS, tile * 16, some, to + (k + 1) * POSITIONS);
+        for (int k = 0; k < 16; k++)
+            to[k * GRADIENT_ROW + POSITIONS - 1] = more ? to[(k + 1) * GRADIENT_ROW - 1] : 0;
+        for (int64_t k = 0; k < steps; k++)
+            pack_tile(work->at + k * POSITIONS, tile * 16, some, to + (k + 1) * POSITIONS);
     }
 }
 
 /* Adds products of a row of tiles of gradients with one of x for each tap to its sums. */
-ALWAYS void add_taps(const int taps, const uint16_t *gradients, const uint32_t *const *x, int64_t steps, float *const *sums,
-                     ahead_t *ahead) {
+ALWAYS void add_taps(const int taps, const uint16_t *gradients, const uint32_t *const *x, int64_t steps,
+                     float *const *sums, ahead_t *ahead) {
 #define EACH_TAP(DO) \
     DO(0, 7) if (taps > 1) DO(1, 5) if (taps > 2) DO(2, 7) if (taps > 3) DO(3, 5) if (taps > 4) DO(4, 7)
-#define LOAD(t, free) { _tile_loadd(t, sums[t], 64); }
-#define ADD_ONE(t, free)                          \
-    {                                         \
-        _tile_loadd(free, x[t] + k * 256, 64); \
-        _tile_dpbf16ps(t, 6, free);           \
+#define LOAD(t, free)                \
+    {                                \
+        _tile_loadd(t, sums[t], 64); \
     }
-#define STORE(t, free) { _tile_stored(t, sums[t], 64); }
+#define ADD_ONE(t, free)                       \
+    {                                          \
+        _tile_loadd(free, x[t] + k * 256, 64); \
+        _tile_dpbf16ps(t, 6, free);            \
+    }
+#define STORE(t, free)                \
+    {                                 \
+        _tile_stored(t, sums[t], 64); \
+    }
     EACH_TAP(LOAD)
     for (int64_t k = 0; k < steps; k++) {
         _tile_loadd(6, gradients + k * POSITIONS, 2 * GRADIENT_ROW);
         EACH_TAP(ADD_ONE)
         for (int side = 0; side < 2; side++) {
             const char *from = ahead->from[side];
-            for (int64_t line = 0; line < ahead->lines[side] && from < ahead->end[side]; line++, from += 64) _mm_prefetch(from, _MM_HINT_T1);
+            for (int64_t line = 0; line < ahead->lines[side] && from < ahead->end[side]; line++, from += 64)
+                _mm_prefetch(from, _MM_HINT_T1);
             ahead->from[side] = from;
         }
     }
@@ -217,7 +244,8 @@ ALWAYS void add_taps(const int taps, const uint16_t *gradients, const uint32_t *
 }
 
 /* Taps of one phase and of even or odd shifts, number `begin` to `end`. */
-static void add_products(const wgrad_t *work, const uint32_t *pairs_of_x, int begin, int end, int64_t steps, float *sums, ahead_t *ahead) {
+static void add_products(const wgrad_t *work, const uint32_t *pairs_of_x, int begin, int end, int64_t steps,
+                         float *sums, ahead_t *ahead) {
     const int odd = work->shifts[begin].shift & 1;
     for (int o = 0; o < work->output_tiles; o++)
         for (int c = 0; c < work->channel_tiles; c++) {
@@ -227,38 +255,47 @@ static void add_products(const wgrad_t *work, const uint32_t *pairs_of_x, int be
             for (int t = begin; t < end; t++) {
                 const shift_t *tap = &work->shifts[t];
                 x[t - begin] = pairs_of_x + (c * work->pairs + (work->before + tap->shift - odd) / 2) * 16;
-                to[t - begin] = sums + (((int64_t)o * work->channel_tiles + c) * work->taps + tap->tap) * TILE_SUMS;
+                to[t - begin] =
+                    sums + (((int64_t)o * work->channel_tiles + c) * work->taps + tap->tap) * TILE_SUMS;
             }
             switch (end - begin) {
-#define CASE(taps)                                      \
-    case taps:                                          \
-        add_taps(taps, gradients, x, steps, to, ahead); \
-        break;
+#define CASE(taps) \
+    case taps: add_taps(taps, gradients, x, steps, to, ahead); break;
                 CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
 #undef CASE
             }
         }
 }
 
-static void block_sums(const ob_convolution *call, const wgrad_t *work, int64_t first, int64_t images, float *sums) {
+static void block_sums(const ob_convolution *call, const wgrad_t *work, int64_t first, int64_t images,
+                       float *sums) {
     const int64_t rows = call->in_size[0], columns = call->in_size[1], size = call->channels;
     const int64_t out_pixels = (int64_t)call->out_size[0] * call->out_size[1];
-    const pixels_t gradients = {call->gradient + first * out_pixels * call->outputs, images, call->out_size[0], call->out_size[1],
-                                out_pixels * call->outputs, (int64_t)call->out_size[1] * call->outputs, call->outputs};
+    const pixels_t gradients = {call->gradient + first * out_pixels * call->outputs,
+                                images,
+                                call->out_size[0],
+                                call->out_size[1],
+                                out_pixels * call->outputs,
+                                (int64_t)call->out_size[1] * call->outputs,
+                                call->outputs};
     /* one more, so that the last tile has a position behind it, for odd shifts */
     const int64_t total = images * work->rows * work->pitch + 1;
     for (int64_t at = 0; at < total; at += STRETCH * POSITIONS) {
         int64_t steps = (total - at + POSITIONS - 1) / POSITIONS;
         steps = steps < STRETCH ? steps : STRETCH;
         ahead_t ahead;
-        const char *const of[2] = {(const char *)(call->x + first * rows * columns * size), (const char *)gradients.from};
-        const int64_t bytes[2] = {images * rows * columns * size * 2, images * out_pixels * call->outputs * 2};
+        const char *const of[2] = {(const char *)(call->x + first * rows * columns * size),
+                                   (const char *)gradients.from};
+        const int64_t bytes[2] = {images * rows * columns * size * 2,
+                                  images * out_pixels * call->outputs * 2};
         for (int side = 0; side < 2; side++) {
             const int64_t stretch = STRETCH * POSITIONS;
             double share = (double)bytes[side] / (double)total;
             ahead.from[side] = of[side] + (int64_t)(share * (double)(at + stretch));
-            ahead.end[side] = of[side] + (int64_t)(share * (double)(at + 2 * stretch < total ? at + 2 * stretch : total));
-            ahead.lines[side] = (int64_t)(share * POSITIONS / 64 / work->output_tiles / work->channel_tiles / 2) + 1;
+            ahead.end[side] =
+                of[side] + (int64_t)(share * (double)(at + 2 * stretch < total ? at + 2 * stretch : total));
+            ahead.lines[side] =
+                (int64_t)(share * POSITIONS / 64 / work->output_tiles / work->channel_tiles / 2) + 1;
         }
         find_pixels(work, &gradients, at, steps * POSITIONS);
         pack_gradients(call, work, steps, at > 0);
@@ -268,9 +305,13 @@ static void block_sums(const ob_convolution *call, const wgrad_t *work, int64_t 
             if (begin == 0 || tap->phase != tap[-1].phase) {
                 if (begin > 0) pairs_of_x += work->channel_tiles * work->pairs * 16;
                 int down = tap->phase / call->stride[1], across = tap->phase % call->stride[1];
-                const pixels_t x = {call->x + (first * rows * columns + down * columns + across) * size, images,
-                                    phase_size(rows, call->stride[0], down), phase_size(columns, call->stride[1], across),
-                                    rows * columns * size, call->stride[0] * columns * size, call->stride[1] * size};
+                const pixels_t x = {call->x + (first * rows * columns + down * columns + across) * size,
+                                    images,
+                                    phase_size(rows, call->stride[0], down),
+                                    phase_size(columns, call->stride[1], across),
+                                    rows * columns * size,
+                                    call->stride[0] * columns * size,
+                                    call->stride[1] * size};
                 pack_x(call, work, &x, at, steps, pairs_of_x);
                 WRITTEN(pairs_of_x);
             }
@@ -286,7 +327,8 @@ static int64_t run_weight_gradient(const ob_convolution *call, int32_t stage, in
     wgrad_t work;
     int64_t bytes = plan_wgrad(call, part, parts, &work);
     if (!call->scratch) return bytes;
-    const int64_t tiles = (int64_t)work.output_tiles * work.channel_tiles, sums = tiles * work.taps * TILE_SUMS;
+    const int64_t tiles = (int64_t)work.output_tiles * work.channel_tiles,
+                  sums = tiles * work.taps * TILE_SUMS;
     if (stage == OB_WEIGHT_SUMS) {
         shape_tiles(MAX_ROWS);
         for (int64_t b = work.blocks * part / parts, last = work.blocks * (part + 1) / parts; b < last; b++) {
@@ -306,7 +348,8 @@ static int64_t run_weight_gradient(const ob_convolution *call, int32_t stage, in
             memcpy(all, from, sizeof all);
             for (int64_t b = 1; b < work.blocks; b++)
                 for (int k = 0; k < TILE_SUMS; k++) all[k] += from[b * sums + k];
-            int64_t i = tap / call->kernel[1] * call->to_stride[2] + tap % call->kernel[1] * call->to_stride[3];
+            int64_t i =
+                tap / call->kernel[1] * call->to_stride[2] + tap % call->kernel[1] * call->to_stride[3];
             for (int64_t m = o; m < o + 16 && m < call->outputs; m++)
                 for (int64_t k = c; k < c + 16 && k < call->channels; k++)
                     call->to[i + m * call->to_stride[0] + k * call->to_stride[1]] = all[(m - o) * 16 + k - c];
