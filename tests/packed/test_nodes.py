@@ -177,3 +177,31 @@ def test_values_are_among_the_integers_that_infer_states(data: st.DataObject) ->
             integers = np.unique(found[name])
             assert all(integer in value.integers for integer in integers.tolist()), name
             assert low <= integers[0] <= integers[-1] <= high, name
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        make(op.Flatten),
+        make(op.Reshape, shape=(8, 15)),
+        make(op.Permute, axes=(2, 0, 1)),
+        make(op.Repeat, times=(1, 2, 3)),
+        make(op.Slice, start=(1, 0, 2), stop=(3, 4, 5), step=(1, 3, 2)),
+    ],
+)
+def test_a_view_has_the_elements_that_are_computed(node: op.Move) -> None:
+    v = np.arange(120).reshape(1, 4, 6, 5)
+    in_memory = node.view(PIXELS).through([(4, 1), (6, 20), (5, 4)])  # channels last
+    assert in_memory is not None
+    places = np.array(in_memory.offset)
+    for size, step in (part for axis in in_memory.axes for part in axis):
+        places = np.add.outer(places, step * np.arange(size))
+    found = v.transpose(0, 2, 3, 1).reshape(-1)[places]
+    np.testing.assert_array_equal(found.reshape(-1), node.compute(np.int64, v).reshape(-1))
+
+
+def test_a_view_across_parts_of_an_axis_needs_a_copy() -> None:
+    """Channels that are in memory as 2 rows of 2: the second and third of them are in different rows."""
+    rows = [(2, 100), (2, 1), (6, 10), (5, 2)]
+    assert make(op.Slice, start=(1, 0, 0), stop=(3, 6, 5)).view(PIXELS).through(rows) is None
+    assert make(op.Reshape, shape=(3, 40)).view(PIXELS).through(rows) is None

@@ -193,12 +193,12 @@ class KernelCalls:
         axes = [Axis(channels, 1, height * width), Axis(height * width, channels, 1)]
         return self.move(slot, (slot.size, 1, 1), axes)
 
-    def move(self, slot: Slot, shape: tuple[int, int, int], axes: list[Axis]) -> Slot:
-        """The elements of `slot` in another shape; in the same memory if their order is the same."""
-        if merged(axes) in ([Axis(slot.size, 1, 1)], [Axis(1, 1, 1)]):
+    def move(self, slot: Slot, shape: tuple[int, int, int], axes: list[Axis], start: int = 0) -> Slot:
+        """The elements of `slot` from `start` on in another shape; in the same memory if their order is the same."""
+        if merged(axes) == [Axis(slot.size, 1, 1)]:
             # operations on channels can still be added to the call
             return slot.seen_as(shape, slot.call if shape[0] == slot.shape[0] else None)
-        return self.copy(slot, shape, axes)
+        return self.copy(slot, shape, axes, from_=start)
 
     def copy(self, slot: Slot, shape: tuple[int, int, int], axes: list[Axis], **fields: Any) -> Slot:
         """Copy a box of units or bytes, from unit `from_` of a value to unit `to` of one of shape `shape`."""

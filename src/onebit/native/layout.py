@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from operator import mul
 from typing import Any, NamedTuple
 
 from onebit.native.abi import AXES
@@ -31,36 +30,6 @@ def image_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) == 3:
         return shape[0], shape[1], shape[2]
     return (shape[0], 1, prod(shape[1:])) if shape else (1, 1, 1)
-
-
-def reshaped(shape: tuple[int, ...], made: tuple[int, ...]) -> list[Axis] | None:
-    """The axes of a copy that reshapes; None if neither number of channels is a multiple of the other.
-
-    Then two reshapes do it, to a vector and from it.
-    """
-    (channels, *_), (others, *_) = image_of(shape), image_of(made)
-    if others % channels == 0:
-        rest, parts = prod(shape) // others, others // channels
-        return [Axis(channels, 1, parts), Axis(parts, rest * channels, 1), Axis(rest, channels, others)]
-    if channels % others == 0:
-        rest, parts = prod(shape) // channels, channels // others
-        return [Axis(others, parts, 1), Axis(parts, 1, rest * others), Axis(rest, channels, others)]
-    return None
-
-
-def permuted(shape: Sequence[int], axes: Sequence[int]) -> list[Axis]:
-    """The axes of a copy to a value whose axis i is axis axes[i] of the source."""
-    made, source = [shape[axis] for axis in axes], strides(shape)
-    return [Axis(size, source[axis], to) for size, axis, to in zip(made, axes, strides(made), strict=True)]
-
-
-def repeated(shape: Sequence[int], times: Sequence[int]) -> list[Axis]:
-    """The axes of a copy that repeats each element along each axis."""
-    axes = []
-    made = strides(list(map(mul, shape, times)))
-    for size, count, source, target in zip(shape, times, strides(shape), made, strict=True):
-        axes += [Axis(size, source, target * count), Axis(count, 0, target)]
-    return axes
 
 
 def strides(shape: Sequence[int]) -> list[int]:

@@ -205,7 +205,6 @@ class _Planner(Pointwise):
 
 
 _MAKERS: dict[type, Any] = {
-    nodes.Flatten: _Planner.flatten,
     nodes.DenseLayer: _Planner.dense,
     nodes.ScaledDense: _Planner.scaled_dense,
     nodes.Grouped: _Planner.conv,
@@ -223,12 +222,9 @@ _MAKERS: dict[type, Any] = {
     nodes.Add: _Planner.add,
     nodes.Multiply: _Planner.add,
     nodes.Concat: _Planner.concat,
-    nodes.Slice: _Planner.slice,
     nodes.Take: _Planner.take,
     nodes.Pad: _Planner.pad,
-    nodes.Reshape: _Planner.reshape,
-    nodes.Permute: _Planner.permute,
-    nodes.Repeat: _Planner.repeat,
+    nodes.Move: _Planner.view,
 }
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from operator import mul
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from onebit.native.kernel_calls import BITS, BYTES, CENTERED, INTEGER, REAL, UNSIGNED, KernelCalls, Slot
-from onebit.native.layout import Axis, image_of, permuted, repeated, reshaped, strides
-from onebit.packed import InputSpec, Node, OneBitWeights, PackedNet, Value, nodes
+from onebit.native.layout import Axis, image_of, strides
+from onebit.packed import InputSpec, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.grid import GRID_BITS
+from onebit.packed.nodes.view import View, joined
 
 
 class Values(KernelCalls):
@@ -45,45 +46,35 @@ class Values(KernelCalls):
             slot.kinds["ordered"] = self.image_order(self.unpacked(slot))
         return slot.kinds["ordered"]
 
-    def flatten(self, node: nodes.Flatten | nodes.Reshape) -> Slot:
-        slot = self.value(node.inputs[0])
+    def view(self, node: nodes.Move) -> Slot:
+        """The value of a move: in the same memory if its elements are in order there, else a copy."""
+        (name,), made = node.inputs, self.known[node.output].shape
+        slot, view = self.value(name), node.view(self.known[name]).flat()
         channels, *pixels = slot.shape
-        if pixels == [1, 1] or (channels == 1 and slot.kind != BITS):
-            return self.move_node(node, slot, [])
-        return slot.seen_as(slot.shape, flat=True)
-
-    def reshape(self, node: nodes.Reshape) -> Slot:
-        if len(node.shape) == 1:
-            return self.flatten(node)
-        slot, made = self.value(node.inputs[0]), image_of(node.shape)
-        if made[0] == slot.shape[0]:
-            return self.move_node(node, slot, [])
-        slot = self.unpacked(slot)
-        if (axes := reshaped(slot.shape, made)) is None:
-            slot = self.image_order(slot)
-            axes = reshaped(slot.shape, made)
-            assert axes is not None
-        return self.move_node(node, slot, axes)
-
-    def move_node(self, node: Node, slot: Slot, axes: list[Axis]) -> Slot:
-        """The value of a node that moves `slot`; its call takes no more operations if others read the input."""
-        slot = self.move(slot, image_of(self.known[node.output].shape), axes)
-        if self.uses[node.inputs[0]] > 1:
-            slot.call = None
-        return slot
-
-    def permute(self, node: nodes.Permute) -> Slot:
-        return self.rearrange(node, permuted, node.axes, 0)
-
-    def repeat(self, node: nodes.Repeat) -> Slot:
-        return self.rearrange(node, repeated, node.times, 1)
-
-    def rearrange(self, node: Node, by: Callable[..., list[Axis]], order: tuple[int, ...], same: int) -> Slot:
-        """A permuted or repeated value; bits stay in words if its channels stay the `same`."""
-        slot, shape = self.value(node.inputs[0]), self.known[node.inputs[0]].shape
-        if order and order[0] != same:
+        if len(made) == 1 and view == View.of(made).flat() and pixels != [1, 1] and (channels > 1 or slot.kind == BITS):
+            return slot.seen_as(slot.shape, flat=True)  # a dense layer reorders its weights instead
+        if view.axes[0] != joined([(channels, prod(pixels))]):  # bits stay in words if the channels stay
             slot = self.unpacked(slot)
-        return self.move_node(node, slot, by((slot.pixel, *shape[1:])[: len(shape)], order))
+        if self.uses[name] > 1:  # the others read it without the operations that follow
+            slot = slot.seen_as(slot.shape)
+        shape = image_of(made)
+        slot, axes, start = self.copied(slot, view, (1, slot.pixel if slot.kind == BITS else shape[0]))
+        return self.move(slot, shape, axes, start)
+
+    def copied(self, slot: Slot, view: View, steps: Sequence[int]) -> tuple[Slot, list[Axis], int]:
+        """The copy of a view to axes with `steps`: what it reads, `slot` or a vector made of it, its axes and start."""
+        if slot.kind == BITS:  # words in place of channels
+            channels = tuple((slot.pixel, step) for _, step in view.axes[0])
+            view = view._replace(axes=(channels, *view.axes[1:]))
+        sizes = slot.pixel, *slot.shape[1:]
+        if (seen := view.through(zip(sizes, strides(sizes), strict=True))) is None:
+            return self.copied(self.image_order(slot), view, steps)
+        axes = []
+        for parts, target in zip(seen.axes, steps, strict=True):
+            for size, source in reversed(parts):
+                axes.append(Axis(size, source, target))
+                target *= size
+        return slot, axes, seen.offset
 
     def plain(self, name: str, made: Value, *, coded: bool = False) -> Slot:
         """The value of a name with one unit per element, in the kind that `made` needs; bytes stay if `coded`."""
@@ -102,30 +93,19 @@ class Values(KernelCalls):
             before += part.shape[0]
         return target
 
-    def slice(self, node: nodes.Slice) -> Slot:
-        made = self.known[node.output]
-        slot, shape = self.plain(node.inputs[0], made, coded=True), image_of(made.shape)
-        source = strides(slot.shape)
-        steps = map(mul, source, node.step)
-        axes = list(map(Axis, shape, steps, strides(shape)))
-        return self.copy(slot, shape, axes, from_=sum(map(mul, node.start, source)))
-
     def take(self, node: nodes.Take) -> Slot:
         """One copy for each run of indices; bits stay in words if the channels stay the same."""
-        slot, shape = self.value(node.inputs[0]), image_of(self.known[node.output].shape)
-        slot = slot if node.axis else self.unpacked(slot)
-        sizes = [slot.pixel, *slot.shape[1:]]
-        source = strides(sizes)
-        target = strides([sizes[0] if node.axis else shape[0], *shape[1:]])
-        made: Any = None
-        before = 0
-        for first, step, count in node.runs():
-            sizes[node.axis] = count
-            steps = [stride * (step if axis == node.axis else 1) for axis, stride in enumerate(source)]
-            place = {"from_": first * source[node.axis], "to": before * target[node.axis]}
-            made = self.copy(slot, shape, list(map(Axis, sizes, steps, target)), **place, into=made)
-            before += count
-        return made
+        (name,), shape = node.inputs, image_of(self.known[node.output].shape)
+        slot = self.value(name) if node.axis else self.unpacked(self.value(name))
+        steps = strides((slot.pixel if node.axis else shape[0], *shape[1:]))
+        target: Any = None
+        to = 0
+        for view in node.views(self.known[name]):
+            slot, axes, start = self.copied(slot, view, steps)
+            target = self.copy(slot, shape, axes, from_=start, to=to, into=target)
+            ((size, _),) = view.axes[node.axis]
+            to += size * steps[node.axis]
+        return target
 
     def pad(self, node: nodes.Pad) -> Slot:
         made = self.known[node.output]
@@ -146,7 +126,7 @@ class Values(KernelCalls):
         """Each channel repeated `times`, as integers or reals."""
         slot = self.unpacked(slot)
         channels, height, width = slot.shape
-        axes = repeated(slot.shape, (times, 1, 1))
+        axes = [Axis(slot.size, 1, times), Axis(times, 0, 1)]
         return self.copy(slot, (channels * times, height, width), axes)
 
     def integers(self, node: Any, slot: Slot) -> Slot:

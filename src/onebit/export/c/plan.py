@@ -5,7 +5,6 @@ Most operations that move numbers need no stage: their result is a view of the s
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -13,7 +12,7 @@ from onebit.export.c.pools import Pools, signs_before_pools
 from onebit.export.c.products import Products, sums_last
 from onebit.export.c.values import Stored
 from onebit.native.arena import assign_offsets
-from onebit.packed import InputSpec, Node, PackedNet, Value, nodes
+from onebit.packed import InputSpec, PackedNet, Value, nodes
 from onebit.packed.net import op_name
 
 
@@ -61,19 +60,10 @@ class Planner(Products, Pools):
         self.line(f"standardize(x, {stage.channels}, {mean}, {std});")
         stage.current = Value(spec.shape, "real")
 
-    def view(self, node: Node) -> None:
+    def view(self, node: nodes.Move) -> None:
         (name,) = node.inputs
-        stored, shape = self.value(name), self.values[node.output].shape
-        made: Stored | None
-        if isinstance(node, nodes.Permute):
-            made = replace(stored, axes=tuple(stored.axes[axis] for axis in node.axes))
-        elif isinstance(node, nodes.Repeat):
-            axes = zip(stored.axes, node.times, strict=True)
-            made = replace(stored, axes=tuple((*axis, (times, 0)) for axis, times in axes))
-        elif isinstance(node, nodes.Slice):
-            made = self.even(name, axes=True).sliced(node.start, node.stop, node.step)
-        else:  # in the order of the value
-            made = stored.reshaped(shape) or self.copied(stored, name, shape=(prod(shape),)).reshaped(shape)
+        stored, view = self.value(name), node.view(self.values[name])
+        made = stored.seen(view) or self.copied(stored, name, ordered=True).seen(view)
         assert made is not None
         self.stored[node.output] = made
 
@@ -100,17 +90,15 @@ class Planner(Products, Pools):
 
     def take(self, node: nodes.Take) -> None:
         """Add a stage that copies runs of indices."""
-        source, axis = self.even(node.inputs[0], axes=True), node.axis
+        (name,), axis = node.inputs, node.axis
+        source = self.even(name, axes=True)
         target = self.begin_whole(self.values[node.output], f"{node.output}: take")
-        near, far = source.steps(), target.steps()
-        assert near is not None
-        assert far is not None
-        before = 0
-        for first, step, count in node.runs():
-            axes = (*source.axes[:axis], ((count, step * near[axis]),), *source.axes[axis + 1 :])
-            part = replace(source, first=source.first + first * near[axis], axes=axes)
-            self.copy(part, target, target.axes, before * far[axis])
-            before += count
+        first, ((_, step),) = 0, target.axes[axis]
+        for view in node.views(self.values[name]):
+            part = source.seen(view)
+            assert part is not None
+            self.copy(part, target, target.axes, first)
+            first += part.shape[axis] * step
         self.stored[node.output] = target
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from onebit.errors import UsageError
-from onebit.export.c.values import BITS, LOADS, Axis, Memory, Stored, plain
+from onebit.export.c.values import BITS, LOADS, Memory, Stored, plain
 from onebit.packed import Node, PackedNet, Value
 from onebit.packed.net import op_name, readers
+from onebit.packed.nodes.view import Axis, View
 
 
 @dataclass
@@ -231,13 +232,12 @@ class Stages:
         kernel = LOADS[target.form].replace("load", "store")
         self.line(f"{kernel}({row}, {count}, {self.pointer(target)}, {at}, {step});")
 
-    def copied(self, stored: Stored, name: str, *, real: bool = False, shape: tuple[int, ...] | None = None) -> Stored:
-        """A plain copy of a value, or of its elements in another shape."""
-        value = Value(stored.shape, "real") if real else replace(stored.value, shape=shape or stored.shape)
-        target = self.begin_whole(value, f"{name} in order")
-        in_shape = target.reshaped(stored.shape)
-        assert in_shape is not None
-        self.copy(stored, target, in_shape.axes)
+    def copied(self, stored: Stored, name: str, *, real: bool = False, ordered: bool = False) -> Stored:
+        """A plain copy of a value, or of the vector of its elements, if `ordered`."""
+        value = Value(stored.shape, "real") if real else stored.value
+        shape = (prod(stored.shape),) if ordered else stored.shape
+        target = self.begin_whole(replace(value, shape=shape), f"{name} in order")
+        self.copy(stored, target, View.of(stored.shape).axes if ordered else target.axes)
         return target
 
     def copy(self, source: Stored, target: Stored, axes: tuple[Axis, ...], first: int = 0) -> None:

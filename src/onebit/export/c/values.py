@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from onebit.packed import Value
+from onebit.packed.nodes.view import Axis, View, joined
 
 LOADS = {
     "signs": "load_signs",
@@ -20,9 +21,6 @@ LOADS = {
 """Form of a value in memory -> the kernel that loads it; the last two are forms of inputs only."""
 BITS = {"signs": 1, "small": 8, "bytes": 8, "shorts": 16, "integers": 32, "real": 32}
 RANGES = {"small": (-128, 127), "bytes": (0, 255), "shorts": (-32768, 32767)}
-
-Axis = tuple[tuple[int, int], ...]
-"""An axis of a value in memory: parts (size, step), the last one fastest; several if axes were merged."""
 
 
 @dataclass(eq=False)
@@ -91,38 +89,12 @@ class Stored:
     @property
     def is_plain(self) -> bool:
         """Whether it has the layout of `plain`."""
-        return self.first == 0 and [*map(_join, self.axes)] == [*map(_join, plain_axes(self.shape))]
+        return self.first == 0 and [*map(joined, self.axes)] == [*map(joined, plain_axes(self.shape))]
 
-    # the same memory in another shape
-
-    def reshaped(self, shape: tuple[int, ...]) -> Stored | None:
-        """The same elements in the same order as a view, None if that needs a copy."""
-        parts = list(_join(tuple(part for axis in self.axes for part in axis)))
-        axes = []
-        for size in shape:
-            axis: list[tuple[int, int]] = []
-            while size > 1:
-                if not parts:
-                    return None
-                count, step = parts.pop(0)
-                if size % count == 0:
-                    axis.append((count, step))
-                    size //= count
-                elif count % size == 0:
-                    axis.append((size, step * (count // size)))
-                    parts.insert(0, (count // size, step))
-                    size = 1
-                else:
-                    return None
-            axes.append(tuple(axis) or ((1, 0),))
-        return replace(self, axes=tuple(axes))
-
-    def sliced(self, start: tuple[int, ...], stop: tuple[int, ...], by: tuple[int, ...]) -> Stored:
-        """A part of an evenly spaced value."""
-        spans = list(zip(start, stop, by, self.steps() or (), strict=True))
-        first = self.first + sum(begin * step for begin, _, _, step in spans)
-        axes = tuple(((len(range(begin, end, every)), step * every),) for begin, end, every, step in spans)
-        return replace(self, first=first, axes=axes)
+    def seen(self, view: View) -> Stored | None:
+        """A view of the same memory, None if that needs a copy."""
+        made = view.through(part for axis in self.axes for part in axis)
+        return made and replace(self, first=self.first + made.offset, axes=made.axes)
 
 
 def plain_axes(shape: tuple[int, ...]) -> tuple[Axis, ...]:
@@ -141,19 +113,6 @@ def plain(value: Value, stage: int) -> Stored:
     return Stored(Memory(units, stage, stage, count), form, 0, plain_axes(value.shape), limits)
 
 
-def _join(parts: Axis) -> Axis:
-    """Merge parts that continue one another, and drop parts of size 1."""
-    joined: list[tuple[int, int]] = []
-    for size, step in parts:
-        if size == 1:
-            continue
-        if joined and joined[-1][1] == size * step:
-            joined[-1] = (joined[-1][0] * size, step)
-        else:
-            joined.append((size, step))
-    return tuple(joined)
-
-
 def _single(axis: Axis) -> int | None:
-    joined = _join(axis)
-    return None if len(joined) > 1 else joined[0][1] if joined else 0
+    parts = joined(axis)
+    return None if len(parts) > 1 else parts[0][1] if parts else 0

@@ -65,3 +65,4 @@ from onebit.packed.nodes.pool import (
     Pool as Pool,
 )
 from onebit.packed.nodes.rounding import Quantize as Quantize, Requantize as Requantize
+from onebit.packed.nodes.view import View as View

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
-from typing import Any, NamedTuple
+from operator import mul
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from onebit.packed.nodes.node import (
     same_kind,
     signs,
 )
+from onebit.packed.nodes.view import View
 
 
 @operation()
@@ -28,6 +30,10 @@ class Move(Node):
 
     moves = monotonic = True
 
+    def view(self, x: Value) -> View:
+        """Which elements of `x` the output has; not of `Take` and `Pad`."""
+        raise NotImplementedError
+
 
 @operation("flatten")
 class Flatten(Move):
@@ -35,6 +41,9 @@ class Flatten(Move):
 
     def infer(self, x: Value) -> Value:
         return same_kind(x, (prod(x.shape),))
+
+    def view(self, x: Value) -> View:
+        return View.of((prod(x.shape),))
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         return v.reshape(len(v), -1)
@@ -55,6 +64,9 @@ class Reshape(Move):
             raise FormatError(f"got a value of shape {x.shape}, expected {prod(self.shape)} elements for {self.shape}")
         return same_kind(x, self.shape)
 
+    def view(self, x: Value) -> View:
+        return View.of(self.shape)
+
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         return v.reshape(len(v), *self.shape)
 
@@ -73,6 +85,10 @@ class Permute(Move):
         if sorted(self.axes) != list(range(len(x.shape))):
             raise FormatError(f"axes are {self.axes}, expected a permutation of the {len(x.shape)} axes of {x.shape}")
         return same_kind(x, (x.shape[axis] for axis in self.axes))
+
+    def view(self, x: Value) -> View:
+        axes = View.of(x.shape).axes
+        return View(tuple(axes[axis] for axis in self.axes))
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         return v.transpose(0, *(axis + 1 for axis in self.axes))
@@ -94,6 +110,10 @@ class Repeat(Move):
         shape = tuple(size * times for size, times in zip(x.shape, self.times, strict=True))
         check_size("its value", shape)
         return same_kind(x, shape)
+
+    def view(self, x: Value) -> View:
+        axes = zip(View.of(x.shape).axes, self.times, strict=True)
+        return View(tuple((*axis, (times, 0)) for axis, times in axes))
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         for axis, times in enumerate(self.times, start=1):
@@ -136,6 +156,12 @@ class Slice(Move):
             raise FormatError(f"got a value of shape {x.shape}, expected one that contains {self.start} to {self.stop}")
         return same_kind(x, [len(range(start, stop, step)) for _, start, stop, step in axes])
 
+    def view(self, x: Value) -> View:
+        steps = [step for ((_, step),) in View.of(x.shape).axes]
+        sizes = self.infer(x).shape
+        axes = (((size, step * by),) for size, step, by in zip(sizes, steps, self.step, strict=True))
+        return View(tuple(axes), sum(map(mul, self.start, steps)))
+
     def resized(self, before: Value, after: Value) -> Slice:
         ends = zip(self.stop, before.shape, after.shape, strict=True)
         channels, height, width = (end + new - old for end, old, new in ends)
@@ -144,14 +170,6 @@ class Slice(Move):
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
         index = slice(None), *map(slice, self.start, self.stop, self.step)
         return v[index]
-
-
-class Run(NamedTuple):
-    """`size` indices in even steps: first, first + step, …"""
-
-    first: int
-    step: int
-    size: int
 
 
 @operation("take")
@@ -181,16 +199,18 @@ class Take(Move):
         if count := int(np.count_nonzero((self.indices < 0) | (self.indices >= size))):
             raise FormatError(f"{count} of {self.indices.size} indices are not below {size}")
 
-    def runs(self) -> list[Run]:
-        """The indices in order, as few runs as greedily found."""
-        runs: list[Run] = []
+    def views(self, x: Value) -> list[View]:
+        """Views that follow one another along the axis, as few as greedily found."""
+        runs: list[tuple[int, int, int]] = []  # first index, step, size
         for index in self.indices.tolist():
-            first, step, count = runs[-1] if runs else Run(0, 0, 0)
-            if count == 1 or (count and index == first + step * count):
-                runs[-1] = Run(first, index - first if count == 1 else step, count + 1)
+            first, by, count = runs[-1] if runs else (0, 0, 0)
+            if count == 1 or (count and index == first + by * count):
+                runs[-1] = (first, index - first if count == 1 else by, count + 1)
             else:
-                runs.append(Run(index, 0, 1))
-        return runs
+                runs.append((index, 0, 1))
+        axes = View.of(x.shape).axes
+        before, ((_, step),), after = axes[: self.axis], axes[self.axis], axes[self.axis + 1 :]
+        return [View((*before, ((size, by * step),), *after), first * step) for first, by, size in runs]
 
 
 @operation("pad")
