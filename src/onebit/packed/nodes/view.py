@@ -31,11 +31,8 @@ class View(NamedTuple):
 
     def through(self, parts: Iterable[tuple[int, int]]) -> View | None:
         """The same elements of a value that is in memory as `parts`; None if even steps do not lead to them."""
-        levels, first, unit = (
-            list[list[int]](),
-            0,
-            1,
-        )  # a level: elements in a step, size, step, least and largest index
+        levels = list[list[int]]()  # of each part: elements in a step, size, step, least and largest index
+        first, unit = 0, 1
         for size, step in reversed(joined(parts)):
             at = self.offset // unit % size
             levels.append([unit, size, step, at, at])
@@ -47,6 +44,7 @@ class View(NamedTuple):
             for size, by in reversed(axis):
                 for level in levels:
                     unit, count, step, *_ = level
+                    # the steps stay in this part, or fill it and go on in the next one
                     if size > 1 and unit <= abs(by) < unit * count:
                         every, rest = divmod(by, unit)
                         inside = min(size, -(-count // abs(every)))
