@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+from onebit.native.layout import strides
 from onebit.packed import Value
 from onebit.packed.nodes.view import Axis, View, joined
 
@@ -99,7 +100,7 @@ class Stored:
 
 def plain_axes(shape: tuple[int, ...]) -> tuple[Axis, ...]:
     """Axes with the channels of each pixel side by side, and pixels in their order."""
-    return tuple(((size, shape[0] * prod(shape[axis + 1 :]) if axis else 1),) for axis, size in enumerate(shape))
+    return tuple((part,) for part in zip(shape, strides(shape), strict=True))
 
 
 def plain(value: Value, stage: int) -> Stored:

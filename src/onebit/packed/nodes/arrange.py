@@ -126,7 +126,7 @@ class Concat(Node):
     """Concatenates two or more values along the channels."""
 
     arity = None
-    moves = monotonic = True
+    moves = True
 
     def infer(self, *inputs: Value) -> Value:
         require_alike([x.shape[1:] for x in inputs])

@@ -153,7 +153,8 @@ class Node(ABC):
     moves: ClassVar[bool] = False
     """Whether the results are elements of the inputs, maybe with a border: it commutes with sign."""
     monotonic: ClassVar[bool] = False
-    """Whether no result falls when an input rises; a `Prelu` only if its slopes are not negative."""
+    """Whether packing may defer it until a sign: no result falls when an input rises. A `Prelu` only without negative
+    slopes."""
     pools: ClassVar[bool] = False
     """Whether each result is the largest or the mean of a window."""
     rounds: ClassVar[bool] = False
