@@ -1,8 +1,9 @@
-"""The weight gradient of a convolution by our kernel: against float64, and where torch must run instead."""
+"""Convolutions by our kernels: against float64, and where torch must run instead."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,15 +25,29 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows by one with each call of the kernel."""
+    """A list that grows by one with each call of the kernel of weight gradients."""
+    return calls_of(monkeypatch, "_weight_gradient")
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The same for the kernel of convolutions with signs of weights."""
+    return calls_of(monkeypatch, "_of_signs")
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch, kernel: str) -> list[int]:
     made: list[int] = []
-    run = convolution._weight_gradient
-    monkeypatch.setattr(convolution, "_weight_gradient", lambda *args: made.append(1) or run(*args))
+    run = getattr(convolution, kernel)
+    monkeypatch.setattr(convolution, kernel, lambda *args, **options: made.append(1) or run(*args, **options))
     return made
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return drawn_as(*shape, dtype=torch.bfloat16, seed=seed)
+def drawn(*shape: int, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Tensor:
+    return drawn_as(*shape, dtype=dtype, seed=seed)
+
+
+def drawn_signs(*shape: int, seed: int = 0) -> Tensor:
+    return drawn(*shape, dtype=torch.float32, seed=seed).sign()
 
 
 def raw_gradient(x: Tensor, gradient: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
@@ -60,24 +75,94 @@ def windows(draw: Any) -> tuple[Any, ...]:
     return (draw(st.integers(1, 19)), inputs, *size), (outputs, inputs, *kernel), stride, padding
 
 
+def same_for(threads: int, run: Callable[[], Tensor]) -> bool:
+    """Whether `run` has the same bits with this number of threads."""
+    found, least = run(), training.PART_PRODUCTS
+    try:
+        training.PART_PRODUCTS = 1
+        torch.set_num_threads(threads)
+        return torch.equal(run(), found)
+    finally:
+        torch.set_num_threads(1)
+        training.PART_PRODUCTS = least
+
+
 @settings(max_examples=60, deadline=None)
-@given(window=windows(), threads=st.integers(2, 9))
-def test_sums_are_those_of_float64_and_the_same_for_any_number_of_threads(window: Any, threads: int) -> None:
+@given(window=windows(), threads=st.integers(2, 9), kind=st.sampled_from(("bf16", "float32", "signs")))
+def test_sums_are_those_of_float64_and_the_same_for_any_number_of_threads(window: Any, threads: int, kind: str) -> None:
     shape, weight_shape, stride, padding = window
-    x, weight = drawn(*shape), drawn(*weight_shape, seed=1)
-    gradient = drawn(*torch.nn.functional.conv2d(x, weight, None, stride, padding).shape, seed=2)
+    dtype = torch.bfloat16 if kind == "bf16" else torch.float32
+    x, weight = drawn(*shape, dtype=dtype), drawn(*weight_shape, dtype=dtype, seed=1)
+    x = x.sign() if kind == "signs" else x
+    gradient = drawn(*torch.nn.functional.conv2d(x, weight, None, stride, padding).shape, dtype=dtype, seed=2)
     found = raw_gradient(x, gradient, weight, stride, padding)
     exact = exact_gradient(x, gradient, weight, stride, padding)
     terms = exact_gradient(x.abs(), gradient.abs(), weight, stride, padding)  # rounding is relative to these
     assert ((found.double() - exact).abs() <= 1e-5 * terms).all()
-    least = training.PART_PRODUCTS
-    try:
-        training.PART_PRODUCTS = 1
-        torch.set_num_threads(threads)
-        assert torch.equal(raw_gradient(x, gradient, weight, stride, padding), found)
-    finally:
-        torch.set_num_threads(1)
-        training.PART_PRODUCTS = least
+    assert same_for(threads, lambda: raw_gradient(x, gradient, weight, stride, padding))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    window=windows(),
+    spread=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    threads=st.integers(2, 9),
+    near=st.booleans(),
+    data=st.data(),
+)
+def test_convolutions_with_signs_are_those_of_float64(
+    window: Any, spread: Any, threads: int, near: bool, data: Any
+) -> None:
+    shape, weight_shape, stride, padding = window
+    x = data.draw(st.sampled_from((drawn_signs(*shape), drawn(*shape, dtype=torch.float32), drawn(*shape).float())))
+    weight = drawn_signs(*weight_shape, seed=1)
+    scales = {"x_scale": torch.rand(shape[1]) + 0.5, "y_scale": torch.rand(weight_shape[0])} if near else {}
+    apart = torch.zeros(*shape[:2], *((n - 1) * step + 1 for n, step in zip(shape[2:], spread, strict=True)))
+    apart[:, :, :: spread[0], :: spread[1]] = x * scales["x_scale"].view(-1, 1, 1) if near else x
+    exact = torch.nn.functional.conv2d(apart.double(), weight.double(), None, stride, padding)
+    terms = torch.nn.functional.conv2d(apart.abs().double(), weight.abs().double(), None, stride, padding)
+    if near:
+        exact, terms = (part * scales["y_scale"].double().view(-1, 1, 1) for part in (exact, terms))
+
+    def run() -> Tensor:
+        options = {"stride": stride, "padding": padding, "spread": spread}
+        return convolution._of_signs(ISA, x, weight, exact.shape[2:], **options, **scales)
+
+    assert ((run() - exact).abs() <= 1e-6 * terms).all()
+    assert same_for(threads, run)
+
+
+@pytest.mark.parametrize("signs", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("quantizer", ["sign", "stochastic", "xnor", "magnitude_aware", "ste_sign"])
+def test_float32_layers_are_those_of_torch(
+    quantizer: str, stride: int, signs: bool, products: list[int], calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for native in (True, False):
+        if not native:
+            monkeypatch.setattr(convolution, "kernels", lambda name: None)
+        torch.manual_seed(0)
+        options = {"weight_quantizer": quantizer, "input_quantizer": "ste_sign" if signs else None}
+        conv = BinaryConv2d(24, 40, 3, stride=stride, padding=1, bias=False, **options)
+        conv = conv.to(memory_format=torch.channels_last).train()
+        x = drawn(9, 24, 11, 13, dtype=torch.float32).requires_grad_()
+        y = conv(x)
+        y.backward(drawn(*y.shape, dtype=torch.float32, seed=2))
+        found.append((y.detach(), x.grad, conv.weight.grad))
+    assert len(products) == 2  # forward, and to the inputs
+    assert len(calls) == signs
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.stride() == theirs.stride()
+        assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+
+
+def test_float32_weights_of_several_magnitudes_run_in_torch(products: list[int]) -> None:
+    x = drawn(2, 16, 6, 6, dtype=torch.float32)
+    weight = drawn(16, 16, 3, 3, dtype=torch.float32, seed=1).requires_grad_()
+    y = convolved(x, weight, None, (1, 1), (1, 1), (1, 1), 1)
+    assert torch.equal(y, torch.nn.functional.conv2d(x, weight, None, 1, 1))
+    assert not products
 
 
 @pytest.mark.parametrize("shape", [(125, 16, 32, 32), (40, 64, 8, 8), (9, 3, 31, 17)])
@@ -114,6 +199,14 @@ def test_nothing_is_read_outside_of_the_tensors() -> None:
         found.append(raw_gradient(*parts, weight, (1, 1), (1, 1)))
     assert torch.isfinite(found[0]).all()
     assert torch.equal(*found)
+
+
+def test_infinity_stays_where_it_is() -> None:
+    x, weight = drawn(1, 32, 9, 9, dtype=torch.float32), drawn_signs(16, 32, 3, 3, seed=1)
+    x[0, 3, 4, 4] = float("inf")
+    found = convolution._of_signs(ISA, x, weight, (9, 9), padding=(1, 1))
+    assert torch.equal(found.isinf(), torch.nn.functional.conv2d(x, weight, None, 1, 1).isinf())
+    assert not found.isnan().any()
 
 
 def layer(**options: Any) -> nn.Module:

@@ -26,7 +26,9 @@ OPTIONS = {name: (processor, options) for processor, name, *options in map(str.s
 COMPILERS = {"arm64": COMPILER_ARM64, PROCESSORS.get(platform.machine()): COMPILER}
 OF_AVX2 = ("avx2.h", "dot_few.h", "training/signs.h", "training/product.h", "training/dense_gradient.h")
 NEEDED = dict.fromkeys(OF_AVX2, "avx2") | dict.fromkeys(("avx512.h", "dot_lut.h"), "avx512bw")
-NEEDED |= dict.fromkeys(("amx.h", "training/weight_gradient.h"), "amx") | {"neon.h": "neon"}
+NEEDED |= dict.fromkeys(
+    ("amx.h", "training/pieces.h", "training/convolution.h", "training/weight_gradient.h"), "amx"
+) | {"neon.h": "neon"}
 """The instruction sets of headers that name their instructions."""
 
 PORTABLE = """

@@ -120,9 +120,11 @@ class _Conv(BinaryLayer):
         layer: Any = self
         if layer.padding_mode != "zeros":
             return layer._conv_forward(x, weight, bias)
-        convolve = F.conv1d if self.axes == 1 else convolved
         padding = (0,) * self.axes if self.padding_value else layer.padding
-        return convolve(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
+        window = layer.stride, padding, layer.dilation, layer.groups
+        if self.axes == 1:
+            return F.conv1d(x, weight, bias, *window)
+        return convolved(x, weight, bias, *window, signs=are_signs(self.input_quantizer))
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")

@@ -1,13 +1,17 @@
-"""Convolutions of a training step on the CPU, with the weight gradient by a native kernel.
+"""Convolutions of a training step on the CPU in the tile registers of AMX.
 
-For small convolutions in bfloat16, torch often spends more time on the weight gradient than on forward and the input
-gradient. Those two stay torch's, with the same bits. The weight gradient has float32 sums, rounded to bfloat16 once, as
-in torch, and does not depend on the number of threads. A value that is not finite may make other weights of the same
-channel or output NaN, too.
+In float32, weights of one magnitude per output, as binary ones are, are multiplied as signs, forward and to the
+gradient of the inputs; inputs of ±1 also for the gradient of the weights. A float32 is the sum of three bfloat16, so
+the products are exact; sums are float32. In bfloat16, torch often spends more time on the weight gradient of small
+convolutions than on the rest: only this is ours, the rest is torch's, with the same bits. Weight gradients have float32
+sums, rounded once.
 
-`convolved` falls back to torch's convolution in float32, for inputs that are not in channels_last, with a bias, groups
-or dilation, above 128 channels or 49 taps, on a GPU, compiled, traced, on a processor without tiles of bfloat16 (AMX),
-and without the native library (`ONEBIT_NATIVE=0`).
+Results do not depend on the number of threads, and have no more error than those of torch. A value that is not finite
+may make its neighbours, or other weights of the same channel or output, NaN, too.
+
+`convolved` falls back to torch's convolution for inputs that are not in channels_last, with a bias, groups or dilation,
+in bfloat16 above 128 channels, above 49 taps, on a GPU, compiled, traced, on other processors, and without the native
+library (`ONEBIT_NATIVE=0`).
 """
 
 from __future__ import annotations
@@ -18,24 +22,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onebit.native import MAX_TAPS, ConvolutionStruct, InstructionSet, run_weight_gradient
-from onebit.quantizers.base import Surrogate
+from onebit.native import (
+    MAX_TAPS,
+    ConvolutionStruct,
+    InstructionSet,
+    SignedConvolutionStruct,
+    run_convolution,
+    run_weight_gradient,
+)
+from onebit.quantizers.base import Surrogate, autocast_dtype
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 
 _MAX_CHANNELS = 128
-"""Above it, torch's kernel is as fast."""
+"""In bfloat16; above it, torch's kernel is as fast."""
+_MIN_CHANNELS = 16
+"""In float32; below it, tiles are half empty."""
 
 
 def convolved(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Tensor:
-    """`torch.nn.functional.conv2d` with arguments as in `torch.nn.Conv2d`: two numbers for each window."""
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int,
+    *, signs: bool = False,
+) -> Tensor:  # fmt: skip
+    """`torch.nn.functional.conv2d` with arguments as in `torch.nn.Conv2d`: two numbers for each window.
+
+    Args:
+        signs: whether all of x is ±1.
+    """
     isa = _instruction_set(x, weight, bias, padding, dilation, groups)
     if isa is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
-    y = F.conv2d(x.detach(), weight.detach(), None, stride, padding)
-    return Surrogate.apply(x, y, _gradients, (isa, stride, padding), weight)
+    if _becomes_bf16(x):
+        x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+        y = F.conv2d(x.detach(), weight.detach(), None, stride, padding)
+        return Surrogate.apply(x, y, _gradients, (isa, stride, padding, None, signs), weight)
+    least, scale = weight.detach().flatten(1).abs().aminmax(dim=1)
+    if not torch.equal(least, scale):
+        return F.conv2d(x, weight, None, stride, padding)
+    window = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
+    size = [(inputs + 2 * outside - taps) // step + 1 for inputs, taps, step, outside in window]
+    y = _of_signs(isa, x, weight, size, stride=tuple(stride), padding=tuple(padding), y_scale=scale)
+    return Surrogate.apply(x, y, _gradients, (isa, stride, padding, scale, signs), weight)
 
 
 def _instruction_set(
@@ -46,8 +72,6 @@ def _instruction_set(
         is_plain_training(x)
         and torch.is_grad_enabled()
         and weight.requires_grad
-        and _becomes_bf16(x)
-        and _becomes_bf16(weight)
         and bias is None
         and not isinstance(padding, str)
         and tuple(dilation) == (1, 1)
@@ -57,10 +81,25 @@ def _instruction_set(
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
         and not x.is_contiguous()
-        and max(weight.shape[:2]) <= _MAX_CHANNELS
         and weight.shape[2] * weight.shape[3] <= MAX_TAPS
+        and (_fits_bf16 if _becomes_bf16(x) else _fits_float32)(x, weight, padding)
     )
     return kernels("run_weight_gradient") if fits else None
+
+
+def _fits_bf16(x: Tensor, weight: Tensor, padding: Any) -> bool:
+    return _becomes_bf16(weight) and max(weight.shape[:2]) <= _MAX_CHANNELS
+
+
+def _fits_float32(x: Tensor, weight: Tensor, padding: Any) -> bool:
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and autocast_dtype(x) == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and x.layout == torch.strided
+        and min(weight.shape[:2]) >= _MIN_CHANNELS
+        and all(outside < taps for outside, taps in zip(padding, weight.shape[2:], strict=True))
+    )
 
 
 def _becomes_bf16(x: Tensor) -> bool:
@@ -73,20 +112,46 @@ def _becomes_bf16(x: Tensor) -> bool:
 
 
 def _gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any
-) -> tuple[Tensor | None, Tensor | None]:
+    gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any, scale: Tensor | None,
+    signs: bool,
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """The gradients to x and to the weight, where they are needed."""
     # hooks of saved tensors may have changed their dtype
-    plain = is_plain_training(gradient) and x.dtype == gradient.dtype == torch.bfloat16
-    by_kernel = weight.requires_grad and plain and not torch.is_grad_enabled()
+    dtype = torch.bfloat16 if scale is None else torch.float32
+    plain = is_plain_training(gradient) and x.dtype == gradient.dtype == dtype and not torch.is_grad_enabled()
     to_x = to_weight = None
-    mask = [x.requires_grad, weight.requires_grad and not by_kernel, False]
+    if plain and x.requires_grad and scale is not None:
+        back = [taps - 1 - outside for taps, outside in zip(weight.shape[2:], padding, strict=True)]
+        turned = weight.detach().flip(2, 3).transpose(0, 1)
+        to_x = _of_signs(isa, gradient, turned, x.shape[2:], padding=tuple(back), spread=tuple(stride), x_scale=scale)
+    if plain and weight.requires_grad and (scale is None or signs):
+        to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding)
+    mask = [x.requires_grad and to_x is None, weight.requires_grad and to_weight is None, False]
     if any(mask):
         window = (stride, padding, (1, 1), False, (0, 0), 1)
-        to_x, to_weight, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *window, mask)
-    if by_kernel:
-        to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding)
+        by_torch = torch.ops.aten.convolution_backward(gradient, x, weight, None, *window, mask)
+        to_x, to_weight = by_torch[0] if to_x is None else to_x, by_torch[1] if to_weight is None else to_weight
     return to_x, to_weight
+
+
+def _of_signs(
+    isa: InstructionSet, x: Tensor, weight: Tensor, size: Any, *, stride: tuple[int, ...] = (1, 1),
+    spread: tuple[int, ...] = (1, 1), padding: tuple[int, ...], **scales: Tensor,
+) -> Tensor:  # fmt: skip
+    """A convolution with the signs of a weight.
+
+    Args:
+        size: of the output.
+        spread: the distance of the pixels of x, with zeros between them.
+        scales: x_scale per channel, y_scale per output.
+    """
+    x, weight = (part.detach().contiguous(memory_format=torch.channels_last) for part in (x, weight))
+    y = torch.empty(len(x), len(weight), *size, memory_format=torch.channels_last)
+    sizes = {"images": len(x), "channels": x.shape[1], "outputs": len(weight), "kernel": tuple(weight.shape[2:])}
+    sizes |= {"in_size": tuple(x.shape[2:]), "out_size": tuple(size)}
+    window = {"stride": stride, "padding": padding, "spread": spread}
+    launch(run_convolution, isa, SignedConvolutionStruct, x=x, weight=weight, y=y, **sizes, **window, **scales)
+    return y
 
 
 def _weight_gradient(
@@ -96,6 +161,6 @@ def _weight_gradient(
     to = torch.empty_like(weight, dtype=torch.float32)
     sizes = {"images": x.shape[0], "channels": x.shape[1], "outputs": weight.shape[0], "to_stride": to.stride()}
     sizes |= {"in_size": x.shape[2:], "out_size": gradient.shape[2:], "kernel": weight.shape[2:]}
-    sizes |= {"stride": tuple(stride), "padding": tuple(padding)}
+    sizes |= {"stride": tuple(stride), "padding": tuple(padding), "bf16": x.dtype == torch.bfloat16}
     launch(run_weight_gradient, isa, ConvolutionStruct, x=x, gradient=gradient, to=to, **sizes)
     return to.to(weight.dtype)

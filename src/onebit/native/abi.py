@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+
 from typing import Any
 
-HASH = "278c7a011a2452dd324cdb8ebd607e981d517abe47ef38a22e70ed7d6d76c287"
+HASH = "923c2c9295b30603dec5695f5b8335302ccb2979b5bcd9938e6691cd10f926f7"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -66,6 +67,8 @@ CODING = _numbers("bytes moments reals")
 MATRIX = _numbers("f32 f16 bf16 q8_0 q1_0 panels")
 
 NORM = _numbers("moments normalize sums propagate")
+
+CONVOLUTION = _numbers("pack sums")
 
 WEIGHT = _numbers("sums total")
 
@@ -208,9 +211,19 @@ class ConvolutionStruct(ctypes.Structure):
         ("images", Long),
         *_of(Int, "channels outputs"),
         *_of(Int * 2, "in_size out_size kernel stride padding"),
+        ("bf16", Int),
         *_of(Pointer, "x gradient to"),
         ("to_stride", Long * 4),
         ("scratch", Pointer),
+    ]
+
+
+class SignedConvolutionStruct(ctypes.Structure):
+    _fields_ = [
+        ("images", Long),
+        *_of(Int, "channels outputs"),
+        *_of(Int * 2, "in_size out_size kernel stride padding spread"),
+        *_of(Pointer, "x weight x_scale y_scale y scratch"),
     ]
 
 
@@ -288,6 +301,7 @@ class IsaStruct(ctypes.Structure):
         ("run_surrogate", ctypes.CFUNCTYPE(None, ctypes.POINTER(SurrogateStruct), Long, Long)),
         ("run_activation", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ActivationStruct), Int, Int, Int)),
         ("run_weight_gradient", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ConvolutionStruct), Int, Int, Int)),
+        ("run_convolution", ctypes.CFUNCTYPE(Long, ctypes.POINTER(SignedConvolutionStruct), Int, Int, Int)),
         ("run_concrete", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ConcreteStruct), Long, Long)),
         ("run_signs", ctypes.CFUNCTYPE(Long, ctypes.POINTER(SignsStruct), Int, Int, Int)),
         ("run_product", ctypes.CFUNCTYPE(Long, ctypes.POINTER(ProductStruct), Int, Int, Int)),

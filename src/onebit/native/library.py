@@ -26,8 +26,8 @@ class InstructionSet(NamedTuple):
     dot_lut: outputs per panel of lookups of 16-bit sums; 0 without them, or if the processor is slow at them.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0;
         releases the GIL.
-    run_norm, run_surrogate, run_activation, run_weight_gradient, run_concrete: see csrc/onebit.h; false if there is no
-        such kernel.
+    run_norm, run_surrogate, run_activation, run_weight_gradient, run_convolution, run_concrete: see csrc/onebit.h;
+        false if there is no such kernel.
     """
 
     name: str
@@ -47,6 +47,7 @@ class InstructionSet(NamedTuple):
     run_surrogate: Any = None
     run_activation: Any = None
     run_weight_gradient: Any = None
+    run_convolution: Any = None
     run_concrete: Any = None
     run_signs: Any = None
     run_product: Any = None

@@ -18,6 +18,7 @@ from onebit.native.abi import (
     DenseGradientStruct,
     NormStruct,
     ProductStruct,
+    SignedConvolutionStruct,
     SignsStruct,
     SurrogateStruct,
     UpdateStruct,
@@ -50,10 +51,21 @@ def run_weight_gradient(
     isa: InstructionSet, struct: ConvolutionStruct, *, threads: int = 1, keep: object = None
 ) -> None:
     """The gradient of the weights of a convolution."""
-    pixels = struct.images * struct.out_size[0] * struct.out_size[1]
-    products = pixels * struct.channels * struct.outputs * struct.kernel[0] * struct.kernel[1]
-    parts = _parts(threads, products, PART_PRODUCTS)
+    parts = _parts(threads, _products(struct), PART_PRODUCTS)
     run_stages(isa.run_weight_gradient, struct, list(abi.WEIGHT.values()), parts=parts, unit=1, keep=keep)
+
+
+def run_convolution(
+    isa: InstructionSet, struct: SignedConvolutionStruct, *, threads: int = 1, keep: object = None
+) -> None:
+    """A convolution with the signs of weights."""
+    parts = _parts(threads, _products(struct), PART_PRODUCTS)
+    run_stages(isa.run_convolution, struct, list(abi.CONVOLUTION.values()), parts=parts, unit=1, keep=keep)
+
+
+def _products(struct: ConvolutionStruct | SignedConvolutionStruct) -> int:
+    pixels: int = struct.images * struct.out_size[0] * struct.out_size[1]
+    return pixels * struct.channels * struct.outputs * struct.kernel[0] * struct.kernel[1]
 
 
 def panel_words(isa: InstructionSet, rows: int, columns: int) -> int:

@@ -113,6 +113,7 @@ static int64_t run_plan(const ob_plan *plan, const void *images, int64_t count, 
      .run_surrogate = TRAINING(run_surrogate),             \
      .run_activation = TRAINING(run_activation),           \
      .run_weight_gradient = RUN_WEIGHT_GRADIENT,           \
+     .run_convolution = RUN_CONVOLUTION,                   \
      .run_concrete = TRAINING(run_concrete),               \
      .run_signs = LOOKING_UP(run_signs),                   \
      .run_product = LOOKING_UP(run_product),               \

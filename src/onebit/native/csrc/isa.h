@@ -106,6 +106,7 @@
 #define RUN_DOT NULL
 #define RUN_DOT_LUT NULL
 #define RUN_WEIGHT_GRADIENT NULL
+#define RUN_CONVOLUTION NULL
 #define ROW_UNITS 0
 
 #ifndef word_of

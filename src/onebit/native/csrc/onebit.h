@@ -260,17 +260,34 @@ enum { OB_NORM_MOMENTS = 1, OB_NORM_NORMALIZE, OB_NORM_SUMS, OB_NORM_PROPAGATE }
 
 #define OB_MAX_TAPS 49
 
-/* The gradient to the weights of a convolution with zero padding, without groups and dilation, from bfloat16
- * values in channels_last. Pairs are down and across. Values that are not finite may make other taps of the
- * same channel or output NaN. */
+/* The gradient to the weights of a convolution with zero padding, without groups and dilation, from float32
+ * or bfloat16 values in channels_last. Pairs are down and across. Values that are not finite may make other
+ * taps of the same channel or output NaN. */
 typedef struct {
     int64_t images;
-    int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2], padding[2];
-    const uint16_t *x, *gradient;
+    int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2], padding[2], bf16;
+    const void *x, *gradient;
     float *to;
     int64_t to_stride[4]; /* of outputs, channels, and taps down and across */
     void *scratch;        /* aligned to 64 bytes */
 } ob_convolution;
+
+/* y = a convolution of x with the signs of weights, without groups and dilation: float32 in channels_last.
+ * Pairs are down and across. The products are exact, their sums float32. A value that is not finite may make
+ * its neighbours NaN.
+ */
+typedef struct {
+    int64_t images;
+    int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2];
+    int32_t padding[2], spread[2];  /* before x; the distance of its pixels, with zeros between them */
+    const float *x, *weight;        /* weight: in channels_last, too */
+    const float *x_scale, *y_scale; /* per channel and output; NULL for 1 */
+    float *y;
+    void *scratch; /* aligned to 64 bytes */
+} ob_signed_convolution;
+
+/* The stages: all parts end one before the next begins. */
+enum { OB_CONVOLUTION_PACK = 1, OB_CONVOLUTION_SUMS };
 
 /* The stages: all parts end one before the next begins. */
 enum { OB_WEIGHT_SUMS = 1, OB_WEIGHT_TOTAL };
@@ -415,6 +432,8 @@ typedef struct {
      * bytes. If `scratch` is NULL, it does nothing else. NULL where there are no tiles of bfloat16. The
      * result is the same for any `parts`. */
     int64_t (*run_weight_gradient)(const ob_convolution *call, int32_t stage, int32_t part, int32_t parts);
+    /* As run_weight_gradient. */
+    int64_t (*run_convolution)(const ob_signed_convolution *call, int32_t stage, int32_t part, int32_t parts);
     /* Values number `begin` to `end`; returns 1 if any drawn |u - p| is not at least `near`, as with NaN,
      * else 0. NULL as run_norm. */
     int64_t (*run_concrete)(const ob_concrete *call, int64_t begin, int64_t end);

@@ -1,5 +1,6 @@
-/* The gradient to the weights of a convolution in the tile registers of AMX: bfloat16 values, sums in
- * float32. See ob_convolution.
+/* The gradient to the weights of a convolution in the tile registers of AMX: sums in float32. See
+ * ob_convolution. A float32 is the sum of three bfloat16; of the nine products of two, the three smallest are
+ * below the rounding of the largest and left out.
  *
  * The pixels of all images are positions of one line, with zeros between rows and between images, so that a
  * tap is a shift along the line: to[output][tap][channel] = sum over positions p of gradient[p][output] * x[p
@@ -11,7 +12,7 @@
  * Images are divided into blocks with sums of their own, whatever the number of threads, and the blocks are
  * added in order. */
 #pragma once
-#include "../amx.h"
+#include "pieces.h"
 
 enum {
     TAPS_TOGETHER = 5, /* tiles of sums; the others hold gradients and, twice, x */
@@ -28,9 +29,9 @@ typedef struct {
     int phase, shift, tap;
 } shift_t;
 
-/* Pixels on the line: the rows and columns that are inside, and their distances in values. */
+/* Pixels on the line: the rows and columns that are inside, and their distances in bytes. */
 typedef struct {
-    const uint16_t *from;
+    const char *from;
     int64_t images, rows, columns, image, row, pixel;
 } pixels_t;
 
@@ -45,15 +46,24 @@ typedef struct {
     int64_t pitch, rows; /* positions of a row, rows of an image */
     int64_t before,
         around; /* positions of x that a stretch needs in front of it, and there and behind it: even */
-    int64_t blocks, pairs; /* pairs: of a stretch of x */
-    int taps, output_tiles, channel_tiles, phases;
+    int64_t blocks, pairs;                                       /* pairs: of a stretch of x */
+    int64_t gradient_piece, x_piece;                             /* numbers of a piece */
+    int taps, output_tiles, channel_tiles, phases, pieces, size; /* size: bytes of a value */
+    int x_pieces[2];             /* that are not all 0, of this stretch and the one before */
     shift_t shifts[OB_MAX_TAPS]; /* by phase, even before odd */
     /* scratch memory: sums of all blocks, then of each part */
     float *sums;
-    uint16_t *zeros, *gradients;
+    uint16_t *gradients;
     uint32_t *pairs_of_x;
-    const uint16_t **at;
+    const char *zeros, **at;
 } wgrad_t;
+
+/* Taps of the first of the fewest parts, as equal as can be: a product waits for the one before it of its
+ * tap. */
+static int part_of(int taps) {
+    const int parts = (taps + TAPS_TOGETHER - 1) / TAPS_TOGETHER;
+    return (taps + parts - 1) / parts;
+}
 
 static int64_t at_least(int64_t x, int64_t least) { return x < least ? least : x; }
 
@@ -87,6 +97,7 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
     work->rows = axis_taps(call, 0, down, down_phase);
     work->pitch = axis_taps(call, 1, across, across_phase);
     work->taps = 0;
+    work->pieces = call->bf16 ? 1 : PIECES, work->size = call->bf16 ? 2 : 4;
     for (int i = 0; i < call->kernel[0]; i++)
         for (int j = 0; j < call->kernel[1]; j++) {
             shift_t tap = {down_phase[i] * call->stride[1] + across_phase[j],
@@ -107,26 +118,26 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
     int64_t tiles = (int64_t)work->output_tiles * work->channel_tiles * work->taps;
     work->blocks = call->images < MAX_BLOCKS ? call->images : MAX_BLOCKS;
     int64_t sums = work->blocks * tiles * TILE_SUMS * 4;
-    int64_t zeros = 32 * at_least(work->output_tiles, work->channel_tiles);
-    int64_t gradients = (int64_t)work->output_tiles * 16 * GRADIENT_ROW * 2,
-            pairs = work->phases * work->channel_tiles * work->pairs * 64;
-    int64_t at = (2 * work->pairs * 8 + 63) & ~(int64_t)63,
-            own = ((zeros + 63) & ~(int64_t)63) + gradients + pairs + at;
+    work->gradient_piece = (int64_t)work->output_tiles * 16 * GRADIENT_ROW;
+    work->x_piece = work->phases * work->channel_tiles * work->pairs * 16;
+    int64_t zeros = 64 * at_least(work->output_tiles, work->channel_tiles);
+    int64_t gradients = work->pieces * work->gradient_piece * 2, pairs = work->pieces * work->x_piece * 4;
+    int64_t at = (2 * work->pairs * 8 + 63) & ~(int64_t)63, own = zeros + gradients + pairs + at;
     if (call->scratch) {
         char *memory = (char *)call->scratch + sums + part * own;
         work->sums = (float *)call->scratch;
-        work->zeros = (uint16_t *)memory;
-        work->gradients = (uint16_t *)(memory += (zeros + 63) & ~(int64_t)63);
+        memset(memory, 0, (size_t)zeros);
+        work->zeros = memory;
+        work->gradients = (uint16_t *)(memory += zeros);
         work->pairs_of_x = (uint32_t *)(memory += gradients);
-        work->at = (const uint16_t **)(memory + pairs);
-        memset(work->zeros, 0, (size_t)zeros);
+        work->at = (const char **)(memory + pairs);
     }
     return sums + parts * own;
 }
 
 /* The addresses of the pixels at `count` positions from `begin` on. */
 static void find_pixels(const wgrad_t *work, const pixels_t *pixels, int64_t begin, int64_t count) {
-    const uint16_t **at = work->at;
+    const char **at = work->at;
     int64_t v = begin >= 0 ? begin / work->pitch : -1 - (-1 - begin) / work->pitch,
             column = begin - v * work->pitch;
     int64_t n = v >= 0 ? v / work->rows : -1, row = v - n * work->rows;
@@ -134,8 +145,7 @@ static void find_pixels(const wgrad_t *work, const pixels_t *pixels, int64_t beg
         int64_t left = work->pitch - column, k = 0;
         left = left < count ? left : count;
         if (n >= 0 && n < pixels->images && row < pixels->rows) {
-            const uint16_t *from =
-                pixels->from + n * pixels->image + row * pixels->row + column * pixels->pixel;
+            const char *from = pixels->from + n * pixels->image + row * pixels->row + column * pixels->pixel;
             int64_t inside = pixels->columns - column < left ? pixels->columns - column : left;
             for (; k < inside; k++) at[k] = from + k * pixels->pixel;
         }
@@ -145,30 +155,48 @@ static void find_pixels(const wgrad_t *work, const pixels_t *pixels, int64_t beg
     }
 }
 
-ALWAYS __m512i pair_at(const uint16_t *const *at, int64_t first, __mmask16 some) {
-    __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, at[0] + first));
-    __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, at[1] + first));
-    return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+/* The values of two positions, each pair a word: bfloat16, or the pieces of float32. */
+ALWAYS void pairs_at(const char *const *at, int64_t first, __mmask16 some, int pieces, __m512i *to) {
+    if (pieces == 1) {
+        __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, (const uint16_t *)at[0] + first));
+        __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, (const uint16_t *)at[1] + first));
+        *to = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+        return;
+    }
+    __m512i even[PIECES], odd[PIECES];
+    split(_mm512_maskz_loadu_ps(some, (const float *)at[0] + first), even);
+    split(_mm512_maskz_loadu_ps(some, (const float *)at[1] + first), odd);
+    for (int k = 0; k < PIECES; k++) to[k] = _mm512_or_si512(_mm512_srli_epi32(even[k], 16), odd[k]);
 }
 
 /* A stretch of x from position `at` on, of one phase. What the stretch before had around it comes first. */
-static void pack_x(const ob_convolution *call, const wgrad_t *work, const pixels_t *pixels, int64_t at,
-                   int64_t steps, uint32_t *to) {
+ALWAYS void pack_x(const int pieces, const ob_convolution *call, wgrad_t *work, const pixels_t *pixels,
+                   int64_t at, int64_t steps, uint32_t *to) {
     const int64_t kept = at > 0 ? work->around / 2 : 0, end = (work->around + steps * POSITIONS) / 2;
+    __m512i used[PIECES] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
     find_pixels(work, pixels, at - work->before + 2 * kept, 2 * (end - kept));
     for (int tile = 0; tile < work->channel_tiles; tile++, to += work->pairs * 16) {
         __mmask16 some = first_of(call->channels - tile * 16);
-        memmove(to, to + (work->pairs - kept) * 16, (size_t)kept * 64);
-        for (int64_t k = kept; k < end; k++)
-            _mm512_store_si512(to + k * 16, pair_at(work->at + 2 * (k - kept), tile * 16, some));
+        for (int piece = 0; piece < pieces; piece++) {
+            uint32_t *row = to + piece * work->x_piece;
+            memmove(row, row + (work->pairs - kept) * 16, (size_t)kept * 64);
+        }
+        for (int64_t k = kept; k < end; k++) {
+            __m512i pair[PIECES];
+            pairs_at(work->at + 2 * (k - kept), tile * 16, some, pieces, pair);
+            for (int piece = 0; piece < pieces; piece++) {
+                _mm512_store_si512(to + piece * work->x_piece + k * 16, pair[piece]);
+                used[piece] = _mm512_or_si512(used[piece], pair[piece]);
+            }
+        }
     }
+    for (int piece = work->x_pieces[0]; piece < pieces; piece++)
+        if (_mm512_test_epi32_mask(used[piece], used[piece])) work->x_pieces[0] = piece + 1;
 }
 
-/* 32 positions of 16 outputs, output by output. */
-ALWAYS void pack_tile(const uint16_t *const *at, int64_t first, __mmask16 some, uint16_t *to) {
-    __m512i a[16], b[16];
-#pragma GCC unroll 16
-    for (int k = 0; k < 16; k++) a[k] = pair_at(at + 2 * k, first, some);
+/* 16 words of 16 outputs, transposed. */
+ALWAYS void store_transposed(__m512i *a, uint16_t *to) {
+    __m512i b[16];
 #pragma GCC unroll 8
     for (int k = 0; k < 16; k += 2) {
         b[k] = _mm512_unpacklo_epi32(a[k], a[k + 1]);
@@ -196,30 +224,43 @@ ALWAYS void pack_tile(const uint16_t *const *at, int64_t first, __mmask16 some, 
 }
 
 /* `more`: not the first stretch; what comes before it is the end of the one before, else zeros. */
-static void pack_gradients(const ob_convolution *call, const wgrad_t *work, int64_t steps, int more) {
+ALWAYS void pack_gradients(const int pieces, const ob_convolution *call, const wgrad_t *work, int64_t steps,
+                           int more) {
     for (int tile = 0; tile < work->output_tiles; tile++) {
         uint16_t *to = work->gradients + (int64_t)tile * 16 * GRADIENT_ROW;
         __mmask16 some = first_of(call->outputs - tile * 16);
-        for (int k = 0; k < 16; k++)
-            to[k * GRADIENT_ROW + POSITIONS - 1] = more ? to[(k + 1) * GRADIENT_ROW - 1] : 0;
-        for (int64_t k = 0; k < steps; k++)
-            pack_tile(work->at + k * POSITIONS, tile * 16, some, to + (k + 1) * POSITIONS);
+        for (int piece = 0; piece < pieces; piece++)
+            for (int k = 0; k < 16; k++) {
+                uint16_t *row = to + piece * work->gradient_piece + k * GRADIENT_ROW;
+                row[POSITIONS - 1] = more ? row[GRADIENT_ROW - 1] : 0;
+            }
+        for (int64_t n = 0; n < steps; n++) {
+            __m512i a[PIECES][16], pair[PIECES];
+#pragma GCC unroll 16
+            for (int k = 0; k < 16; k++) {
+                pairs_at(work->at + n * POSITIONS + 2 * k, tile * 16, some, pieces, pair);
+                for (int piece = 0; piece < pieces; piece++) a[piece][k] = pair[piece];
+            }
+            for (int piece = 0; piece < pieces; piece++)
+                store_transposed(a[piece], to + piece * work->gradient_piece + (n + 1) * POSITIONS);
+        }
     }
 }
 
 /* Adds products of a row of tiles of gradients with one of x for each tap to its sums. */
-ALWAYS void add_taps(const int taps, const uint16_t *gradients, const uint32_t *const *x, int64_t steps,
-                     float *const *sums, ahead_t *ahead) {
+ALWAYS void add_taps(const int taps, const wgrad_t *work, const uint16_t *gradients, const uint32_t *const *x,
+                     int64_t steps, float *const *sums, ahead_t *ahead) {
+    const int x_pieces = work->x_pieces[0] > work->x_pieces[1] ? work->x_pieces[0] : work->x_pieces[1];
 #define EACH_TAP(DO) \
     DO(0, 7) if (taps > 1) DO(1, 5) if (taps > 2) DO(2, 7) if (taps > 3) DO(3, 5) if (taps > 4) DO(4, 7)
 #define LOAD(t, free)                \
     {                                \
         _tile_loadd(t, sums[t], 64); \
     }
-#define ADD_ONE(t, free)                       \
-    {                                          \
-        _tile_loadd(free, x[t] + k * 256, 64); \
-        _tile_dpbf16ps(t, 6, free);            \
+#define ADD_ONE(t, free)                  \
+    {                                     \
+        _tile_loadd(free, x[t] + at, 64); \
+        _tile_dpbf16ps(t, 6, free);       \
     }
 #define STORE(t, free)                \
     {                                 \
@@ -227,8 +268,13 @@ ALWAYS void add_taps(const int taps, const uint16_t *gradients, const uint32_t *
     }
     EACH_TAP(LOAD)
     for (int64_t k = 0; k < steps; k++) {
-        _tile_loadd(6, gradients + k * POSITIONS, 2 * GRADIENT_ROW);
-        EACH_TAP(ADD_ONE)
+        for (int piece = 0; piece < work->pieces; piece++) {
+            _tile_loadd(6, gradients + piece * work->gradient_piece + k * POSITIONS, 2 * GRADIENT_ROW);
+            for (int other = 0; other < x_pieces && other + piece < PIECES; other++) {
+                const int64_t at = other * work->x_piece + k * 256;
+                EACH_TAP(ADD_ONE)
+            }
+        }
         for (int side = 0; side < 2; side++) {
             const char *from = ahead->from[side];
             for (int64_t line = 0; line < ahead->lines[side] && from < ahead->end[side]; line++, from += 64)
@@ -260,34 +306,34 @@ static void add_products(const wgrad_t *work, const uint32_t *pairs_of_x, int be
             }
             switch (end - begin) {
 #define CASE(taps) \
-    case taps: add_taps(taps, gradients, x, steps, to, ahead); break;
+    case taps: add_taps(taps, work, gradients, x, steps, to, ahead); break;
                 CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
 #undef CASE
             }
         }
 }
 
-static void block_sums(const ob_convolution *call, const wgrad_t *work, int64_t first, int64_t images,
+static void block_sums(const ob_convolution *call, wgrad_t *work, int64_t first, int64_t images,
                        float *sums) {
-    const int64_t rows = call->in_size[0], columns = call->in_size[1], size = call->channels;
-    const int64_t out_pixels = (int64_t)call->out_size[0] * call->out_size[1];
-    const pixels_t gradients = {call->gradient + first * out_pixels * call->outputs,
+    const int64_t rows = call->in_size[0], columns = call->in_size[1],
+                  size = (int64_t)call->channels * work->size;
+    const int64_t out_pixels = (int64_t)call->out_size[0] * call->out_size[1],
+                  out_size = (int64_t)call->outputs * work->size;
+    const pixels_t gradients = {(const char *)call->gradient + first * out_pixels * out_size,
                                 images,
                                 call->out_size[0],
                                 call->out_size[1],
-                                out_pixels * call->outputs,
-                                (int64_t)call->out_size[1] * call->outputs,
-                                call->outputs};
+                                out_pixels * out_size,
+                                call->out_size[1] * out_size,
+                                out_size};
     /* one more, so that the last tile has a position behind it, for odd shifts */
     const int64_t total = images * work->rows * work->pitch + 1;
     for (int64_t at = 0; at < total; at += STRETCH * POSITIONS) {
         int64_t steps = (total - at + POSITIONS - 1) / POSITIONS;
         steps = steps < STRETCH ? steps : STRETCH;
         ahead_t ahead;
-        const char *const of[2] = {(const char *)(call->x + first * rows * columns * size),
-                                   (const char *)gradients.from};
-        const int64_t bytes[2] = {images * rows * columns * size * 2,
-                                  images * out_pixels * call->outputs * 2};
+        const char *const of[2] = {(const char *)call->x + first * rows * columns * size, gradients.from};
+        const int64_t bytes[2] = {images * rows * columns * size, images * out_pixels * out_size};
         for (int side = 0; side < 2; side++) {
             const int64_t stretch = STRETCH * POSITIONS;
             double share = (double)bytes[side] / (double)total;
@@ -298,25 +344,33 @@ static void block_sums(const ob_convolution *call, const wgrad_t *work, int64_t 
                 (int64_t)(share * POSITIONS / 64 / work->output_tiles / work->channel_tiles / 2) + 1;
         }
         find_pixels(work, &gradients, at, steps * POSITIONS);
-        pack_gradients(call, work, steps, at > 0);
+        if (call->bf16)
+            pack_gradients(1, call, work, steps, at > 0);
+        else
+            pack_gradients(PIECES, call, work, steps, at > 0);
+        work->x_pieces[1] = work->x_pieces[0], work->x_pieces[0] = 1;
         uint32_t *pairs_of_x = work->pairs_of_x;
         for (int begin = 0, end; begin < work->taps; begin = end) {
             const shift_t *tap = &work->shifts[begin];
             if (begin == 0 || tap->phase != tap[-1].phase) {
                 if (begin > 0) pairs_of_x += work->channel_tiles * work->pairs * 16;
                 int down = tap->phase / call->stride[1], across = tap->phase % call->stride[1];
-                const pixels_t x = {call->x + (first * rows * columns + down * columns + across) * size,
+                const pixels_t x = {(const char *)call->x +
+                                        (first * rows * columns + down * columns + across) * size,
                                     images,
                                     phase_size(rows, call->stride[0], down),
                                     phase_size(columns, call->stride[1], across),
                                     rows * columns * size,
                                     call->stride[0] * columns * size,
                                     call->stride[1] * size};
-                pack_x(call, work, &x, at, steps, pairs_of_x);
+                if (call->bf16)
+                    pack_x(1, call, work, &x, at, steps, pairs_of_x);
+                else
+                    pack_x(PIECES, call, work, &x, at, steps, pairs_of_x);
                 WRITTEN(pairs_of_x);
             }
-            for (end = begin + 1; end < work->taps && end < begin + TAPS_TOGETHER; end++)
-                if (group_of(work->shifts[end]) != group_of(*tap)) break;
+            for (end = begin + 1; end < work->taps && group_of(work->shifts[end]) == group_of(*tap);) end++;
+            end = begin + part_of(end - begin);
             add_products(work, pairs_of_x, begin, end, steps, sums, &ahead);
         }
     }
@@ -324,7 +378,7 @@ static void block_sums(const ob_convolution *call, const wgrad_t *work, int64_t 
 
 /* See ob_isa. */
 static int64_t run_weight_gradient(const ob_convolution *call, int32_t stage, int32_t part, int32_t parts) {
-    wgrad_t work;
+    wgrad_t work = {.x_pieces = {1, 1}};
     int64_t bytes = plan_wgrad(call, part, parts, &work);
     if (!call->scratch) return bytes;
     const int64_t tiles = (int64_t)work.output_tiles * work.channel_tiles,

@@ -1,0 +1,200 @@
+/* Convolutions of float32 values with weights of one magnitude per output, in the tile registers of AMX. See
+ * ob_signed_convolution.
+ *
+ * A value is the sum of three bfloat16, of which the products with signs are exact. The pixels of an image,
+ * with the padding around them, are positions of one line: then 16 outputs that follow each other read inputs
+ * equally far apart, those of a row of taps side by side. Outputs between two rows are computed in vain. */
+#pragma once
+#include "pieces.h"
+
+enum {
+    TILE_VALUES = 32,      /* bfloat16 of a row of a tile */
+    TILE_WEIGHTS = 512,    /* of a tile */
+    NEAR_BYTES = 768 << 10 /* of weights, or of images, that stay in the second-level cache */
+};
+
+typedef struct {
+    int64_t pitch, out_pitch, positions; /* of a row of inputs, of outputs, and of the outputs of an image */
+    int64_t image, piece;     /* bfloat16 of one piece of an image, and of all images that are near */
+    int64_t near;             /* how many */
+    int chunks, output_tiles; /* tiles of weights of a row of taps */
+    uint16_t *weights, *line;
+    float *sums;
+} line_t;
+
+static int64_t whole_lines(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
+
+/* Lays out the work; returns the scratch memory of all parts in bytes. */
+static int64_t plan_line(const ob_signed_convolution *call, int32_t part, int32_t parts, line_t *work) {
+    int64_t size[2]; /* of the line: what taps read, and what is written */
+    for (int k = 0; k < 2; k++) {
+        int64_t read = (call->out_size[k] - 1) * call->stride[k] + call->kernel[k],
+                written = call->padding[k] + (call->in_size[k] - 1) * call->spread[k] + 1;
+        size[k] = read > written ? read : written;
+    }
+    work->pitch = (size[1] + call->stride[1] - 1) / call->stride[1] * call->stride[1];
+    work->out_pitch = work->pitch / call->stride[1] * call->stride[0];
+    work->positions = (call->out_size[0] - 1) * work->out_pitch + call->out_size[1];
+    work->chunks = (call->kernel[1] * call->channels + TILE_VALUES - 1) / TILE_VALUES;
+    work->output_tiles = (call->outputs + 15) / 16;
+    /* the last tiles read behind the image */
+    const int64_t behind = 64 * call->stride[1] * call->channels + TILE_VALUES;
+    work->image = whole_lines(2 * (size[0] * work->pitch * call->channels + behind)) / 2;
+    const int64_t weights = (int64_t)work->output_tiles * call->kernel[0] * work->chunks * TILE_WEIGHTS * 2;
+    work->near = weights > NEAR_BYTES ? NEAR_BYTES / (2 * PIECES * work->image) : 1;
+    work->near = work->near < 1 ? 1 : work->near < call->images ? work->near : call->images;
+    work->piece = work->near * work->image + 32; /* pieces of a value are not all in one set of a cache */
+    const int64_t own = PIECES * work->piece * 2 + 64 * 64;
+    if (call->scratch) {
+        work->weights = (uint16_t *)call->scratch;
+        work->sums = (float *)((char *)call->scratch + weights + part * own);
+        work->line = (uint16_t *)(work->sums + 64 * 16);
+    }
+    return weights + parts * own;
+}
+
+/* Tiles of 1 and -1 of an output tile: [row of taps][chunk][pair of values][output][2]. */
+static void pack_signs(const ob_signed_convolution *call, const line_t *work, int64_t tile) {
+    const int64_t values = (int64_t)call->kernel[1] * call->channels, row = work->chunks * TILE_WEIGHTS;
+    uint16_t *to = work->weights + tile * call->kernel[0] * row;
+    memset(to, 0, (size_t)(call->kernel[0] * row) * 2);
+    for (int64_t o = 0; o < 16 && tile * 16 + o < call->outputs; o++) {
+        const float *weight = call->weight + (tile * 16 + o) * call->kernel[0] * values;
+        for (int64_t i = 0; i < call->kernel[0]; i++)
+            for (int64_t k = 0; k < values; k++)
+                to[i * row + k / 2 * 32 + o * 2 + k % 2] = *weight++ < 0 ? 0xbf80 : 0x3f80;
+    }
+}
+
+/* Writes an image on the line; padding stays 0. Returns how many pieces are not all 0. */
+static int write_image(const ob_signed_convolution *call, const line_t *work, int64_t image, uint16_t *to) {
+    __m512i more[PIECES - 1] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    const int64_t channels = call->channels, columns = call->in_size[1];
+    const int64_t together = call->x_scale || call->spread[1] > 1 ? channels : columns * channels;
+    for (int64_t i = 0; i < call->in_size[0]; i++) {
+        const float *x = call->x + (image * call->in_size[0] + i) * columns * channels;
+        uint16_t *row =
+            to + ((call->padding[0] + i * call->spread[0]) * work->pitch + call->padding[1]) * channels;
+        for (int64_t j = 0; j < columns * channels; j += together, row += call->spread[1] * channels)
+            for (int64_t k = 0; k < together; k += 16) {
+                const __mmask16 some = first_of(together - k);
+                __m512 value = _mm512_maskz_loadu_ps(some, x + j + k);
+                if (call->x_scale)
+                    value = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(some, call->x_scale + k));
+                __m512i pieces[PIECES];
+                split(value, pieces);
+                for (int piece = 0; piece < PIECES; piece++) {
+                    if (piece) more[piece - 1] = _mm512_or_si512(more[piece - 1], pieces[piece]);
+                    _mm256_mask_storeu_epi16(row + k + piece * work->piece, some,
+                                             _mm512_cvtepi32_epi16(_mm512_srli_epi32(pieces[piece], 16)));
+                }
+            }
+    }
+    return _mm512_test_epi32_mask(more[1], more[1]) ? 3 : _mm512_test_epi32_mask(more[0], more[0]) ? 2 : 1;
+}
+
+/* Sums of 64 positions and 16 outputs, or 32 and 32. */
+ALWAYS void line_sums(const int across, const ob_signed_convolution *call, const line_t *work,
+                      const uint16_t *line, const uint16_t *weights, int pieces, float *sums) {
+    const int64_t step = (int64_t)call->stride[1] * call->channels, apart = 32 * across;
+    const int64_t panel = (int64_t)call->kernel[0] * work->chunks * TILE_WEIGHTS;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int i = 0; i < call->kernel[0]; i++, line += work->pitch * call->channels)
+        for (int c = 0; c < work->chunks; c++, weights += TILE_WEIGHTS) {
+            const uint16_t *x = line + c * TILE_VALUES;
+            _tile_loadd(7, weights, 64);
+            if (across > 1) _tile_loadd(6, weights + panel, 64);
+            for (int k = 0; k < pieces; k++, x += work->piece) {
+                _tile_loadd(4, x, 2 * step);
+                _tile_dpbf16ps(0, 4, 7);
+                _tile_loadd(5, x + 16 * step, 2 * step);
+                if (across > 1) {
+                    _tile_dpbf16ps(1, 4, 6);
+                    _tile_dpbf16ps(2, 5, 7);
+                    _tile_dpbf16ps(3, 5, 6);
+                } else {
+                    _tile_dpbf16ps(1, 5, 7);
+                    _tile_loadd(6, x + 32 * step, 2 * step);
+                    _tile_dpbf16ps(2, 6, 7);
+                    _tile_loadd(4, x + 48 * step, 2 * step);
+                    _tile_dpbf16ps(3, 4, 7);
+                }
+            }
+        }
+    _tile_stored(0, sums, 2 * apart);
+    _tile_stored(1, across > 1 ? sums + 16 : sums + 256, 2 * apart);
+    _tile_stored(2, sums + 512, 2 * apart);
+    _tile_stored(3, across > 1 ? sums + 528 : sums + 768, 2 * apart);
+    WRITTEN(sums);
+}
+
+/* Stores those of `count` positions from `at` on that are outputs of the image. */
+static void store_line(const ob_signed_convolution *call, const line_t *work, int64_t image, int64_t at,
+                       int64_t count, int64_t output, int64_t across) {
+    int64_t row = at / work->out_pitch, column = at % work->out_pitch;
+    for (int64_t m = 0; m < count; m++) {
+        if (column < call->out_size[1])
+            for (int64_t k = 0; k < across && output + k < call->outputs; k += 16) {
+                const __mmask16 some = first_of(call->outputs - output - k);
+                __m512 y = _mm512_load_ps(work->sums + m * across + k);
+                if (call->y_scale)
+                    y = _mm512_mul_ps(y, _mm512_maskz_loadu_ps(some, call->y_scale + output + k));
+                const int64_t pixel = (image * call->out_size[0] + row) * call->out_size[1] + column;
+                _mm512_mask_storeu_ps(call->y + pixel * call->outputs + output + k, some, y);
+            }
+        if (++column == work->out_pitch) column = 0, row++;
+    }
+}
+
+/* An output tile, or two, of an image. */
+static void convolve(const ob_signed_convolution *call, const line_t *work, int tile, int tiles,
+                     int64_t image, const uint16_t *line, int pieces) {
+    const uint16_t *weights = work->weights + (int64_t)tile * call->kernel[0] * work->chunks * TILE_WEIGHTS;
+    for (int64_t at = 0, count; at < work->positions; at += count) {
+        count = work->positions - at < 64 / tiles ? work->positions - at : 64 / tiles;
+        const uint16_t *from = line + at * call->stride[1] * call->channels;
+        if (tiles > 1)
+            line_sums(2, call, work, from, weights, pieces, work->sums);
+        else
+            line_sums(1, call, work, from, weights, pieces, work->sums);
+        store_line(call, work, image, at, count, tile * 16, tiles * 16);
+    }
+}
+
+/* See ob_isa. Parts share tiles of weights, then images. */
+static int64_t run_convolution(const ob_signed_convolution *call, int32_t stage, int32_t part,
+                               int32_t parts) {
+    line_t work;
+    const int64_t bytes = plan_line(call, part, parts, &work);
+    if (!call->scratch) return bytes;
+    if (stage == OB_CONVOLUTION_PACK) {
+        for (int64_t tile = work.output_tiles * (int64_t)part / parts;
+             tile < work.output_tiles * (part + 1) / parts; tile++)
+            pack_signs(call, &work, tile);
+        return bytes;
+    }
+    memset(work.line, 0, (size_t)(PIECES * work.piece) * 2);
+    shape_tiles(MAX_ROWS);
+    for (int64_t first = call->images * part / parts, end = call->images * (part + 1) / parts; first < end;
+         first += work.near) {
+        const int64_t count = end - first < work.near ? end - first : work.near;
+        int pieces = 1;
+        for (int64_t n = 0; n < count; n++) {
+            int found = write_image(call, &work, first + n, work.line + n * work.image);
+            pieces = found > pieces ? found : pieces;
+        }
+        WRITTEN(work.line);
+        for (int tile = 0, tiles; tile < work.output_tiles; tile += tiles) {
+            tiles = tile + 1 < work.output_tiles ? 2 : 1;
+            for (int64_t n = 0; n < count; n++)
+                convolve(call, &work, tile, tiles, first + n, work.line + n * work.image, pieces);
+        }
+    }
+    release_tiles();
+    return bytes;
+}
+#undef RUN_CONVOLUTION
+#define RUN_CONVOLUTION run_convolution
