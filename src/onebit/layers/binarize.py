@@ -25,6 +25,7 @@ from onebit.layers.base import (
 )
 from onebit.layers.binary import BINARY_TWINS
 from onebit.layers.description import REASONS, BinarizeReport, describe_layers, noted_config
+from onebit.layers.fused_norm import FAST_TWINS
 from onebit.layers.parametrized import PARAMETRIZED, kind_of, make_parts, parametrize_, remove_parts_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
@@ -42,8 +43,8 @@ def binarize_(
     `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` become their binary twins: the same
     objects with another class, which keep their buffers, attributes, hooks and keys of the state_dict.
     `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrized weights; their inputs stay real, and
-    they load plain checkpoints too. Subclasses stay as they are, and so do layers whose weight another kind of module
-    holds, such as a head that is the embedding, and the adapters of PEFT.
+    they load plain checkpoints too. `BatchNorm2d` and `Sequential` become classes that do the same in fewer passes over
+    memory. Subclasses stay as they are, and so do layers whose weight another kind of module holds, such as a head that is the embedding, and the adapters of PEFT.
 
     Layers that read the inputs of the model, past operations without weights, keep them real. A trace by `torch.fx`
     finds them; where `forward` has none, the first layer with weights in the order of `model.modules()` is taken. To
@@ -130,9 +131,11 @@ def dense_(model: nn.Module) -> nn.Module:
     Example:
         >>> dense_(model).save_pretrained("folder")  # then convert_hf_to_gguf.py and llama-quantize
     """
-    plain: dict[type, Any] = {twin: kind for kind, twin in BINARY_TWINS.items()}
+    plain: dict[type, Any] = {twin: kind for kind, twin in (*BINARY_TWINS.items(), *FAST_TWINS.items())}
     for module in [*model.modules()]:
         remove_parts_(module)
+        if type(module) in FAST_TWINS.values():
+            module.__class__ = plain[type(module)]
         if isinstance(module, BinaryLayer) and module.weight_quantizer is not None:
             with torch.no_grad():
                 module.weight.copy_(module.dense(module.binary_weight()))
@@ -229,6 +232,8 @@ def _install(
             installs.append(partial(_become, layer, twin))
     for install in installs:
         install()
+    for module in model.modules():
+        module.__class__ = FAST_TWINS.get(type(module), type(module))
     skip_fused_path_(model)
 
 

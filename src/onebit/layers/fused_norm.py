@@ -1,9 +1,9 @@
 """BatchNorm, a sum and ReLU or Hardtanh of a training step as one operation on the CPU.
 
 In a net of small convolutions these passes over memory take longer than the convolutions. The fused forward reads the
-values twice and writes them once; backward computes all gradients in two passes. `normalized`, `normalized_twice` and
-`Chain` use it where it equals the modules, and call the modules elsewhere: in eval mode, on a GPU, with hooks,
-compiled, traced, or without the native library (`ONEBIT_NATIVE=0`).
+values twice and writes them once; backward computes all gradients in two passes. `normalized`, `normalized_twice`,
+`Chain` and `FastBatchNorm2d` use it where it equals the modules, and call the modules elsewhere: in eval mode, on a
+GPU, with hooks, compiled, traced, or without the native library (`ONEBIT_NATIVE=0`).
 
 Results differ from those of the modules by rounding only. Sums are float32 for at most 64 terms and double after that;
 only the result is rounded to bfloat16. Results do not depend on the number of threads.
@@ -87,6 +87,18 @@ class Chain(nn.Sequential):
         return x
 
 
+class FastBatchNorm2d(nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d`, fused in a training step on the CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        isa = _instruction_set(input, self, None, None)
+        return super().forward(input) if isa is None else _fused(isa, input, self, None, None, twice=False)[0]
+
+
+FAST_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.BatchNorm2d: FastBatchNorm2d, nn.Sequential: Chain}
+"""Class -> the one that does the same faster."""
+
+
 def are_watched(*modules: nn.Module | None) -> bool:
     """Whether calls of these modules do more than the `forward` of their class: hooks, or a trace of torch.jit."""
     replaced = any("forward" in module.__dict__ for module in modules if module is not None)
@@ -98,7 +110,7 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
     fits = (
         norm.training
         and is_plain_training(x)
-        and type(norm) is nn.BatchNorm2d
+        and type(norm) in (nn.BatchNorm2d, FastBatchNorm2d)
         and _bounds(activation) is not None
         and norm.momentum is not None
         and norm.eps > 0
