@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from onebit.layers import BinaryConv2d, convolution
 from onebit.layers.convolution import convolved
 from onebit.native import instruction_set, training
+from onebit.quantizers import SteSign
 from support.kernel_inputs import drawn as drawn_as, one_thread
 
 ISA = instruction_set()
@@ -132,29 +133,74 @@ def test_convolutions_with_signs_are_those_of_float64(
     assert same_for(threads, run)
 
 
-@pytest.mark.parametrize("signs", [False, True])
+def layer_results(monkeypatch: pytest.MonkeyPatch, native: bool, dtype: torch.dtype, **options: Any) -> list[Tensor]:
+    """y and the gradients of a layer to x and to the weight, of a batch that is in `dtype`."""
+    with monkeypatch.context() as patch:
+        if not native:
+            patch.setenv("ONEBIT_NATIVE", "0")
+        torch.manual_seed(0)
+        conv = BinaryConv2d(24, 40, 3, padding=1, bias=False, **options)
+        conv = conv.to(memory_format=torch.channels_last).train()
+        x = drawn(9, 24, 11, 13, dtype=dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = conv(x)
+        y.backward(drawn(*y.shape, dtype=dtype, seed=2))
+        return [y.detach(), x.grad, conv.weight.grad]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("signs", [None, "ste_sign", "rsign"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("quantizer", ["sign", "stochastic", "xnor", "magnitude_aware", "ste_sign"])
 def test_float32_layers_are_those_of_torch(
-    quantizer: str, stride: int, signs: bool, products: list[int], calls: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = []
-    for native in (True, False):
-        if not native:
-            monkeypatch.setattr(convolution, "kernels", lambda name: None)
-        torch.manual_seed(0)
-        options = {"weight_quantizer": quantizer, "input_quantizer": "ste_sign" if signs else None}
-        conv = BinaryConv2d(24, 40, 3, stride=stride, padding=1, bias=False, **options)
-        conv = conv.to(memory_format=torch.channels_last).train()
-        x = drawn(9, 24, 11, 13, dtype=torch.float32).requires_grad_()
-        y = conv(x)
-        y.backward(drawn(*y.shape, dtype=torch.float32, seed=2))
-        found.append((y.detach(), x.grad, conv.weight.grad))
+    quantizer: str, stride: int, signs: str | None, products: list[int], calls: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    options = {"weight_quantizer": quantizer, "input_quantizer": signs, "stride": stride}
+    ours = layer_results(monkeypatch, True, torch.float32, **options)
     assert len(products) == 2  # forward, and to the inputs
-    assert len(calls) == signs
+    assert len(calls) == (signs is not None)
+    for found, expected in zip(ours, layer_results(monkeypatch, False, torch.float32, **options), strict=True):
+        assert found.stride() == expected.stride()
+        assert (found - expected).norm() <= 1e-6 * expected.norm()
+    assert len(products) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weights", ["sign", "xnor"])
+@pytest.mark.parametrize("inputs", ["ste_sign", "approx_sign", "swish_sign", "irnet", SteSign(0.5)], ids=str)
+def test_the_kernel_takes_the_signs_of_inputs(
+    inputs: Any, weights: str, dtype: torch.dtype, products: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"weight_quantizer": weights, "input_quantizer": inputs}
+    monkeypatch.setattr(type(BinaryConv2d(2, 2, 1, **options).input_quantizer), "forward", None)
+    ours = layer_results(monkeypatch, True, dtype, **options)
+    monkeypatch.undo()
+    assert len(products) == 2
+    most = 1e-6 if dtype == torch.float32 else 2**-7
+    for found, expected in zip(ours, layer_results(monkeypatch, False, dtype, **options), strict=True):
+        assert found.dtype == expected.dtype
+        assert (found - expected).norm() <= most * expected.norm()
+
+
+@pytest.mark.parametrize("signs", ["ste_sign", "approx_sign"])
+def test_second_derivatives_of_signs_are_those_of_torch(signs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for native in ("1", "0"):
+        monkeypatch.setenv("ONEBIT_NATIVE", native)
+        torch.manual_seed(0)
+        conv = BinaryConv2d(16, 16, 3, padding=1, bias=False, input_quantizer=signs)
+        x = drawn(2, 16, 6, 6, dtype=torch.float32).requires_grad_()
+        first = torch.autograd.grad(conv(x).square().sum(), (x, conv.weight), create_graph=True)
+        found.append(torch.autograd.grad(sum(part.square().sum() for part in first), (x, conv.weight)))
     for ours, theirs in zip(*found, strict=True):
-        assert ours.stride() == theirs.stride()
-        assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_hooks_of_the_quantizer_see_its_signs() -> None:
+    conv, seen = BinaryConv2d(16, 16, 3, padding=1, bias=False, input_quantizer="ste_sign"), []
+    conv.input_quantizer.register_forward_hook(lambda module, given, result: seen.append(result))
+    conv(drawn(2, 16, 6, 6, dtype=torch.float32))
+    assert seen[0].abs().unique().tolist() == [1]
 
 
 def test_float32_weights_of_several_magnitudes_run_in_torch(products: list[int]) -> None:

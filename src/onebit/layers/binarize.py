@@ -44,7 +44,8 @@ def binarize_(
     objects with another class, which keep their buffers, attributes, hooks and keys of the state_dict.
     `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrized weights; their inputs stay real, and
     they load plain checkpoints too. `BatchNorm2d` and `Sequential` become classes that do the same in fewer passes over
-    memory. Subclasses stay as they are, and so do layers whose weight another kind of module holds, such as a head that is the embedding, and the adapters of PEFT.
+    memory. Subclasses stay as they are, and so do layers whose weight another kind of module holds, such as a head that
+    is the embedding, and the adapters of PEFT.
 
     Layers that read the inputs of the model, past operations without weights, keep them real. A trace by `torch.fx`
     finds them; where `forward` has none, the first layer with weights in the order of `model.modules()` is taken. To

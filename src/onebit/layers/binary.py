@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from onebit.errors import UsageError
 from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, are_signs, describes
-from onebit.layers.convolution import convolved
+from onebit.layers.convolution import convolution_kernels, convolved
 from onebit.layers.fused_norm import are_watched
 from onebit.layers.sign_products import sign_kernels, signed_linear
 from onebit.native import InstructionSet
+from onebit.quantizers import Quantizer
 
 Sizes = int | tuple[int, ...]
 
@@ -116,7 +117,36 @@ class _Conv(BinaryLayer):
         x = super().quantized_input(x)
         return F.pad(x, padding_of(self), value=self.padding_value) if self.padding_value else x
 
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, input: Tensor, *given: Any, **options: Any) -> Tensor:
+        surrogate = self._surrogate(input)
+        if surrogate is None:
+            return super().forward(input, *given, **options)
+        bias: Any = self.bias
+        return self.product(input, self.effective_weight(), bias, surrogate)
+
+    def _surrogate(self, x: Tensor) -> tuple[Any, ...] | None:
+        """That of the input quantizer, where a training step may leave its signs to the convolution."""
+        layer: Any = self
+        quantizer, weights = layer.input_quantizer, layer.weight_quantizer
+        fits = (
+            self.training
+            and isinstance(quantizer, Quantizer)
+            and describes("surrogate", quantizer)
+            and weights is not None
+            and weights.training
+            and self.fixed_weight is None
+            and self.padding_value == 0
+            and self.padding_mode == "zeros"
+            and not self.recompute_inputs
+            and not are_watched(quantizer)
+            and self.axes == 2
+            and convolution_kernels(x, layer.weight, layer.bias, layer.padding, layer.dilation, layer.groups)
+        )
+        return quantizer.surrogate() if fits else None
+
+    def product(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, surrogate: tuple[Any, ...] | None = None
+    ) -> Tensor:
         layer: Any = self
         if layer.padding_mode != "zeros":
             return layer._conv_forward(x, weight, bias)
@@ -124,7 +154,7 @@ class _Conv(BinaryLayer):
         window = layer.stride, padding, layer.dilation, layer.groups
         if self.axes == 1:
             return F.conv1d(x, weight, bias, *window)
-        return convolved(x, weight, bias, *window, signs=are_signs(self.input_quantizer))
+        return convolved(x, weight, bias, *window, signs=are_signs(self.input_quantizer), surrogate=surrogate)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")

@@ -30,8 +30,9 @@ from onebit.native import (
     run_convolution,
     run_weight_gradient,
 )
-from onebit.quantizers.base import Surrogate, autocast_dtype
+from onebit.quantizers.base import Surrogate, autocast_dtype, clipped
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
+from onebit.quantizers.surrogates import signed, surrogate_gradient
 
 _MAX_CHANNELS = 128
 """In bfloat16; above it, torch's kernel is as fast."""
@@ -41,30 +42,36 @@ _MIN_CHANNELS = 16
 
 def convolved(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int,
-    *, signs: bool = False,
+    *, signs: bool = False, surrogate: tuple[Any, ...] | None = None,
 ) -> Tensor:  # fmt: skip
     """`torch.nn.functional.conv2d` with arguments as in `torch.nn.Conv2d`: two numbers for each window.
 
     Args:
         signs: whether all of x is ±1.
+        surrogate: convolve `signed(x, *surrogate)` instead of x, without writing and saving the signs if possible.
     """
-    isa = _instruction_set(x, weight, bias, padding, dilation, groups)
+    isa, bf16, scale = convolution_kernels(x, weight, bias, padding, dilation, groups), _becomes_bf16(x), None
+    if isa is not None and (not bf16 or surrogate is not None):
+        least, most = weight.detach().float().flatten(1).abs().aminmax(dim=1)
+        scale = most if torch.equal(least, most) else None
+        isa = isa if bf16 or scale is not None else None
+    if surrogate is not None and (scale is None or x.dtype != autocast_dtype(x)):
+        x, scale, surrogate, signs = signed(x, *surrogate), None if bf16 else scale, None, True
     if isa is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    if _becomes_bf16(x):
-        x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+    x, weight = x.to(autocast_dtype(x)), weight.to(autocast_dtype(x))
+    if scale is None:
         y = F.conv2d(x.detach(), weight.detach(), None, stride, padding)
-        return Surrogate.apply(x, y, _gradients, (isa, stride, padding, None, signs), weight)
-    least, scale = weight.detach().flatten(1).abs().aminmax(dim=1)
-    if not torch.equal(least, scale):
-        return F.conv2d(x, weight, None, stride, padding)
-    window = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
-    size = [(inputs + 2 * outside - taps) // step + 1 for inputs, taps, step, outside in window]
-    y = _of_signs(isa, x, weight, size, stride=tuple(stride), padding=tuple(padding), y_scale=scale)
-    return Surrogate.apply(x, y, _gradients, (isa, stride, padding, scale, signs), weight)
+    else:
+        sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
+        size = [(inputs + 2 * outside - taps) // step + 1 for inputs, taps, step, outside in sizes]
+        window: dict[str, Any] = {"stride": tuple(stride), "padding": tuple(padding)}
+        y = _of_signs(isa, x, weight, size, y_scale=scale, x_signs=surrogate is not None, **window)
+    numbers = isa, stride, padding, scale, signs, surrogate
+    return Surrogate.apply(x, y, _gradients, numbers, weight)
 
 
-def _instruction_set(
+def convolution_kernels(
     x: Any, weight: Tensor, bias: Tensor | None, padding: Any, dilation: Any, groups: int
 ) -> InstructionSet | None:
     """The instruction set with the kernel, or None where torch must run."""
@@ -82,23 +89,23 @@ def _instruction_set(
         and x.is_contiguous(memory_format=torch.channels_last)
         and not x.is_contiguous()
         and weight.shape[2] * weight.shape[3] <= MAX_TAPS
-        and (_fits_bf16 if _becomes_bf16(x) else _fits_float32)(x, weight, padding)
+        and all(outside < taps for outside, taps in zip(padding, weight.shape[2:], strict=True))
+        and (_fits_bf16 if _becomes_bf16(x) else _fits_float32)(x, weight)
     )
     return kernels("run_weight_gradient") if fits else None
 
 
-def _fits_bf16(x: Tensor, weight: Tensor, padding: Any) -> bool:
+def _fits_bf16(x: Tensor, weight: Tensor) -> bool:
     return _becomes_bf16(weight) and max(weight.shape[:2]) <= _MAX_CHANNELS
 
 
-def _fits_float32(x: Tensor, weight: Tensor, padding: Any) -> bool:
+def _fits_float32(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and autocast_dtype(x) == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and x.layout == torch.strided
         and min(weight.shape[:2]) >= _MIN_CHANNELS
-        and all(outside < taps for outside, taps in zip(padding, weight.shape[2:], strict=True))
     )
 
 
@@ -113,54 +120,70 @@ def _becomes_bf16(x: Tensor) -> bool:
 
 def _gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any, scale: Tensor | None,
-    signs: bool,
+    signs: bool, surrogate: tuple[Any, ...] | None,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients to x and to the weight, where they are needed."""
+    """The gradients to x and to the weight, where they are needed; scale: that of the weights in float32, else None."""
     # hooks of saved tensors may have changed their dtype
-    dtype = torch.bfloat16 if scale is None else torch.float32
-    plain = is_plain_training(gradient) and x.dtype == gradient.dtype == dtype and not torch.is_grad_enabled()
+    plain = is_plain_training(gradient) and x.dtype == gradient.dtype == weight.dtype and not torch.is_grad_enabled()
+    bf16, real = weight.dtype == torch.bfloat16, surrogate is not None
     to_x = to_weight = None
     if plain and x.requires_grad and scale is not None:
-        back = [taps - 1 - outside for taps, outside in zip(weight.shape[2:], padding, strict=True)]
-        turned = weight.detach().flip(2, 3).transpose(0, 1)
-        to_x = _of_signs(isa, gradient, turned, x.shape[2:], padding=tuple(back), spread=tuple(stride), x_scale=scale)
-    if plain and weight.requires_grad and (scale is None or signs):
-        to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding)
+        turned, size = weight.detach().flip(2, 3).transpose(0, 1), x.shape[2:]
+        back = tuple(taps - 1 - outside for taps, outside in zip(weight.shape[2:], padding, strict=True))
+        cut: dict[str, Any] = {}
+        if surrogate is not None and surrogate[0] is clipped:
+            cut, surrogate = (
+                {"cut": x.detach().contiguous(memory_format=torch.channels_last), "bound": surrogate[1][x.dtype]},
+                None,
+            )
+        to_x = _of_signs(isa, gradient, turned, size, padding=back, spread=tuple(stride), x_scale=scale, **cut)
+    if plain and weight.requires_grad and (bf16 or signs or real):
+        to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding, x_signs=real)
     mask = [x.requires_grad and to_x is None, weight.requires_grad and to_weight is None, False]
     if any(mask):
-        window = (stride, padding, (1, 1), False, (0, 0), 1)
-        by_torch = torch.ops.aten.convolution_backward(gradient, x, weight, None, *window, mask)
+        values = x if surrogate is None or to_weight is not None else signed(x, *surrogate)
+        rest: Any = (1, 1), False, (0, 0), 1
+        by_torch = torch.ops.aten.convolution_backward(gradient, values, weight, None, stride, padding, *rest, mask)
         to_x, to_weight = by_torch[0] if to_x is None else to_x, by_torch[1] if to_weight is None else to_weight
+    if surrogate is not None and to_x is not None:
+        to_x = surrogate_gradient(to_x, x, *surrogate)
     return to_x, to_weight
 
 
 def _of_signs(
     isa: InstructionSet, x: Tensor, weight: Tensor, size: Any, *, stride: tuple[int, ...] = (1, 1),
-    spread: tuple[int, ...] = (1, 1), padding: tuple[int, ...], **scales: Tensor,
+    spread: tuple[int, ...] = (1, 1), **fields: Any,
 ) -> Tensor:  # fmt: skip
     """A convolution with the signs of a weight.
 
     Args:
         size: of the output.
         spread: the distance of the pixels of x, with zeros between them.
-        scales: x_scale per channel, y_scale per output.
+        fields: others of `SignedConvolutionStruct`.
     """
-    x, weight = (part.detach().contiguous(memory_format=torch.channels_last) for part in (x, weight))
-    y = torch.empty(len(x), len(weight), *size, memory_format=torch.channels_last)
+    x, weight = (part.detach().contiguous(memory_format=torch.channels_last) for part in (x, weight.float()))
+    y = torch.empty(len(x), len(weight), *size, dtype=x.dtype, memory_format=torch.channels_last)
     sizes = {"images": len(x), "channels": x.shape[1], "outputs": len(weight), "kernel": tuple(weight.shape[2:])}
     sizes |= {"in_size": tuple(x.shape[2:]), "out_size": tuple(size)}
-    window = {"stride": stride, "padding": padding, "spread": spread}
-    launch(run_convolution, isa, SignedConvolutionStruct, x=x, weight=weight, y=y, **sizes, **window, **scales)
+    sizes |= {"stride": stride, "spread": spread, "bf16": x.dtype == torch.bfloat16}
+    launch(run_convolution, isa, SignedConvolutionStruct, x=x, weight=weight, y=y, **sizes, **fields)
     return y
 
 
 def _weight_gradient(
-    gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    isa: InstructionSet,
+    stride: Any,
+    padding: Any,
+    *,
+    x_signs: bool = False,
 ) -> Tensor:
     x, gradient = (part.contiguous(memory_format=torch.channels_last) for part in (x, gradient))
     to = torch.empty_like(weight, dtype=torch.float32)
     sizes = {"images": x.shape[0], "channels": x.shape[1], "outputs": weight.shape[0], "to_stride": to.stride()}
     sizes |= {"in_size": x.shape[2:], "out_size": gradient.shape[2:], "kernel": weight.shape[2:]}
-    sizes |= {"stride": tuple(stride), "padding": tuple(padding), "bf16": x.dtype == torch.bfloat16}
+    sizes |= {"stride": tuple(stride), "padding": tuple(padding), "bf16": x.dtype == torch.bfloat16, "x_signs": x_signs}
     launch(run_weight_gradient, isa, ConvolutionStruct, x=x, gradient=gradient, to=to, **sizes)
     return to.to(weight.dtype)

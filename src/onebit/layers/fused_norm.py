@@ -2,7 +2,7 @@
 
 In a net of small convolutions these passes over memory take longer than the convolutions. The fused forward reads the
 values twice and writes them once; backward computes all gradients in two passes. `normalized`, `normalized_twice`,
-`Chain` and `FastBatchNorm2d` use it where it equals the modules, and call the modules elsewhere: in eval mode, on a
+`Chain` and `BatchNorm2d` use it where it equals the modules, and call the modules elsewhere: in eval mode, on a
 GPU, with hooks, compiled, traced, or without the native library (`ONEBIT_NATIVE=0`).
 
 Results differ from those of the modules by rounding only. Sums are float32 for at most 64 terms and double after that;
@@ -87,7 +87,7 @@ class Chain(nn.Sequential):
         return x
 
 
-class FastBatchNorm2d(nn.BatchNorm2d):
+class BatchNorm2d(nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d`, fused in a training step on the CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class FastBatchNorm2d(nn.BatchNorm2d):
         return super().forward(input) if isa is None else _fused(isa, input, self, None, None, twice=False)[0]
 
 
-FAST_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.BatchNorm2d: FastBatchNorm2d, nn.Sequential: Chain}
+FAST_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.BatchNorm2d: BatchNorm2d, nn.Sequential: Chain}
 """Class -> the one that does the same faster."""
 
 
@@ -110,7 +110,7 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
     fits = (
         norm.training
         and is_plain_training(x)
-        and type(norm) in (nn.BatchNorm2d, FastBatchNorm2d)
+        and type(norm) in (nn.BatchNorm2d, BatchNorm2d)
         and _bounds(activation) is not None
         and norm.momentum is not None
         and norm.eps > 0

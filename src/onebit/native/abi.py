@@ -6,7 +6,7 @@ import ctypes
 
 from typing import Any
 
-HASH = "923c2c9295b30603dec5695f5b8335302ccb2979b5bcd9938e6691cd10f926f7"
+HASH = "66d655378ac62a66f5e33fa31f98f53fa1cab45219cb3ff14cfed47d98a7ce8b"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -211,7 +211,7 @@ class ConvolutionStruct(ctypes.Structure):
         ("images", Long),
         *_of(Int, "channels outputs"),
         *_of(Int * 2, "in_size out_size kernel stride padding"),
-        ("bf16", Int),
+        *_of(Int, "bf16 x_signs"),
         *_of(Pointer, "x gradient to"),
         ("to_stride", Long * 4),
         ("scratch", Pointer),
@@ -223,7 +223,9 @@ class SignedConvolutionStruct(ctypes.Structure):
         ("images", Long),
         *_of(Int, "channels outputs"),
         *_of(Int * 2, "in_size out_size kernel stride padding spread"),
-        *_of(Pointer, "x weight x_scale y_scale y scratch"),
+        *_of(Int, "x_signs bf16"),
+        ("bound", Float),
+        *_of(Pointer, "x weight x_scale y_scale cut y scratch"),
     ]
 
 

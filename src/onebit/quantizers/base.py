@@ -268,6 +268,10 @@ class Quantizer(torch.nn.Module):
         """`forward` of latents (O, I) in training, with the same gradient; None if that is not two-valued."""
         return None
 
+    def surrogate(self) -> tuple[Any, ...] | None:
+        """A function and its parameters p, if `forward` is sign(x) with the gradient function(gradient, x, *p)."""
+        return None
+
     def binary_input(self) -> BinaryInput | None:
         """The forward pass of inputs in eval mode; None if its outputs are not binary."""
         return None

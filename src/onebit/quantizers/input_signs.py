@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,10 @@ class ApproxSign(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""
-        return signed(x, approx)
+        return signed(x, *self.surrogate())
+
+    def surrogate(self) -> tuple[Any, ...]:
+        return (approx,)
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput()

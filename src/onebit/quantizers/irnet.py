@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from onebit.common.fields import Positive, read
@@ -32,7 +34,10 @@ class EdeSign(Scheduled):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""
-        return signed(x, ede, self.t)
+        return signed(x, *self.surrogate())
+
+    def surrogate(self) -> tuple[Any, ...]:
+        return ede, self.t
 
     def binary_input(self) -> BinaryInput | None:
         return BinaryInput()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,10 @@ class SteSign(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""
-        return signed(x, clipped, self._above)
+        return signed(x, *self.surrogate())
+
+    def surrogate(self) -> tuple[Any, ...]:
+        return clipped, self._above
 
     def signed_weight(self, latent: Tensor) -> SignedWeight:
         return SignedWeight(latent, bound=self.clip_value)

@@ -64,7 +64,7 @@ def ede_height(t: Tensor | float) -> Tensor | float:
     return 4 * (t.clamp(min=1) if isinstance(t, Tensor) else max(t, 1.0))
 
 
-def _gradient(gradient: Tensor, x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
+def surrogate_gradient(gradient: Tensor, x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
     """The gradient of a surrogate in the dtype of x, for `approx` and `ede` by a native kernel if there is one."""
     kind = {approx: TRIANGLE, ede: BELL}.get(surrogate)
     isa = None if kind is None or x.numel() < MIN_VALUES else backward_kernels("run_surrogate", gradient, x)
@@ -86,4 +86,4 @@ def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Ten
         parameters: further arguments of the surrogate, which get no gradient.
     """
     signs = sign(x.detach()).to(autocast_dtype(x))
-    return Surrogate.apply(x, signs, _gradient, (surrogate, *parameters))
+    return Surrogate.apply(x, signs, surrogate_gradient, (surrogate, *parameters))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from onebit.common.fields import Positive, read
@@ -25,7 +27,10 @@ class SwishSign(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""
-        return signed(x, swish, self.beta)
+        return signed(x, *self.surrogate())
+
+    def surrogate(self) -> tuple[Any, ...]:
+        return swish, self.beta
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput()

@@ -266,23 +266,27 @@ enum { OB_NORM_MOMENTS = 1, OB_NORM_NORMALIZE, OB_NORM_SUMS, OB_NORM_PROPAGATE }
 typedef struct {
     int64_t images;
     int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2], padding[2], bf16;
+    int32_t x_signs; /* take the signs of x */
     const void *x, *gradient;
     float *to;
     int64_t to_stride[4]; /* of outputs, channels, and taps down and across */
     void *scratch;        /* aligned to 64 bytes */
 } ob_convolution;
 
-/* y = a convolution of x with the signs of weights, without groups and dilation: float32 in channels_last.
- * Pairs are down and across. The products are exact, their sums float32. A value that is not finite may make
- * its neighbours NaN.
- */
+/* y = a convolution of x, or of its signs, with the signs of weights, without groups and dilation, in
+ * channels_last. Pairs are down and across. The products are exact, their sums float32. A value that is not
+ * finite may make its neighbours NaN. */
 typedef struct {
     int64_t images;
     int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2];
-    int32_t padding[2], spread[2];  /* before x; the distance of its pixels, with zeros between them */
-    const float *x, *weight;        /* weight: in channels_last, too */
-    const float *x_scale, *y_scale; /* per channel and output; NULL for 1 */
-    float *y;
+    int32_t padding[2], spread[2]; /* before x; the distance of its pixels, with zeros between them */
+    int32_t x_signs, bf16;         /* bf16: of x, y and `cut` */
+    float bound;
+    const void *x;
+    const float *weight;
+    const float *x_scale, *y_scale; /* per channel, without x_signs, and per output; NULL for 1 */
+    const void *cut; /* of the shape of y: NULL, or y is 0 where its magnitude is at least `bound` */
+    void *y;
     void *scratch; /* aligned to 64 bytes */
 } ob_signed_convolution;
 

@@ -1,11 +1,12 @@
-/* Convolutions of float32 values with weights of one magnitude per output, in the tile registers of AMX. See
- * ob_signed_convolution.
+/* Convolutions of float32 values, or of their signs, with weights of one magnitude per output, in the tile
+ * registers of AMX. See ob_signed_convolution.
  *
  * A value is the sum of three bfloat16, of which the products with signs are exact. The pixels of an image,
  * with the padding around them, are positions of one line: then 16 outputs that follow each other read inputs
  * equally far apart, those of a row of taps side by side. Outputs between two rows are computed in vain. */
 #pragma once
 #include "pieces.h"
+#include "vector.h"
 
 enum {
     TILE_VALUES = 32,      /* bfloat16 of a row of a tile */
@@ -67,30 +68,31 @@ static void pack_signs(const ob_signed_convolution *call, const line_t *work, in
 }
 
 /* Writes an image on the line; padding stays 0. Returns how many pieces are not all 0. */
-static int write_image(const ob_signed_convolution *call, const line_t *work, int64_t image, uint16_t *to) {
-    __m512i more[PIECES - 1] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+ALWAYS int write_image(const int bf16, const int signs, const int scaled, const ob_signed_convolution *call,
+                       const line_t *work, int64_t image, uint16_t *to) {
+    __m512i used[PIECES] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
     const int64_t channels = call->channels, columns = call->in_size[1];
-    const int64_t together = call->x_scale || call->spread[1] > 1 ? channels : columns * channels;
+    const int count = signs || (bf16 && !scaled) ? 1 : PIECES;
+    const int64_t together = scaled || call->spread[1] > 1 ? channels : columns * channels;
     for (int64_t i = 0; i < call->in_size[0]; i++) {
-        const float *x = call->x + (image * call->in_size[0] + i) * columns * channels;
+        const int64_t x = (image * call->in_size[0] + i) * columns * channels;
         uint16_t *row =
             to + ((call->padding[0] + i * call->spread[0]) * work->pitch + call->padding[1]) * channels;
         for (int64_t j = 0; j < columns * channels; j += together, row += call->spread[1] * channels)
             for (int64_t k = 0; k < together; k += 16) {
                 const __mmask16 some = first_of(together - k);
-                __m512 value = _mm512_maskz_loadu_ps(some, x + j + k);
-                if (call->x_scale)
-                    value = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(some, call->x_scale + k));
-                __m512i pieces[PIECES];
-                split(value, pieces);
-                for (int piece = 0; piece < PIECES; piece++) {
-                    if (piece) more[piece - 1] = _mm512_or_si512(more[piece - 1], pieces[piece]);
+                __m512 value = load_row(call->x, x + j + k, some, bf16);
+                __m512i pieces[PIECES] = {sign_of(value)};
+                if (scaled) value = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(some, call->x_scale + k));
+                if (!signs) split(value, pieces);
+                for (int piece = 0; piece < count; piece++) {
+                    used[piece] = _mm512_or_si512(used[piece], pieces[piece]);
                     _mm256_mask_storeu_epi16(row + k + piece * work->piece, some,
                                              _mm512_cvtepi32_epi16(_mm512_srli_epi32(pieces[piece], 16)));
                 }
             }
     }
-    return _mm512_test_epi32_mask(more[1], more[1]) ? 3 : _mm512_test_epi32_mask(more[0], more[0]) ? 2 : 1;
+    return _mm512_test_epi32_mask(used[2], used[2]) ? 3 : _mm512_test_epi32_mask(used[1], used[1]) ? 2 : 1;
 }
 
 /* Sums of 64 positions and 16 outputs, or 32 and 32. */
@@ -131,21 +133,41 @@ ALWAYS void line_sums(const int across, const ob_signed_convolution *call, const
     WRITTEN(sums);
 }
 
+/* Stores sums of `count` outputs of a row of an image, of one output tile. */
+ALWAYS void store_row_of(const int bf16, const int cut, const ob_signed_convolution *call, const float *sums,
+                         int64_t across, int64_t count, int64_t to, int64_t some, floats_t scale) {
+    for (int64_t m = 0; m < count; m++, to += call->outputs) {
+        floats_t y;
+        memcpy(&y, sums + m * across, sizeof y);
+        y *= scale;
+        if (cut)
+            y = chosen(y, (words_t)(magnitude(load_ordered(call->cut, to, some, bf16)) >= call->bound),
+                       (floats_t){0});
+        store_ordered(call->y, to, some, y, bf16);
+    }
+}
+
 /* Stores those of `count` positions from `at` on that are outputs of the image. */
 static void store_line(const ob_signed_convolution *call, const line_t *work, int64_t image, int64_t at,
                        int64_t count, int64_t output, int64_t across) {
-    int64_t row = at / work->out_pitch, column = at % work->out_pitch;
-    for (int64_t m = 0; m < count; m++) {
-        if (column < call->out_size[1])
-            for (int64_t k = 0; k < across && output + k < call->outputs; k += 16) {
-                const __mmask16 some = first_of(call->outputs - output - k);
-                __m512 y = _mm512_load_ps(work->sums + m * across + k);
-                if (call->y_scale)
-                    y = _mm512_mul_ps(y, _mm512_maskz_loadu_ps(some, call->y_scale + output + k));
-                const int64_t pixel = (image * call->out_size[0] + row) * call->out_size[1] + column;
-                _mm512_mask_storeu_ps(call->y + pixel * call->outputs + output + k, some, y);
+    for (int64_t k = 0; k < across && output + k < call->outputs; k += 16) {
+        const int64_t left = call->outputs - output - k, some = left < 16 ? left : 16;
+        const floats_t scale =
+            call->y_scale ? load_ordered(call->y_scale, output + k, some, 0) : (floats_t){0} + 1;
+        int64_t row = at / work->out_pitch, column = at % work->out_pitch;
+        for (int64_t m = 0, step; m < count; m += step, column = 0, row++) {
+            step = work->out_pitch - column < count - m ? work->out_pitch - column : count - m;
+            const int64_t inside = call->out_size[1] - column, some_columns = inside < step ? inside : step;
+            const int64_t to =
+                ((image * call->out_size[0] + row) * call->out_size[1] + column) * call->outputs + output + k;
+            const float *sums = work->sums + m * across + k;
+            switch (2 * (call->bf16 != 0) + (call->cut != NULL)) {
+#define CASE(bf16, cut) \
+    case 2 * bf16 + cut: store_row_of(bf16, cut, call, sums, across, some_columns, to, some, scale); break;
+                CASE(0, 0) CASE(0, 1) CASE(1, 0) CASE(1, 1)
+#undef CASE
             }
-        if (++column == work->out_pitch) column = 0, row++;
+        }
     }
 }
 
@@ -176,6 +198,8 @@ static int64_t run_convolution(const ob_signed_convolution *call, int32_t stage,
             pack_signs(call, &work, tile);
         return bytes;
     }
+    int scaled = 0;
+    for (int k = 0; call->x_scale && k < call->channels; k++) scaled |= call->x_scale[k] != 1;
     memset(work.line, 0, (size_t)(PIECES * work.piece) * 2);
     shape_tiles(MAX_ROWS);
     for (int64_t first = call->images * part / parts, end = call->images * (part + 1) / parts; first < end;
@@ -183,7 +207,16 @@ static int64_t run_convolution(const ob_signed_convolution *call, int32_t stage,
         const int64_t count = end - first < work.near ? end - first : work.near;
         int pieces = 1;
         for (int64_t n = 0; n < count; n++) {
-            int found = write_image(call, &work, first + n, work.line + n * work.image);
+            uint16_t *to = work.line + n * work.image;
+            int found = 0;
+            switch (4 * (call->bf16 != 0) + 2 * (call->x_signs != 0) + scaled) {
+#define CASE(bf16, signs, scaled)                                             \
+    case 4 * bf16 + 2 * signs + scaled:                                       \
+        found = write_image(bf16, signs, scaled, call, &work, first + n, to); \
+        break;
+                CASE(0, 0, 0) CASE(0, 0, 1) CASE(0, 1, 0) CASE(1, 0, 0) CASE(1, 0, 1) CASE(1, 1, 0)
+#undef CASE
+            }
             pieces = found > pieces ? found : pieces;
         }
         WRITTEN(work.line);

@@ -155,23 +155,25 @@ static void find_pixels(const wgrad_t *work, const pixels_t *pixels, int64_t beg
     }
 }
 
-/* The values of two positions, each pair a word: bfloat16, or the pieces of float32. */
-ALWAYS void pairs_at(const char *const *at, int64_t first, __mmask16 some, int pieces, __m512i *to) {
-    if (pieces == 1) {
-        __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, (const uint16_t *)at[0] + first));
-        __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, (const uint16_t *)at[1] + first));
-        *to = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
-        return;
+/* The values of two positions, each pair a word: signs of what is inside, bfloat16, or the pieces of float32.
+ */
+ALWAYS void pairs_at(const int bf16, const int signs, const wgrad_t *work, const char *const *at,
+                     int64_t first, __mmask16 some, __m512i *to) {
+    __m512i pieces[2][PIECES];
+    for (int k = 0; k < 2; k++) {
+        const __m512 value = load_row(at[k], first, some, bf16);
+        pieces[k][0] = _mm512_castps_si512(value);
+        if (signs) pieces[k][0] = _mm512_maskz_mov_epi32(at[k] == work->zeros ? 0 : some, sign_of(value));
+        if (!bf16 && !signs) split(value, pieces[k]);
     }
-    __m512i even[PIECES], odd[PIECES];
-    split(_mm512_maskz_loadu_ps(some, (const float *)at[0] + first), even);
-    split(_mm512_maskz_loadu_ps(some, (const float *)at[1] + first), odd);
-    for (int k = 0; k < PIECES; k++) to[k] = _mm512_or_si512(_mm512_srli_epi32(even[k], 16), odd[k]);
+    for (int k = 0; k < (bf16 || signs ? 1 : PIECES); k++)
+        to[k] = _mm512_or_si512(_mm512_srli_epi32(pieces[0][k], 16), pieces[1][k]);
 }
 
 /* A stretch of x from position `at` on, of one phase. What the stretch before had around it comes first. */
-ALWAYS void pack_x(const int pieces, const ob_convolution *call, wgrad_t *work, const pixels_t *pixels,
-                   int64_t at, int64_t steps, uint32_t *to) {
+ALWAYS void pack_x(const int bf16, const int signs, const ob_convolution *call, wgrad_t *work,
+                   const pixels_t *pixels, int64_t at, int64_t steps, uint32_t *to) {
+    const int pieces = bf16 || signs ? 1 : PIECES;
     const int64_t kept = at > 0 ? work->around / 2 : 0, end = (work->around + steps * POSITIONS) / 2;
     __m512i used[PIECES] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
     find_pixels(work, pixels, at - work->before + 2 * kept, 2 * (end - kept));
@@ -183,7 +185,7 @@ ALWAYS void pack_x(const int pieces, const ob_convolution *call, wgrad_t *work, 
         }
         for (int64_t k = kept; k < end; k++) {
             __m512i pair[PIECES];
-            pairs_at(work->at + 2 * (k - kept), tile * 16, some, pieces, pair);
+            pairs_at(bf16, signs, work, work->at + 2 * (k - kept), tile * 16, some, pair);
             for (int piece = 0; piece < pieces; piece++) {
                 _mm512_store_si512(to + piece * work->x_piece + k * 16, pair[piece]);
                 used[piece] = _mm512_or_si512(used[piece], pair[piece]);
@@ -224,8 +226,9 @@ ALWAYS void store_transposed(__m512i *a, uint16_t *to) {
 }
 
 /* `more`: not the first stretch; what comes before it is the end of the one before, else zeros. */
-ALWAYS void pack_gradients(const int pieces, const ob_convolution *call, const wgrad_t *work, int64_t steps,
+ALWAYS void pack_gradients(const int bf16, const ob_convolution *call, const wgrad_t *work, int64_t steps,
                            int more) {
+    const int pieces = bf16 ? 1 : PIECES;
     for (int tile = 0; tile < work->output_tiles; tile++) {
         uint16_t *to = work->gradients + (int64_t)tile * 16 * GRADIENT_ROW;
         __mmask16 some = first_of(call->outputs - tile * 16);
@@ -238,7 +241,7 @@ ALWAYS void pack_gradients(const int pieces, const ob_convolution *call, const w
             __m512i a[PIECES][16], pair[PIECES];
 #pragma GCC unroll 16
             for (int k = 0; k < 16; k++) {
-                pairs_at(work->at + n * POSITIONS + 2 * k, tile * 16, some, pieces, pair);
+                pairs_at(bf16, 0, work, work->at + n * POSITIONS + 2 * k, tile * 16, some, pair);
                 for (int piece = 0; piece < pieces; piece++) a[piece][k] = pair[piece];
             }
             for (int piece = 0; piece < pieces; piece++)
@@ -347,7 +350,7 @@ static void block_sums(const ob_convolution *call, wgrad_t *work, int64_t first,
         if (call->bf16)
             pack_gradients(1, call, work, steps, at > 0);
         else
-            pack_gradients(PIECES, call, work, steps, at > 0);
+            pack_gradients(0, call, work, steps, at > 0);
         work->x_pieces[1] = work->x_pieces[0], work->x_pieces[0] = 1;
         uint32_t *pairs_of_x = work->pairs_of_x;
         for (int begin = 0, end; begin < work->taps; begin = end) {
@@ -363,10 +366,12 @@ static void block_sums(const ob_convolution *call, wgrad_t *work, int64_t first,
                                     rows * columns * size,
                                     call->stride[0] * columns * size,
                                     call->stride[1] * size};
-                if (call->bf16)
-                    pack_x(1, call, work, &x, at, steps, pairs_of_x);
-                else
-                    pack_x(PIECES, call, work, &x, at, steps, pairs_of_x);
+                switch (2 * (call->bf16 != 0) + (call->x_signs != 0)) {
+#define CASE(bf16, signs) \
+    case 2 * bf16 + signs: pack_x(bf16, signs, call, work, &x, at, steps, pairs_of_x); break;
+                    CASE(0, 0) CASE(0, 1) CASE(1, 0) CASE(1, 1)
+#undef CASE
+                }
                 WRITTEN(pairs_of_x);
             }
             for (end = begin + 1; end < work->taps && group_of(work->shifts[end]) == group_of(*tap);) end++;
