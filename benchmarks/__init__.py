@@ -9,7 +9,7 @@ from __future__ import annotations
 import onebit  # noqa: F401  before torch, whose idle threads then sleep, as on the command line
 
 BENCHMARKS = (
-    *("cortex-m4", "kernels", "language", "mnist-time", "nets", "packed-layers", "startup", "training-step"),
-    "zoo",
+    *("cortex-m4", "kernels", "language", "mnist-time", "nets", "own-loop", "packed-layers", "startup"),
+    *("training-step", "zoo"),
 )
 """The names; each module is imported when its benchmark runs."""

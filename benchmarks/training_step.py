@@ -13,7 +13,7 @@ import os
 import shlex
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -118,11 +118,12 @@ def compare(recipe: Recipe, *, mode: Mode, rounds: int, seconds: float, **where:
     return {**row, "ratio": 1 / row["twin_speedup"], "first_seconds": first_seconds, "steps": steps}
 
 
-def longest_operations(steps: Steps, *, most: int = 10) -> dict[str, float]:
-    """Milliseconds a step of the operations that take longest by themselves, on the GPU if the net is there."""
+def longest_operations(step: Callable[[], Any], *, cuda: bool = False, most: int = 10) -> dict[str, float]:
+    """Milliseconds a step of the operations that take longest by themselves."""
     with torch.profiler.profile(acc_events=True) as profile:
-        steps.take(3)
-    key = "self_device_time_total" if steps.x.is_cuda else "self_cpu_time_total"
+        for _ in range(3):
+            step()
+    key = "self_device_time_total" if cuda else "self_cpu_time_total"
     spent = {event.key: getattr(event, key) / 3e3 for event in profile.key_averages()}
     return dict(sorted(spent.items(), key=lambda each: -each[1])[:most])
 
@@ -169,7 +170,7 @@ def measure(
         how: dict[str, Any] = {"mode": MODES[mode], "precision": precision, "device": on}
         row = compare(recipe_of(name, method, flags), rounds=clock.rounds, seconds=clock.seconds, **how)
         steps = row.pop("steps")
-        longest = {"longest": longest_operations(steps)} if profile else {}
+        longest = {"longest": longest_operations(partial(steps.take, 1), cuda=steps.x.is_cuda)} if profile else {}
         yield {"net": name, "precision": precision, "mode": mode, "method": method, **row, **longest}
     for each in {on, torch.device("cpu")} if profile else ():
         yield {"net": f"augmentation, {each}", "images_per_second": images_per_second(each)}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from onebit.layers import BinaryConv2d, convolution
 from onebit.layers.convolution import convolved
@@ -194,6 +195,32 @@ def test_second_derivatives_of_signs_are_those_of_torch(signs: str, monkeypatch:
         found.append(torch.autograd.grad(sum(part.square().sum() for part in first), (x, conv.weight)))
     for ours, theirs in zip(*found, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("quantizer", ["sign", "stochastic"])
+@pytest.mark.parametrize("inputs", [None, "ste_sign"])
+def test_checkpointing_repeats_the_forward_pass(quantizer: str, inputs: str | None, use_reentrant: bool) -> None:
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        conv = BinaryConv2d(16, 16, 3, padding=1, bias=False, weight_quantizer=quantizer, input_quantizer=inputs)
+        x = drawn(2, 16, 6, 6, dtype=torch.float32).requires_grad_()
+        y = checkpoint(conv, x, use_reentrant=use_reentrant) if again else conv(x)
+        y.square().sum().backward()
+        found.append((y, x.grad, conv.weight.grad))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of torch
+def test_a_compiled_layer_has_the_operations_of_torch(products: list[int]) -> None:
+    conv = BinaryConv2d(16, 16, 3, padding=1, bias=False, input_quantizer="ste_sign")
+    x = drawn(2, 16, 6, 6, dtype=torch.float32)
+    y = torch.compile(conv, backend="eager")(x)
+    assert not products
+    torch.testing.assert_close(y, conv(x))
+    assert products
 
 
 def test_hooks_of_the_quantizer_see_its_signs() -> None:

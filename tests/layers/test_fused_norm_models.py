@@ -115,6 +115,36 @@ def test_transforms_see_the_modules(fused: list[int]) -> None:
     assert not fused
 
 
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.layer, self.norm = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.layer(self.body(x))) + x)
+
+
+def test_a_net_of_ones_own_is_fused_when_it_becomes_binary(fused: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = Residual().to(memory_format=torch.channels_last)
+    real, keys = copy.deepcopy(net), [*net.state_dict()]
+    onebit.binarize_(net)
+    assert [*net.state_dict()] == keys
+    assert isinstance(net.norm, nn.BatchNorm2d)
+    found = []
+    for native in ("1", "0"):
+        monkeypatch.setenv("ONEBIT_NATIVE", native)
+        twin, x = copy.deepcopy(net), drawn(*SHAPE).requires_grad_()
+        twin(x).square().sum().backward()
+        found.append([x.grad, *(p.grad for p in twin.parameters()), *twin.buffers()])
+        assert len(fused) == 2
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    onebit.dense_(net)
+    assert [type(module) for module in net.modules()] == [type(module) for module in real.modules()]
+
+
 def test_the_default_dtype_and_device_do_not_matter() -> None:
     shape = (4, 16, 5, 5)
     given = norm_of(shape), drawn(*shape), drawn(*shape, seed=1), drawn(*shape, seed=2)

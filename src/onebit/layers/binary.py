@@ -152,9 +152,9 @@ class _Conv(BinaryLayer):
             return layer._conv_forward(x, weight, bias)
         padding = (0,) * self.axes if self.padding_value else layer.padding
         window = layer.stride, padding, layer.dilation, layer.groups
-        if self.axes == 1:
-            return F.conv1d(x, weight, bias, *window)
-        return convolved(x, weight, bias, *window, signs=are_signs(self.input_quantizer), surrogate=surrogate)
+        if self.axes == 2 and self.training:
+            return convolved(x, weight, bias, *window, signs=are_signs(self.input_quantizer), surrogate=surrogate)
+        return (F.conv1d if self.axes == 1 else F.conv2d)(x, weight, bias, *window)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")

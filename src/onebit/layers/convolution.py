@@ -77,8 +77,6 @@ def convolution_kernels(
     """The instruction set with the kernel, or None where torch must run."""
     fits = (
         is_plain_training(x)
-        and torch.is_grad_enabled()
-        and weight.requires_grad
         and bias is None
         and not isinstance(padding, str)
         and tuple(dilation) == (1, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-
 from typing import Any
 
 HASH = "66d655378ac62a66f5e33fa31f98f53fa1cab45219cb3ff14cfed47d98a7ce8b"
