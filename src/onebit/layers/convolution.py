@@ -10,7 +10,7 @@ Results do not depend on the number of threads, and have no more error than thos
 may make its neighbours, or other weights of the same channel or output, NaN, too.
 
 `convolved` falls back to torch's convolution for inputs that are not in channels_last, with a bias, groups or dilation,
-in bfloat16 above 128 channels, above 49 taps, on a GPU, compiled, traced, on other processors, and without the native
+in bfloat16 above 512 channels, above 49 taps, on a GPU, compiled, traced, on other processors, and without the native
 library (`ONEBIT_NATIVE=0`).
 """
 
@@ -34,7 +34,7 @@ from onebit.quantizers.base import Surrogate, autocast_dtype, clipped
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 from onebit.quantizers.surrogates import signed, surrogate_gradient
 
-_MAX_CHANNELS = 128
+_MAX_CHANNELS = 512
 """In bfloat16; above it, torch's kernel is as fast."""
 _MIN_CHANNELS = 16
 """In float32; below it, tiles are half empty."""
@@ -126,7 +126,6 @@ def _gradients(
     bf16, real = weight.dtype == torch.bfloat16, surrogate is not None
     to_x = to_weight = None
     if plain and x.requires_grad and scale is not None:
-        turned, size = weight.detach().flip(2, 3).transpose(0, 1), x.shape[2:]
         back = tuple(taps - 1 - outside for taps, outside in zip(weight.shape[2:], padding, strict=True))
         cut: dict[str, Any] = {}
         if surrogate is not None and surrogate[0] is clipped:
@@ -134,7 +133,8 @@ def _gradients(
                 {"cut": x.detach().contiguous(memory_format=torch.channels_last), "bound": surrogate[1][x.dtype]},
                 None,
             )
-        to_x = _of_signs(isa, gradient, turned, size, padding=back, spread=tuple(stride), x_scale=scale, **cut)
+        window: dict[str, Any] = {"padding": back, "spread": tuple(stride), "turned": True}
+        to_x = _of_signs(isa, gradient, weight, x.shape[2:], x_scale=scale, **window, **cut)
     if plain and weight.requires_grad and (bf16 or signs or real):
         to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding, x_signs=real)
     mask = [x.requires_grad and to_x is None, weight.requires_grad and to_weight is None, False]
@@ -160,8 +160,9 @@ def _of_signs(
         fields: others of `SignedConvolutionStruct`.
     """
     x, weight = (part.detach().contiguous(memory_format=torch.channels_last) for part in (x, weight.float()))
-    y = torch.empty(len(x), len(weight), *size, dtype=x.dtype, memory_format=torch.channels_last)
-    sizes = {"images": len(x), "channels": x.shape[1], "outputs": len(weight), "kernel": tuple(weight.shape[2:])}
+    outputs = weight.shape[1 if fields.get("turned") else 0]
+    y = torch.empty(len(x), outputs, *size, dtype=x.dtype, memory_format=torch.channels_last)
+    sizes = {"images": len(x), "channels": x.shape[1], "outputs": outputs, "kernel": tuple(weight.shape[2:])}
     sizes |= {"in_size": tuple(x.shape[2:]), "out_size": tuple(size)}
     sizes |= {"stride": stride, "spread": spread, "bf16": x.dtype == torch.bfloat16}
     launch(run_convolution, isa, SignedConvolutionStruct, x=x, weight=weight, y=y, **sizes, **fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "66d655378ac62a66f5e33fa31f98f53fa1cab45219cb3ff14cfed47d98a7ce8b"
+HASH = "12379cce03769dd7c48d16022738b50035bb75381c46089b0cde133ce0f086d3"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -222,7 +222,7 @@ class SignedConvolutionStruct(ctypes.Structure):
         ("images", Long),
         *_of(Int, "channels outputs"),
         *_of(Int * 2, "in_size out_size kernel stride padding spread"),
-        *_of(Int, "x_signs bf16"),
+        *_of(Int, "x_signs bf16 turned"),
         ("bound", Float),
         *_of(Pointer, "x weight x_scale y_scale cut y scratch"),
     ]

@@ -280,10 +280,11 @@ typedef struct {
     int64_t images;
     int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2];
     int32_t padding[2], spread[2]; /* before x; the distance of its pixels, with zeros between them */
-    int32_t x_signs, bf16;         /* bf16: of x, y and `cut` */
+    int32_t x_signs, bf16, turned; /* bf16: of x, y and `cut` */
     float bound;
     const void *x;
-    const float *weight;
+    const float
+        *weight; /* in channels_last; turned: that of the convolution whose gradient to its input this is */
     const float *x_scale, *y_scale; /* per channel, without x_signs, and per output; NULL for 1 */
     const void *cut; /* of the shape of y: NULL, or y is 0 where its magnitude is at least `bound` */
     void *y;

@@ -3,7 +3,9 @@
  *
  * A value is the sum of three bfloat16, of which the products with signs are exact. The pixels of an image,
  * with the padding around them, are positions of one line: then 16 outputs that follow each other read inputs
- * equally far apart, those of a row of taps side by side. Outputs between two rows are computed in vain. */
+ * equally far apart, those of a row of taps side by side. A step multiplies TILE_VALUES of them: of one tap
+ * and then of the next one, whose values are nearly the same, or in a row if a tap has no whole steps.
+ * Outputs between two rows are computed in vain. */
 #pragma once
 #include "pieces.h"
 #include "vector.h"
@@ -16,12 +18,18 @@ enum {
 
 typedef struct {
     int64_t pitch, out_pitch, positions; /* of a row of inputs, of outputs, and of the outputs of an image */
-    int64_t image, piece;     /* bfloat16 of one piece of an image, and of all images that are near */
-    int64_t near;             /* how many */
-    int chunks, output_tiles; /* tiles of weights of a row of taps */
+    int64_t image, piece; /* bfloat16 of one piece of an image, and of all images that are near */
+    int64_t near;         /* how many */
+    int taps, steps;      /* whose steps take turns in a row of taps, and steps of each */
+    int output_tiles;
     uint16_t *weights, *line;
     float *sums;
 } line_t;
+
+/* Weights of an output tile. */
+static int64_t panel_of(const ob_signed_convolution *call, const line_t *work) {
+    return (int64_t)call->kernel[0] * work->taps * work->steps * TILE_WEIGHTS;
+}
 
 static int64_t whole_lines(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
 
@@ -36,12 +44,14 @@ static int64_t plan_line(const ob_signed_convolution *call, int32_t part, int32_
     work->pitch = (size[1] + call->stride[1] - 1) / call->stride[1] * call->stride[1];
     work->out_pitch = work->pitch / call->stride[1] * call->stride[0];
     work->positions = (call->out_size[0] - 1) * work->out_pitch + call->out_size[1];
-    work->chunks = (call->kernel[1] * call->channels + TILE_VALUES - 1) / TILE_VALUES;
+    const int whole = call->channels % TILE_VALUES == 0;
+    work->taps = whole ? call->kernel[1] : 1;
+    work->steps = (call->kernel[1] / work->taps * call->channels + TILE_VALUES - 1) / TILE_VALUES;
     work->output_tiles = (call->outputs + 15) / 16;
     /* the last tiles read behind the image */
     const int64_t behind = 64 * call->stride[1] * call->channels + TILE_VALUES;
     work->image = whole_lines(2 * (size[0] * work->pitch * call->channels + behind)) / 2;
-    const int64_t weights = (int64_t)work->output_tiles * call->kernel[0] * work->chunks * TILE_WEIGHTS * 2;
+    const int64_t weights = work->output_tiles * panel_of(call, work) * 2;
     work->near = weights > NEAR_BYTES ? NEAR_BYTES / (2 * PIECES * work->image) : 1;
     work->near = work->near < 1 ? 1 : work->near < call->images ? work->near : call->images;
     work->piece = work->near * work->image + 32; /* pieces of a value are not all in one set of a cache */
@@ -54,17 +64,36 @@ static int64_t plan_line(const ob_signed_convolution *call, int32_t part, int32_
     return weights + parts * own;
 }
 
-/* Tiles of 1 and -1 of an output tile: [row of taps][chunk][pair of values][output][2]. */
+/* Tiles of 1 and -1 of an output tile: [row of taps][step][pair of values][output][2]. Weights are
+ * [output][taps down][across][channel]; of turned ones the outputs are the channels, and the last taps come
+ * first. */
 static void pack_signs(const ob_signed_convolution *call, const line_t *work, int64_t tile) {
-    const int64_t values = (int64_t)call->kernel[1] * call->channels, row = work->chunks * TILE_WEIGHTS;
-    uint16_t *to = work->weights + tile * call->kernel[0] * row;
-    memset(to, 0, (size_t)(call->kernel[0] * row) * 2);
-    for (int64_t o = 0; o < 16 && tile * 16 + o < call->outputs; o++) {
-        const float *weight = call->weight + (tile * 16 + o) * call->kernel[0] * values;
-        for (int64_t i = 0; i < call->kernel[0]; i++)
-            for (int64_t k = 0; k < values; k++)
-                to[i * row + k / 2 * 32 + o * 2 + k % 2] = *weight++ < 0 ? 0xbf80 : 0x3f80;
-    }
+    const int64_t down = call->kernel[0], across = call->kernel[1], channels = call->channels,
+                  outputs = call->outputs;
+    const int64_t apart = call->turned ? 1 : down * across * channels,
+                  of_channel = call->turned ? down * across * outputs : 1,
+                  of_tap = call->turned ? -outputs : channels;
+    const float *weights =
+        call->weight + tile * 16 * apart + (call->turned ? (down * across - 1) * outputs : 0);
+    const __mmask16 some = first_of(outputs - tile * 16);
+    const __m512i lanes =
+        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                           _mm512_set1_epi32((int)apart));
+    uint16_t *to = work->weights + tile * panel_of(call, work);
+    for (int64_t i = 0; i < down; i++)
+        for (int64_t n = 0; n < work->steps * work->taps; n++)
+            for (int64_t k = 0; k < TILE_VALUES; k += 2, to += 32) {
+                __m512i pair[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+                for (int side = 0; side < 2; side++) {
+                    const int64_t value = n / work->taps * TILE_VALUES + k + side,
+                                  tap = n % work->taps + value / channels, channel = value % channels;
+                    if (tap >= across) continue;
+                    const float *from = weights + (i * across + tap) * of_tap + channel * of_channel;
+                    const __m512 weight = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), some, lanes, from, 4);
+                    pair[side] = _mm512_maskz_mov_epi32(some, sign_of(weight));
+                }
+                _mm512_store_si512(to, _mm512_or_si512(_mm512_srli_epi32(pair[0], 16), pair[1]));
+            }
 }
 
 /* Writes an image on the line; padding stays 0. Returns how many pieces are not all 0. */
@@ -99,14 +128,16 @@ ALWAYS int write_image(const int bf16, const int signs, const int scaled, const 
 ALWAYS void line_sums(const int across, const ob_signed_convolution *call, const line_t *work,
                       const uint16_t *line, const uint16_t *weights, int pieces, float *sums) {
     const int64_t step = (int64_t)call->stride[1] * call->channels, apart = 32 * across;
-    const int64_t panel = (int64_t)call->kernel[0] * work->chunks * TILE_WEIGHTS;
+    const int64_t panel = panel_of(call, work);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int i = 0; i < call->kernel[0]; i++, line += work->pitch * call->channels)
-        for (int c = 0; c < work->chunks; c++, weights += TILE_WEIGHTS) {
-            const uint16_t *x = line + c * TILE_VALUES;
+    for (int i = 0; i < call->kernel[0]; i++, line += work->pitch * call->channels) {
+        const uint16_t *from = line;
+        for (int n = 0, tap = 0; n < work->steps * work->taps; n++, weights += TILE_WEIGHTS) {
+            const uint16_t *x = from + tap * call->channels;
+            if (++tap == work->taps) tap = 0, from += TILE_VALUES;
             _tile_loadd(7, weights, 64);
             if (across > 1) _tile_loadd(6, weights + panel, 64);
             for (int k = 0; k < pieces; k++, x += work->piece) {
@@ -126,6 +157,7 @@ ALWAYS void line_sums(const int across, const ob_signed_convolution *call, const
                 }
             }
         }
+    }
     _tile_stored(0, sums, 2 * apart);
     _tile_stored(1, across > 1 ? sums + 16 : sums + 256, 2 * apart);
     _tile_stored(2, sums + 512, 2 * apart);
@@ -174,7 +206,7 @@ static void store_line(const ob_signed_convolution *call, const line_t *work, in
 /* An output tile, or two, of an image. */
 static void convolve(const ob_signed_convolution *call, const line_t *work, int tile, int tiles,
                      int64_t image, const uint16_t *line, int pieces) {
-    const uint16_t *weights = work->weights + (int64_t)tile * call->kernel[0] * work->chunks * TILE_WEIGHTS;
+    const uint16_t *weights = work->weights + tile * panel_of(call, work);
     for (int64_t at = 0, count; at < work->positions; at += count) {
         count = work->positions - at < 64 / tiles ? work->positions - at : 64 / tiles;
         const uint16_t *from = line + at * call->stride[1] * call->channels;
