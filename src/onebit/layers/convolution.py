@@ -36,6 +36,8 @@ from onebit.quantizers.surrogates import signed, surrogate_gradient
 
 _MAX_CHANNELS = 512
 """In bfloat16; above it, torch's kernel is as fast."""
+_MAX_SIGNED = 128
+"""The same for the gradient to inputs of which the signs are taken."""
 _MIN_CHANNELS = 16
 """In float32; below it, tiles are half empty."""
 
@@ -125,7 +127,8 @@ def _gradients(
     plain = is_plain_training(gradient) and x.dtype == gradient.dtype == weight.dtype and not torch.is_grad_enabled()
     bf16, real = weight.dtype == torch.bfloat16, surrogate is not None
     to_x = to_weight = None
-    if plain and x.requires_grad and scale is not None:
+    by_signs = scale is not None and (not bf16 or max(weight.shape[:2]) <= _MAX_SIGNED)
+    if plain and x.requires_grad and by_signs:
         back = tuple(taps - 1 - outside for taps, outside in zip(weight.shape[2:], padding, strict=True))
         cut: dict[str, Any] = {}
         if surrogate is not None and surrogate[0] is clipped:
