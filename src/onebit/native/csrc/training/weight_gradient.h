@@ -10,7 +10,7 @@
  * the gradients are read one position to the left instead.
  *
  * Images are divided into blocks with sums of their own, whatever the number of threads, and the blocks are
- * added in order. */
+ * added in order. A block is computed for as many outputs at a time as have their sums near. */
 #pragma once
 #include "pieces.h"
 
@@ -19,7 +19,8 @@ enum {
     POSITIONS = 32,    /* of a tile */
     STRETCH = 8,       /* most tiles of positions of a stretch, an even number */
     MAX_BLOCKS = 8,
-    TILE_SUMS = 256, /* 16 outputs times 16 channels */
+    NEAR_SUMS = 1 << 20, /* bytes that stay in the second-level cache */
+    TILE_SUMS = 256,     /* 16 outputs times 16 channels */
     GRADIENT_ROW = (STRETCH + 1) *
         POSITIONS, /* of one output; the stretch begins after a tile, whose end is the position before.
                       An odd number of cache lines, so that 16 rows are not all in one set. */
@@ -46,8 +47,9 @@ typedef struct {
     int64_t pitch, rows; /* positions of a row, rows of an image */
     int64_t before,
         around; /* positions of x that a stretch needs in front of it, and there and behind it: even */
-    int64_t blocks, pairs;                                       /* pairs: of a stretch of x */
-    int64_t gradient_piece, x_piece;                             /* numbers of a piece */
+    int64_t blocks, pairs;           /* pairs: of a stretch of x */
+    int64_t begin, end, together;    /* tiles of outputs that are computed at the same time, and how many */
+    int64_t gradient_piece, x_piece; /* numbers of a piece */
     int taps, output_tiles, channel_tiles, phases, pieces, size; /* size: bytes of a value */
     int x_pieces[2];             /* that are not all 0, of this stretch and the one before */
     shift_t shifts[OB_MAX_TAPS]; /* by phase, even before odd */
@@ -116,7 +118,11 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
     work->pairs = (work->around + STRETCH * POSITIONS) / 2;
     work->output_tiles = (call->outputs + 15) / 16, work->channel_tiles = (call->channels + 15) / 16;
     int64_t tiles = (int64_t)work->output_tiles * work->channel_tiles * work->taps;
-    work->blocks = call->images < MAX_BLOCKS ? call->images : MAX_BLOCKS;
+    const int64_t bytes = work->channel_tiles * (int64_t)work->taps * TILE_SUMS * 4; /* of an output tile */
+    work->together = at_least(NEAR_SUMS / bytes, 1);
+    work->blocks = at_least(16 * NEAR_SUMS / (bytes * work->output_tiles), 1);
+    if (work->blocks > MAX_BLOCKS) work->blocks = MAX_BLOCKS;
+    if (work->blocks > call->images) work->blocks = call->images;
     int64_t sums = work->blocks * tiles * TILE_SUMS * 4;
     work->gradient_piece = (int64_t)work->output_tiles * 16 * GRADIENT_ROW;
     work->x_piece = work->phases * work->channel_tiles * work->pairs * 16;
@@ -229,8 +235,8 @@ ALWAYS void store_transposed(__m512i *a, uint16_t *to) {
 ALWAYS void pack_gradients(const int bf16, const ob_convolution *call, const wgrad_t *work, int64_t steps,
                            int more) {
     const int pieces = bf16 ? 1 : PIECES;
-    for (int tile = 0; tile < work->output_tiles; tile++) {
-        uint16_t *to = work->gradients + (int64_t)tile * 16 * GRADIENT_ROW;
+    for (int64_t tile = work->begin; tile < work->end; tile++) {
+        uint16_t *to = work->gradients + tile * 16 * GRADIENT_ROW;
         __mmask16 some = first_of(call->outputs - tile * 16);
         for (int piece = 0; piece < pieces; piece++)
             for (int k = 0; k < 16; k++) {
@@ -296,16 +302,15 @@ ALWAYS void add_taps(const int taps, const wgrad_t *work, const uint16_t *gradie
 static void add_products(const wgrad_t *work, const uint32_t *pairs_of_x, int begin, int end, int64_t steps,
                          float *sums, ahead_t *ahead) {
     const int odd = work->shifts[begin].shift & 1;
-    for (int o = 0; o < work->output_tiles; o++)
+    for (int64_t o = work->begin; o < work->end; o++)
         for (int c = 0; c < work->channel_tiles; c++) {
-            const uint16_t *gradients = work->gradients + (int64_t)o * 16 * GRADIENT_ROW + POSITIONS - odd;
+            const uint16_t *gradients = work->gradients + o * 16 * GRADIENT_ROW + POSITIONS - odd;
             const uint32_t *x[TAPS_TOGETHER];
             float *to[TAPS_TOGETHER];
             for (int t = begin; t < end; t++) {
                 const shift_t *tap = &work->shifts[t];
                 x[t - begin] = pairs_of_x + (c * work->pairs + (work->before + tap->shift - odd) / 2) * 16;
-                to[t - begin] =
-                    sums + (((int64_t)o * work->channel_tiles + c) * work->taps + tap->tap) * TILE_SUMS;
+                to[t - begin] = sums + ((o * work->channel_tiles + c) * work->taps + tap->tap) * TILE_SUMS;
             }
             switch (end - begin) {
 #define CASE(taps) \
@@ -390,11 +395,16 @@ static int64_t run_weight_gradient(const ob_convolution *call, int32_t stage, in
                   sums = tiles * work.taps * TILE_SUMS;
     if (stage == OB_WEIGHT_SUMS) {
         shape_tiles(MAX_ROWS);
-        for (int64_t b = work.blocks * part / parts, last = work.blocks * (part + 1) / parts; b < last; b++) {
-            int64_t begin = call->images * b / work.blocks, end = call->images * (b + 1) / work.blocks;
-            memset(work.sums + b * sums, 0, (size_t)sums * 4);
+        const int64_t groups = (work.output_tiles + work.together - 1) / work.together,
+                      all = work.blocks * groups, size = sums / work.output_tiles;
+        for (int64_t n = all * part / parts; n < all * (part + 1) / parts; n++) {
+            const int64_t b = n / groups, first = call->images * b / work.blocks,
+                          last = call->images * (b + 1) / work.blocks;
+            work.begin = n % groups * work.together, work.end = work.begin + work.together;
+            if (work.end > work.output_tiles) work.end = work.output_tiles;
+            memset(work.sums + b * sums + work.begin * size, 0, (size_t)((work.end - work.begin) * size) * 4);
             WRITTEN(work.sums);
-            block_sums(call, &work, begin, end - begin, work.sums + b * sums);
+            block_sums(call, &work, first, last - first, work.sums + b * sums);
         }
         release_tiles();
         return bytes;
