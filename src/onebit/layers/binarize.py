@@ -234,7 +234,8 @@ def _install(
     for install in installs:
         install()
     for module in model.modules():
-        module.__class__ = FAST_TWINS.get(type(module), type(module))
+        if type(module) in FAST_TWINS:
+            module.__class__ = FAST_TWINS[type(module)]
     skip_fused_path_(model)
 
 

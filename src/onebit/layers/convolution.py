@@ -1,10 +1,9 @@
 """Convolutions of a training step on the CPU in the tile registers of AMX.
 
-In float32, weights of one magnitude per output, as binary ones are, are multiplied as signs, forward and to the
-gradient of the inputs; inputs of ±1 also for the gradient of the weights. A float32 is the sum of three bfloat16, so
-the products are exact; sums are float32. In bfloat16, torch often spends more time on the weight gradient of small
-convolutions than on the rest: only this is ours, the rest is torch's, with the same bits. Weight gradients have float32
-sums, rounded once.
+In float32, weights of one magnitude per output, as binary ones are, are multiplied as signs. A float32 is the sum of
+three bfloat16, so these products are exact; of the nine products in a weight gradient, three below its rounding are
+left out. In bfloat16, forward and the input gradient stay torch's, with the same bits, unless signs of real inputs are
+taken: these are never written. Sums are float32.
 
 Results do not depend on the number of threads, and have no more error than those of torch. A value that is not finite
 may make its neighbours, or other weights of the same channel or output, NaN, too.
@@ -38,6 +37,8 @@ _MAX_CHANNELS = 512
 """In bfloat16; above it, torch's kernel is as fast."""
 _MAX_SIGNED = 128
 """The same for the gradient to inputs of which the signs are taken."""
+_MIN_REAL = 32
+"""In float32, for the gradient to the weights if inputs are real; below it, torch's kernel is as fast."""
 _MIN_CHANNELS = 16
 """In float32; below it, tiles are half empty."""
 
@@ -138,7 +139,7 @@ def _gradients(
             )
         window: dict[str, Any] = {"padding": back, "spread": tuple(stride), "turned": True}
         to_x = _of_signs(isa, gradient, weight, x.shape[2:], x_scale=scale, **window, **cut)
-    if plain and weight.requires_grad and (bf16 or signs or real):
+    if plain and weight.requires_grad and (bf16 or signs or real or min(weight.shape[:2]) >= _MIN_REAL):
         to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding, x_signs=real)
     mask = [x.requires_grad and to_x is None, weight.requires_grad and to_weight is None, False]
     if any(mask):
