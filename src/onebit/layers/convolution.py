@@ -123,7 +123,7 @@ def _gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any, scale: Tensor | None,
     signs: bool, surrogate: tuple[Any, ...] | None,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients to x and to the weight, where they are needed; scale: that of the weights in float32, else None."""
+    """The gradients to x and to the weight, where they are needed; scale: of weights that are multiplied as signs."""
     # hooks of saved tensors may have changed their dtype
     plain = is_plain_training(gradient) and x.dtype == gradient.dtype == weight.dtype and not torch.is_grad_enabled()
     bf16, real = weight.dtype == torch.bfloat16, surrogate is not None
@@ -131,14 +131,11 @@ def _gradients(
     by_signs = scale is not None and (not bf16 or max(weight.shape[:2]) <= _MAX_SIGNED)
     if plain and x.requires_grad and by_signs:
         back = tuple(taps - 1 - outside for taps, outside in zip(weight.shape[2:], padding, strict=True))
-        cut: dict[str, Any] = {}
+        fields: dict[str, Any] = {"padding": back, "spread": tuple(stride), "turned": True, "x_scale": scale}
         if surrogate is not None and surrogate[0] is clipped:
-            cut, surrogate = (
-                {"cut": x.detach().contiguous(memory_format=torch.channels_last), "bound": surrogate[1][x.dtype]},
-                None,
-            )
-        window: dict[str, Any] = {"padding": back, "spread": tuple(stride), "turned": True}
-        to_x = _of_signs(isa, gradient, weight, x.shape[2:], x_scale=scale, **window, **cut)
+            fields |= {"cut": x.contiguous(memory_format=torch.channels_last), "bound": surrogate[1][x.dtype]}
+            surrogate = None
+        to_x = _of_signs(isa, gradient, weight, x.shape[2:], **fields)
     if plain and weight.requires_grad and (bf16 or signs or real or min(weight.shape[:2]) >= _MIN_REAL):
         to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding, x_signs=real)
     mask = [x.requires_grad and to_x is None, weight.requires_grad and to_weight is None, False]
