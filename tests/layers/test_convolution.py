@@ -109,26 +109,32 @@ def test_sums_are_those_of_float64_and_the_same_for_any_number_of_threads(window
     window=windows(),
     spread=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     threads=st.integers(2, 9),
-    near=st.booleans(),
-    data=st.data(),
+    scaled=st.booleans(),
+    turned=st.booleans(),
+    kind=st.sampled_from(("float32", "bf16 in float32", "±1", "signs")),
 )
 def test_convolutions_with_signs_are_those_of_float64(
-    window: Any, spread: Any, threads: int, near: bool, data: Any
+    window: Any, spread: Any, threads: int, scaled: bool, turned: bool, kind: str
 ) -> None:
     shape, weight_shape, stride, padding = window
-    x = data.draw(st.sampled_from((drawn_signs(*shape), drawn(*shape, dtype=torch.float32), drawn(*shape).float())))
-    weight = drawn_signs(*weight_shape, seed=1)
-    scales = {"x_scale": torch.rand(shape[1]) + 0.5, "y_scale": torch.rand(weight_shape[0])} if near else {}
+    x = drawn(*shape, dtype=torch.bfloat16 if kind.startswith("bf16") else torch.float32).float()
+    x = x.sign() if kind == "±1" else x
+    weight, signs = drawn_signs(*weight_shape, seed=1), kind == "signs"
+    scales = {"x_scale": torch.rand(shape[1]) + 0.5, "y_scale": torch.rand(weight_shape[0])} if scaled else {}
+    if signs:
+        scales.pop("x_scale", None)
     apart = torch.zeros(*shape[:2], *((n - 1) * step + 1 for n, step in zip(shape[2:], spread, strict=True)))
-    apart[:, :, :: spread[0], :: spread[1]] = x * scales["x_scale"].view(-1, 1, 1) if near else x
+    values = x.sign() if signs else x
+    apart[:, :, :: spread[0], :: spread[1]] = values * scales.get("x_scale", torch.ones(shape[1])).view(-1, 1, 1)
     exact = torch.nn.functional.conv2d(apart.double(), weight.double(), None, stride, padding)
     terms = torch.nn.functional.conv2d(apart.abs().double(), weight.abs().double(), None, stride, padding)
-    if near:
+    if scaled:
         exact, terms = (part * scales["y_scale"].double().view(-1, 1, 1) for part in (exact, terms))
 
     def run() -> Tensor:
-        options = {"stride": stride, "padding": padding, "spread": spread}
-        return convolution._of_signs(ISA, x, weight, exact.shape[2:], **options, **scales)
+        options = {"stride": stride, "padding": padding, "spread": spread, "x_signs": signs, "turned": turned}
+        given = weight.flip(2, 3).transpose(0, 1) if turned else weight
+        return convolution._of_signs(ISA, x, given, exact.shape[2:], **options, **scales)
 
     assert ((run() - exact).abs() <= 1e-6 * terms).all()
     assert same_for(threads, run)

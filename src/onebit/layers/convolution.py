@@ -9,7 +9,7 @@ Results do not depend on the number of threads, and have no more error than thos
 may make its neighbours, or other weights of the same channel or output, NaN, too.
 
 `convolved` falls back to torch's convolution for inputs that are not in channels_last, with a bias, groups or dilation,
-in bfloat16 above 512 channels, above 49 taps, on a GPU, compiled, traced, on other processors, and without the native
+above 49 taps, in float32 below 16 channels, on a GPU, compiled, traced, on other processors, and without the native
 library (`ONEBIT_NATIVE=0`).
 """
 
@@ -33,10 +33,8 @@ from onebit.quantizers.base import Surrogate, autocast_dtype, clipped
 from onebit.quantizers.cpu_kernels import is_plain_training, kernels, launch
 from onebit.quantizers.surrogates import signed, surrogate_gradient
 
-_MAX_CHANNELS = 512
-"""In bfloat16; above it, torch's kernel is as fast."""
-_MAX_SIGNED = 128
-"""The same for the gradient to inputs of which the signs are taken."""
+_MAX_SIGNED = 96
+"""In bfloat16, for the gradient to inputs of which the signs are taken; above it, torch's kernel is as fast."""
 _MIN_REAL = 32
 """In float32, for the gradient to the weights if inputs are real; below it, torch's kernel is as fast."""
 _MIN_CHANNELS = 16
@@ -91,13 +89,9 @@ def convolution_kernels(
         and not x.is_contiguous()
         and weight.shape[2] * weight.shape[3] <= MAX_TAPS
         and all(outside < taps for outside, taps in zip(padding, weight.shape[2:], strict=True))
-        and (_fits_bf16 if _becomes_bf16(x) else _fits_float32)(x, weight)
+        and (_becomes_bf16(weight) if _becomes_bf16(x) else _fits_float32(x, weight))
     )
     return kernels("run_weight_gradient") if fits else None
-
-
-def _fits_bf16(x: Tensor, weight: Tensor) -> bool:
-    return _becomes_bf16(weight) and max(weight.shape[:2]) <= _MAX_CHANNELS
 
 
 def _fits_float32(x: Tensor, weight: Tensor) -> bool:

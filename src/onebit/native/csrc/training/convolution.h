@@ -31,15 +31,12 @@ static int64_t panel_of(const ob_signed_convolution *call, const line_t *work) {
     return (int64_t)call->kernel[0] * work->taps * work->steps * TILE_WEIGHTS;
 }
 
-static int64_t whole_lines(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
-
 /* Lays out the work; returns the scratch memory of all parts in bytes. */
 static int64_t plan_line(const ob_signed_convolution *call, int32_t part, int32_t parts, line_t *work) {
     int64_t size[2]; /* of the line: what taps read, and what is written */
     for (int k = 0; k < 2; k++) {
-        int64_t read = (call->out_size[k] - 1) * call->stride[k] + call->kernel[k],
-                written = call->padding[k] + (call->in_size[k] - 1) * call->spread[k] + 1;
-        size[k] = read > written ? read : written;
+        size[k] = at_least((call->out_size[k] - 1) * call->stride[k] + call->kernel[k],
+                           call->padding[k] + (call->in_size[k] - 1) * call->spread[k] + 1);
     }
     work->pitch = (size[1] + call->stride[1] - 1) / call->stride[1] * call->stride[1];
     work->out_pitch = work->pitch / call->stride[1] * call->stride[0];

@@ -4,6 +4,9 @@
 
 enum { PIECES = 3 };
 
+static int64_t at_least(int64_t x, int64_t least) { return x < least ? least : x; }
+static int64_t whole_lines(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; } /* of a cache */
+
 /* Each in the upper half of a word. What is not finite is the first. */
 ALWAYS void split(__m512 x, __m512i *to) {
     const __mmask16 finite = (__mmask16)~_mm512_fpclass_ps_mask(x, 0x99); /* not infinite, not NaN */

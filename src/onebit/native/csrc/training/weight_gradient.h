@@ -60,15 +60,6 @@ typedef struct {
     const char *zeros, **at;
 } wgrad_t;
 
-/* Taps of the first of the fewest parts, as equal as can be: a product waits for the one before it of its
- * tap. */
-static int part_of(int taps) {
-    const int parts = (taps + TAPS_TOGETHER - 1) / TAPS_TOGETHER;
-    return (taps + parts - 1) / parts;
-}
-
-static int64_t at_least(int64_t x, int64_t least) { return x < least ? least : x; }
-
 /* Pixels of a phase along an axis. */
 static int64_t phase_size(int64_t size, int stride, int phase) {
     return size > phase ? (size - phase - 1) / stride + 1 : 0;
@@ -128,7 +119,7 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
     work->x_piece = work->phases * work->channel_tiles * work->pairs * 16;
     int64_t zeros = 64 * at_least(work->output_tiles, work->channel_tiles);
     int64_t gradients = work->pieces * work->gradient_piece * 2, pairs = work->pieces * work->x_piece * 4;
-    int64_t at = (2 * work->pairs * 8 + 63) & ~(int64_t)63, own = zeros + gradients + pairs + at;
+    int64_t at = whole_lines(2 * work->pairs * 8), own = zeros + gradients + pairs + at;
     if (call->scratch) {
         char *memory = (char *)call->scratch + sums + part * own;
         work->sums = (float *)call->scratch;
@@ -379,8 +370,8 @@ static void block_sums(const ob_convolution *call, wgrad_t *work, int64_t first,
                 }
                 WRITTEN(pairs_of_x);
             }
-            for (end = begin + 1; end < work->taps && group_of(work->shifts[end]) == group_of(*tap);) end++;
-            end = begin + part_of(end - begin);
+            for (end = begin + 1; end < work->taps && end < begin + TAPS_TOGETHER; end++)
+                if (group_of(work->shifts[end]) != group_of(*tap)) break;
             add_products(work, pairs_of_x, begin, end, steps, sums, &ahead);
         }
     }
