@@ -50,7 +50,7 @@ def test_registered_operations_are_not_those_of_the_page(monkeypatch: pytest.Mon
     monkeypatch.setitem(OPS, "own_operation", Node)
     imported_later = runpy.run_path(target.__file__)["OPERATIONS"]
     ours = {kind for kind in OPS.values() if kind.__module__.startswith("onebit.")} - {Node}
-    assert imported_later == target.OPERATIONS == ours
+    assert imported_later == target.OPERATIONS == ours - {OPS["normalize"], OPS["softmax"], OPS["product"]}
 
 
 @needs_node

@@ -126,7 +126,7 @@ def test_operations_on_channels_follow_a_value_that_is_seen_in_another_shape() -
 
 @pytest.mark.parametrize(
     ("shape", "made", "copies"),
-    [((6, 4), (4, 6), 2), ((6, 4), (12, 2), 1), ((12, 2), (2, 2, 6), 1), ((4, 6), (24,), 1)],
+    [((6, 4), (4, 6), 0), ((6, 4), (12, 2), 0), ((12, 2), (2, 2, 6), 0), ((4, 6), (24,), 0)],
 )
 def test_reshapes_take_the_copies_they_need(shape: tuple[int, ...], made: tuple[int, ...], copies: int) -> None:
     assert kernels_of(RELU, (op.Reshape, {"shape": made}), *dense(shape), shape=shape).count("copy") == copies

@@ -30,6 +30,8 @@ DEFINITIONS: dict[type[op.Activation], tuple[Definition, float]] = {
     op.activation.Mish: (lambda x: x * tanh(log1p(exp(x)) if x < 700 else x), 6e-7),
     op.activation.Gelu: (lambda x: x * erfc(-x / sqrt(2)) / 2 if x < 0 else x * (1 + erf(x / sqrt(2))) / 2, 2e-6),
     op.activation.GeluTanh: (gelu_tanh, 5e-6),
+    op.Sqrt: (lambda x: sqrt(x) if x >= 0 else nan, 6e-8),
+    op.Reciprocal: (lambda x: 1 / x if x else inf, 6e-8),
     op.activation.Hardswish: (lambda x: x * min(max(x + 3, 0), 6) / 6, 3e-7),
 }
 NUMBERS = np.float32(
@@ -50,6 +52,8 @@ def test_close_to_the_definition(kind: type[op.Activation]) -> None:
     """Relative where the result of a net can depend on it, absolute where a number times 1e-12 is left."""
     define, bound = DEFINITIONS[kind]
     numbers = NUMBERS if kind is not op.activation.Hardswish else NUMBERS[np.abs(NUMBERS) < 5e37]
+    if kind in (op.Sqrt, op.Reciprocal):
+        numbers = NUMBERS[(NUMBERS > 1e-37) & (NUMBERS < 1e37)]
     found = computed(kind, numbers)
     assert found.dtype == np.float32
     expected = np.array([0 if x < np.float32(kind.zero_below) else define(x) for x in numbers.tolist()])
@@ -87,6 +91,8 @@ def test_a_sign_that_follows_is_that_of_torch(kind: type[op.Activation]) -> None
         op.activation.Gelu: functional.gelu,
         op.activation.GeluTanh: lambda x: functional.gelu(x, approximate="tanh"),
         op.activation.Hardswish: functional.hardswish,
+        op.Sqrt: torch.sqrt,
+        op.Reciprocal: torch.reciprocal,
     }
     numbers = np.concatenate([np.linspace(-110, 10, 1 << 16, dtype=np.float32), NUMBERS[NUMBERS > -1e30]])
     numbers = np.append(numbers, np.zeros(-len(numbers) % 64, np.float32))  # whole vectors

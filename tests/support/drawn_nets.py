@@ -21,7 +21,9 @@ _RANGES = [
 ]
 _INTEGERS = "relu", "hardtanh", "sign", "threshold", "add", "concat", "move", "round", "round", "through reals"
 _REALS = "clamp", "affine", "prelu", "multiply", "levels", "activation"
-_ACTIVATIONS = [kind for kind in op.OPS.values() if issubclass(kind, op.Activation)]
+_ACTIVATIONS = [
+    kind for kind in op.OPS.values() if issubclass(kind, op.Activation) and kind not in (op.Sqrt, op.Reciprocal)
+]
 _SPECIAL = np.float32([0, -0.0, 1, -1, 1e-40, -1e-30, 3e5, 1e30])
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]

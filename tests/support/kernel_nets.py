@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet, RealConv, Relu, Sign, Threshold
-from onebit.packed.nodes import ScaledDense
+from onebit.packed.nodes import Normalize, Product, ScaledDense, Softmax, Sqrt
 from support.packed_nets import IMAGE_NETS, NETS_OF_OTHER_INPUTS, Builder
 
 _INT32 = np.iinfo(np.int32)
@@ -68,12 +68,27 @@ THRESHOLD_NETS = {kind: partial(_threshold_net, kind) for kind in ("xnor", "dot"
 """Each net ends in a threshold; the key is the kernel before it, where the instruction set has that kernel."""
 
 
+def _attention(size: int, rows: int, columns: int) -> PackedNet:
+    """Normalizations, products and a softmax, with channels near the lanes of sums."""
+    b = Builder((size, rows, columns), coding="float32")
+    a = b.add(Normalize, eps=np.float32([1e-5]), groups=1 if size % 3 else 3)
+    b.affine(size)
+    c = b.add(Normalize, b.last, eps=np.float32([1e-6]), whole=1, centered=0)
+    b.add(Product, a, c)
+    b.add(Softmax)
+    b.add(Sqrt)
+    b.add(Conv, **b.signs(40, columns), kernel=(1, 1))
+    b.affine(40)
+    return b.net()
+
+
 def kernel_nets() -> list[PackedNet]:
     nets = [make() for make in IMAGE_NETS.values()]
     for form in ("sign", "integer", "real"):
         for channels, outputs, values in ((1, 1, (0,)), (3, 16, (0, 1)), (33, 37, (1,)), (64, 130, (0, 1))):
             nets += [_wide(channels, outputs, form, value) for value in values]
     nets += [make() for make in (*THRESHOLD_NETS.values(), *NETS_OF_OTHER_INPUTS.values())]
+    nets += [_attention(*sizes) for sizes in ((1, 1, 1), (15, 2, 5), (33, 3, 70), (64, 1, 261))]
     return [*nets, _long(2100, 1100)]
 
 

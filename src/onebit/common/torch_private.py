@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.fx import _symbolic_trace
 from torch.nn.modules import batchnorm, conv, instancenorm, module
 
 # ------------------------------------------------------------------------------------------------------------- tracing
@@ -34,6 +36,11 @@ def in_forward_mode() -> bool:
 def in_backward() -> bool:
     """Whether a backward pass runs, as torch's own checkpointing asks."""
     return torch._C._current_graph_task_id() != -1
+
+
+def traced_through() -> Any:
+    """A context in which torch.fx follows the functions that others keep whole by `torch.fx.wrap`."""
+    return mock.patch.dict(_symbolic_trace._wrapped_fns_to_patch, clear=True)
 
 
 # ---------------------------------------------------------------------------------------------- modules and their hooks

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import prod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
-from onebit.fold.call import Call, Shape
+from onebit.fold.call import Call, any_batch, batch_of, samples_of
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
-from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Add, Multiply
+from onebit.packed.nodes import Reciprocal
 
-DIVIDES = f"it divides by a value of the net: multiply, divide by a constant, or {LAYER_BY_LAYER}"
 Affine = Callable[[np.ndarray], tuple[np.ndarray | None, np.ndarray | None]]
 """Constants -> scale and shift of an affine map, float64 (C,); None for 1 and 0."""
 AFFINE: dict[Callable[..., Any], tuple[Affine, Affine | None]] = {
@@ -28,6 +26,7 @@ AFFINE: dict[Callable[..., Any], tuple[Affine, Affine | None]] = {
 """torch's operation -> the maps of x for operation(x, constant) and operation(constant, x); None if not affine."""
 
 
+@any_batch
 def arithmetic(compute: Callable[..., Any], folder: Folder, call: Call, *values: Pending) -> Pending:
     """compute(first, second), one of torch's four operations; one operand may be a constant."""
     args, kwargs = call.node.args, call.node.kwargs
@@ -37,19 +36,20 @@ def arithmetic(compute: Callable[..., Any], folder: Folder, call: Call, *values:
     for constant in (second, first):
         if not isinstance(constant, fx.Node):
             return with_constant(folder, call, values[0], constant, compute, value_first=constant is second)
-    if compute is torch.div:
-        raise call.refusal(DIVIDES)
     _, after = call.shapes
-    sources: list[str] = []
+    terms: list[Pending] = []
     for term in (first, second):
-        x, shape = folder.pending[term], tuple(term.meta["value"].shape)
-        if compute is torch.sub and sources:
+        x, shape = folder.pending[term], samples_of(term)
+        if compute is torch.sub and terms:
             minus = FoldedOp(f"{call.name}.minus", lambda sums: -sums, scale=np.full(shape[1], -1.0))
             x = folder.then(x, minus)
-        sources.append(folder.write(folder.repeated(call, x, shape, after)))
-    return Pending(folder.emit(Multiply if compute is torch.mul else Add, call.name, *sources))
+        if compute is torch.div and terms:
+            x = folder.elementwise(Reciprocal, f"{call.name}.reciprocal", x)
+        terms.append(folder.repeated(call, x, shape, after))
+    return folder.elementwise(Add if compute in (torch.add, torch.sub) else Multiply, call.name, *terms)
 
 
+@any_batch
 def with_constant(
     folder: Folder,
     call: Call,
@@ -60,42 +60,78 @@ def with_constant(
     value_first: bool = True,
     name: str = "",
 ) -> Pending:
-    """compute(x, constant), or compute(constant, x), where `compute` is one of torch's four operations.
+    """compute(x, constant), or compute(constant, x), where `compute` is one of torch's four operations."""
+    x, name = folder.repeated(call, x, *call.shapes), name or call.name
+    if AFFINE[compute][not value_first] is None:
+        x, compute = folder.elementwise(Reciprocal, f"{name}.reciprocal", x), torch.mul
+    whole = of_sample(call, constant, call.node.meta["value"].shape)
+    given = constant if isinstance(constant, (int, float)) or constant.dim() == 0 else None
+    return affine(folder, call, x, whole, compute, value_first=value_first, name=name, number=given)
 
-    If the constant differs within a channel, the value is flattened, so that each element is a channel.
+
+def affine(
+    folder: Folder,
+    call: Call,
+    x: Pending,
+    whole: Tensor,
+    compute: Callable[..., Any],
+    *,
+    value_first: bool = True,
+    name: str = "",
+    number: Any = None,
+) -> Pending:
+    """`with_constant` for a constant of the shape of a sample of `x`; `number` is the constant if torch has a scalar.
+
+    The axes along which the constant differs become the channels.
     """
-    before, after = call.shapes
-    affine = AFFINE[compute][not value_first]
-    if affine is None:
-        raise call.refusal(DIVIDES)
-    x, sample = folder.repeated(call, x, before, after), after[1:]
-    whole = _of_sample(call, constant, after)
-    rows = whole.reshape(sample[0], -1) if sample else whole.reshape(1, 1)
-    vector = bool(sample) and bool((rows == rows[:, :1]).all())
-    numbers = (rows[:, 0] if vector else whole.reshape(-1)).contiguous()
+    sample, name, make = tuple(whole.shape), name or call.name, AFFINE[compute][not value_first]
+    assert make is not None
+    differs = [axis for axis in range(len(sample)) if (whole != whole.narrow(axis, 0, 1)).any()]
+    uniform, axes = not differs, (*differs, *(axis for axis in range(len(sample)) if axis not in differs))
+    moves = folder.moves(x.base) if uniform and not x.ops else []
+    numbers = whole.permute(axes).flatten(0, len(differs) - 1) if len(differs) > 1 else whole.permute(axes)
+    if moves:
+        x = Pending(moves[0].inputs[0])
+        numbers = numbers.flatten()[:1].expand(folder.values[x.base].shape)
+    vector = numbers.reshape(len(numbers), -1)[:, 0].contiguous() if sample else numbers.reshape(1)
     with np.errstate(divide="ignore"):
-        scale, shift = affine(numbers.double().numpy())
+        scale, shift = make(vector.double().numpy())
     if (scale is None or (scale == 1).all()) and (shift is None or not shift.any()):
-        return x
-    given = constant if isinstance(constant, (int, float)) or constant.dim() == 0 else numbers
+        return Pending(folder.redone(name, folder.write(x), moves)) if moves else x
+    given = vector if number is None else number
 
     def apply(sums: Tensor) -> Tensor:
         return compute(sums, given) if value_first else compute(given, sums)
 
-    op = FoldedOp(name or call.name, apply, scale=scale, shift=shift)
-    if vector:
-        return folder.then(x, op)
-    flat = folder.reshaped(call, x, sample, (prod(sample),))
-    return folder.reshaped(call, folder.then(flat, op), (prod(sample),), sample)
+    op = FoldedOp(name, apply, scale=scale, shift=shift)
+    if moves:
+        return Pending(folder.redone(name, folder.write(folder.then(x, op)), moves))
+    if not sample:
+        return folder.reshaped(call, folder.then(folder.reshaped(call, x, (), (1,)), op), (1,), ())
+    moved = tuple(sample[axis] for axis in axes)
+    x = folder.reshaped(call, folder.permuted(call, x, axes), moved, tuple(numbers.shape))
+    x = folder.reshaped(call, folder.then(x, op), tuple(numbers.shape), moved)
+    return folder.permuted(call, x, tuple(axes.index(axis) for axis in range(len(axes))))
 
 
-def _of_sample(call: Call, constant: Any, after: Shape) -> Tensor:
-    """A constant in the shape of one sample of the result: the same for all samples of a batch."""
+@any_batch
+def add_product(folder: Folder, call: Call, x: Pending) -> Pending:
+    """`torch.addcmul` of two constants and a value: constant + constant · value."""
+    terms = [call.argument(at, name, None) for at, name in enumerate(("input", "tensor1", "tensor2"))]
+    if call.argument(3, "value", 1) != 1 or isinstance(terms[0], fx.Node):
+        raise call.refusal("expected constant + constant * value")
+    factor = next(term for term in terms[1:] if not isinstance(term, fx.Node))
+    y = with_constant(folder, call, x, factor, torch.mul, name=f"{call.name}.product")
+    return affine(folder, call, y, of_sample(call, terms[0], call.node.meta["value"].shape), torch.add)
+
+
+def of_sample(call: Call, constant: Any, shape: Sequence[int]) -> Tensor:
+    """A constant in the shape of a sample of a tensor of this shape: the same for all samples."""
     tensor = torch.as_tensor(constant).detach()
     if tensor.dtype != torch.float32:
         tensor = tensor.to(torch.float64).to(torch.float32)
-    if tensor.dim() == len(after):
-        if (tensor != tensor[:1]).any():
-            raise call.refusal(f"its constant of shape {tuple(tensor.shape)} differs along the batch")
-        tensor = tensor[0]
-    return tensor.expand(after[1:])
+    axis, times = batch_of(call.node)
+    samples = tensor.expand(shape).movedim(axis, 0).unflatten(0, (-1, times))
+    if tensor.dim() and (samples != samples[:1]).any():
+        raise call.refusal(f"its constant of shape {tuple(tensor.shape)} differs along the batch")
+    return samples[0].movedim(0, axis) if times > 1 else samples[0, 0]

@@ -5,54 +5,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
 from onebit.common.torch_private import storage_address
-from onebit.fold.call import Call, Shape, any_dtype, shown
+from onebit.fold.arithmetic import affine, of_sample
+from onebit.fold.call import Batch, Call, Shape, any_batch, any_dtype, batch_of, samples_of, shown
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
-from onebit.fold.trace import LAYER_BY_LAYER
 from onebit.packed import Concat, Pad, Slice, Take
 from onebit.packed.nodes.node import MAX_SIZE
 
 _PROBE = (2, 3, 5, 7, 11, 13, 17, 19)
 
 
+@any_batch
 @any_dtype
 def same(folder: Folder, call: Call, x: Pending) -> Pending:
     return x
 
 
+@any_batch
 @any_dtype
 def reshape(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     # recognized by its effect, because the many ways to flatten have different arguments
-    before, after = call.shapes
-    if call.source.meta["value"].dtype != call.node.meta["value"].dtype:
+    value, made = call.source.meta["value"], call.node.meta["value"]
+    if value.dtype != made.dtype:
         raise call.refusal("it reinterprets the bits as another dtype")
+    axis, times = batch_of(call.node)
+    before, after = tuple(value.shape), tuple(made.shape)
     if after == before:
         return x
-    if after[:1] != before[:1]:
-        raise call.refusal(
-            f"it turns {shown(before)} into {shown(after)}, expected the batch as first axis, as in "
-            f"(N, {prod(before[1:])})"
-        )
-    return folder.reshaped(call, x, before[1:], after[1:])
+    count, slower = before[axis] // times, prod(before[:axis])
+    whole = (k for k, size in enumerate(after) if prod(after[:k]) == slower and size % count == 0)
+    if (found := next(whole, None)) is None or slower * count * prod(after[found + 1 :]) > prod(after):
+        raise call.refusal(f"it turns {before} into {after}, which tears the {count} samples of axis {axis} apart")
+    call.node.meta["batch"] = Batch(found, after[found] // count)
+    return folder.reshaped(call, x, *(shape[1:] for shape in call.shapes))
 
 
+@any_batch
 @any_dtype
 def permute(folder: Folder, call: Call, x: Pending) -> Pending:
-    before, _ = call.shapes
-    sizes = _PROBE[: len(before)]  # distinct sizes show where each axis goes
+    batch = batch_of(call.node)
+    sizes = _PROBE[: call.source.meta["value"].dim()]  # distinct sizes show where each axis goes
     made = call.on(torch.empty(sizes, device="meta"))
     axes = [sizes.index(size) for size in made.shape]
-    if axes[0] != 0:
-        raise call.refusal(f"it moves the batch axis of {shown(before)}")
-    return folder.permuted(call, x, tuple(axis - 1 for axis in axes[1:]))
+    call.node.meta["batch"] = Batch(axes.index(batch.axis), batch.times)
+    kept = (batch.sample_axis(axis) for axis in axes if axis != batch.axis or batch.times > 1)
+    return folder.permuted(call, x, tuple(kept))
 
 
+@any_batch
 @any_dtype
 def expand(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     return folder.repeated(call, x, *call.shapes)
@@ -121,41 +128,54 @@ def _reordered(folder: Folder, call: Call, x: Pending, split: Shape, axes: Shape
     return folder.reshaped(call, x, tuple(split[axis] for axis in axes), after[1:])
 
 
-@any_dtype
-def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
-    before, after = call.shapes
-    mode = call.argument(3, "mode", "nearest")
-    if mode not in ("nearest", "nearest-exact"):
-        raise call.refusal(f"got mode {mode!r}, expected 'nearest'; or {LAYER_BY_LAYER}")
-    # torch rounds its indices, so that some whole factors do not repeat each value
-    expected = probe = torch.arange(prod(before[2:]), dtype=torch.float64).view(1, 1, *before[2:])
-    for axis, (old, new) in enumerate(zip(before, after, strict=True)):
-        expected = expected.repeat_interleave(new // old, axis)
-    made = call.on(probe) if call.module is None else call.module(probe)
-    return folder.repeated(call, x, before, after) if torch.equal(made, expected) else take(folder, call, x)
-
-
+@any_batch
 @any_dtype
 def concat(folder: Folder, call: Call, *values: Pending, new_axis: bool = False) -> Pending:
-    """Concatenation along an axis, which is moved to the channels for a `Concat` and back."""
-    parts, (before, after) = call.argument(0, "tensors", ()), call.shapes
-    axis = call.argument(1, "dim", 0) % len(after) - 1
-    several = isinstance(parts, (tuple, list))
-    if axis < 0 or not several or not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
-        raise call.refusal(f"got {shown(after)}, expected values of the net and an axis other than the batch")
-    order = (axis, *(k for k in range(len(after) - 1) if k != axis))
+    """Concatenation along an axis, which is moved to the channels for a `Concat` and back; constants are a border."""
+    parts, (before, _) = call.argument(0, "tensors", ()), call.shapes
+    made = call.node.meta["value"]
+    axis, batch = call.argument(1, "dim", 0) % made.dim(), batch_of(call.node)
+    if new_axis:
+        batch = call.node.meta["batch"] = batch._replace(axis=batch.axis + (axis <= batch.axis))
+    if axis == batch.axis or not isinstance(parts, (tuple, list)):
+        raise call.refusal(f"got {tuple(made.shape)}, expected values along an axis other than the batch")
     if len(parts) == 1 and not new_axis:
         return values[0]
+    axis, rank = batch.sample_axis(axis), len(samples_of(call.node)) - 1
+    order = (axis, *(k for k in range(rank) if k != axis))
+    if not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
+        return _beside_constants(folder, call, values, [*parts], axis)
     sources = []
     for part in parts:
         x = folder.pending[part]
         x = folder.reshaped(call, x, before[1:], (1, *before[1:])) if new_axis else folder.permuted(call, x, order)
         sources.append(folder.write(x))
-    made = Pending(folder.emit(Concat, call.name, *sources))
-    return folder.permuted(call, made, tuple(order.index(k) for k in range(len(order))))
+    joined = Pending(folder.emit(Concat, call.name, *sources))
+    return folder.permuted(call, joined, tuple(order.index(k) for k in range(rank)))
 
 
-stack = any_dtype(partial(concat, new_axis=True))
+def _beside_constants(folder: Folder, call: Call, values: Sequence[Pending], parts: list[Any], axis: int) -> Pending:
+    """One value among constants, such as a class token before the others: a border of zeros, then a sum."""
+    at = [isinstance(part, fx.Node) and part.op != "get_attr" for part in parts]
+    if at.count(True) != 1:
+        raise call.refusal("expected values of the net, or one value among constants")
+    (x,), own, dim = values, at.index(True), call.argument(1, "dim", 0)
+    tensors = [part.meta["value"] if isinstance(part, fx.Node) else part for part in parts]
+    sizes = [tensor.shape[dim] for tensor in tensors]
+    tensors[own] = torch.zeros(tensors[own].shape)
+    sample = call.before[1:]
+    others = tuple(k for k in range(len(sample)) if k != axis)
+    order, rest = (*others, axis), tuple(sample[k] for k in others)
+    image = folder.reshaped(call, folder.permuted(call, x, order), (*rest, sizes[own]), (prod(rest), 1, sizes[own]))
+    border = (0, 0, sum(sizes[:own]), sum(sizes[own + 1 :]))
+    wide = folder.emit(Pad, call.name, folder.write(image), padding=border)
+    y = folder.reshaped(call, Pending(wide), folder.values[wide].shape, (*rest, sum(sizes)))
+    y = folder.permuted(call, y, tuple(order.index(k) for k in range(len(sample))))
+    border_numbers = of_sample(call, torch.cat(tensors, dim), call.node.meta["value"].shape)
+    return affine(folder, call, y, border_numbers, torch.add)
+
+
+stack = any_batch(any_dtype(partial(concat, new_axis=True)))
 
 
 @any_dtype
@@ -182,23 +202,32 @@ def pad(folder: Folder, call: Call, x: Pending) -> Pending:
     return folder.reshaped(call, Pending(source), folder.values[source].shape, after[1:])
 
 
+@any_batch
 @any_dtype
 def select(folder: Folder, call: Call, x: Pending) -> Pending:
     """Slices, integers, and parts of a split: the range of each axis is read off the strides of a probe."""
-    before, after = call.shapes
-    ranges = []
+    if call.source.op == "call_module" and isinstance(call.source.meta["value"], tuple):  # attention has weights, too
+        if call.argument(1, "index", None) != 0:
+            raise call.refusal("a packed net has no weights of attention, and no last states: take the output")
+        return x
+    before, batch, ranges = tuple(call.whole.meta["value"].shape), batch_of(call.node), []
     for axis, size in enumerate(before):
         probe = torch.empty(size)
         made = call.on(probe.view(*[size if k == axis else 1 for k in range(len(before))]).expand(before))
-        steps = [pair for pair in zip(made.shape, made.stride(), strict=True) if pair[0] > 1 and pair[1]] or [(1, 1)]
-        if len(steps) > 1 or storage_address(made) != storage_address(probe):
+        moving = [k for k, count in enumerate(made.shape) if count > 1 and made.stride(k)]
+        if len(moving) > 1 or storage_address(made) != storage_address(probe):
             return take(folder, call, x)  # a list of indices
-        first, (count, step) = made.storage_offset(), steps[0]
+        first, (count, step) = made.storage_offset(), (1, 1)
+        if moving:
+            count, step = made.shape[moving[0]], made.stride(moving[0])
         ranges.append(range(first, min(size, first + count * step), step) if made.numel() else range(0))
-    if len(ranges[0]) != before[0] or after[:1] != before[:1]:
-        raise call.refusal(f"it takes a part of the batch of {shown(before)}")
-    y = picked(folder, call, x, before[1:], ranges[1:])
-    return folder.reshaped(call, y, tuple(map(len, ranges[1:])), after[1:])
+        if axis == batch.axis:
+            if len(ranges[-1]) != size:
+                raise call.refusal(f"it takes a part of the batch of {before}")
+            call.node.meta["batch"] = Batch(moving[0], batch.times)
+    ranges[batch.axis : batch.axis + 1] = [range(batch.times)] * (batch.times > 1)
+    y = picked(folder, call, x, call.before[1:], ranges)
+    return folder.reshaped(call, y, tuple(map(len, ranges)), call.shapes[1][1:])
 
 
 def picked(folder: Folder, call: Call, x: Pending, sample: Shape, ranges: Sequence[range]) -> Pending:

@@ -82,14 +82,25 @@ class Call(NamedTuple):
 
     @property
     def shapes(self) -> tuple[Shape, Shape]:
-        """The shapes of its first input and its output for the example, with the batch axis."""
-        return self.before, tuple(self.node.meta["value"].shape)
+        """The shapes of its first input and its output for the example, the batch as first axis."""
+        return self.before, samples_of(self.node)
 
     @property
     def before(self) -> Shape:
-        """The shape of its first input for the example, with the batch axis; for a part of a split, of the whole."""
-        source = self.source
-        return tuple(source.meta["value"].shape) if _is_tensor(source) else Call("", node=source).before
+        """The shape of its first input for the example, the batch as first axis."""
+        return samples_of(self.whole)
+
+    @property
+    def whole(self) -> fx.Node:
+        """Its first input; for a part of a split, the first input of the split."""
+        return self.source if _is_tensor(self.source) else Call("", node=self.source).whole
+
+    def axis(self, dim: int) -> int:
+        """The axis of a sample of the first input that torch calls `dim`."""
+        batch, shape = batch_of(self.whole), self.whole.meta["value"].shape
+        if dim % len(shape) == batch.axis:
+            raise self.refusal(f"got dim={dim}, the axis of the batch in {tuple(shape)}")
+        return batch.sample_axis(dim % len(shape))
 
     def on(self, probe: Tensor) -> Any:
         """The result of the function for `probe` as its input."""
@@ -115,6 +126,42 @@ class Call(NamedTuple):
 
 Operation = Callable[..., Pending]
 """(folder, call, *inputs) -> output."""
+
+
+class Batch(NamedTuple):
+    """Where the samples are in a tensor: along `axis`, each with `times` numbers, as after `x.view(N * 4, -1)`.
+
+    The value of a packed net has `times` as an axis at this place, unless it is 1.
+    """
+
+    axis: int = 0
+    times: int = 1
+
+    def sample_axis(self, axis: int) -> int:
+        """The axis of the value for another axis of the tensor."""
+        return axis - (self.times == 1 and axis > self.axis)
+
+    def samples(self, shape: Sequence[int]) -> Shape:
+        """The shape (N, …) of the samples in a tensor."""
+        *before, size = shape[: self.axis + 1]
+        return (size // self.times, *before, *[self.times][: self.times > 1], *shape[self.axis + 1 :])
+
+
+def batch_of(node: fx.Node) -> Batch:
+    """Where the samples are in the tensor of a node."""
+    batch: Batch = node.meta.get("batch", Batch())
+    return batch
+
+
+def samples_of(node: fx.Node) -> Shape:
+    """The shape (N, …) of samples, for the example."""
+    return batch_of(node).samples(node.meta["value"].shape)
+
+
+def any_batch(fold: Operation) -> Operation:
+    """Mark an operation for samples along any axis."""
+    fold.any_batch = True  # type: ignore[attr-defined]
+    return fold
 
 
 def any_dtype(fold: Operation) -> Operation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, FormatError, OnebitError
-from onebit.fold.call import Call, Operation, Shape, canonical, has_hooks, shown
+from onebit.fold.call import Batch, Call, Operation, Shape, batch_of, canonical, has_hooks, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
 from onebit.fold.trace import LAYER_BY_LAYER, SIGN_CALL, in_model, is_overwritten
 from onebit.integer.conversion import Affines, to_float32
@@ -41,8 +41,10 @@ from onebit.quantizers import BinaryInput, BinaryWeight, Quantizer
 
 _UNKNOWN = "unknown "
 """Prefix of the names of values behind refused operations; no emitted value has a space in its name."""
-_SEVERAL = ("chunk", "split", "unbind")
+_SEVERAL = ("chunk", "split", "unbind", "multiheadattention")
 """Operations that return tuples, whose parts `getitem` takes."""
+_OF_SHAPES = ("viewas", "reshapeas", "expandas", "typeas")
+"""Operations that read only the shape or the dtype of their second input."""
 
 
 class Site(NamedTuple):
@@ -104,6 +106,8 @@ class Folder:
         """Collects the errors of refused operations by path; None to raise the first."""
         self.pending: dict[fx.Node, Pending] = {}
         self.nodes: list[Node] = []
+        self.made: dict[str, Node] = {}
+        """The nodes by their outputs."""
         self.values: dict[str, Value] = {}
         self.affine: dict[str, tuple[FoldedOp, ...]] = {}
         self._sites: list[Site] = []
@@ -167,6 +171,8 @@ class Folder:
             raise FoldError(
                 "the model returns something other than a tensor, or a tuple, list or dict of tensors with text as keys"
             )
+        if any(batch_of(part) != Batch() for part in parts):
+            raise FoldError("the model returns a tensor without the samples along its first axis")
         names = [self.write(self.pending[part]) for part in parts]
         return dict(zip(answer, names, strict=True)) if keyed else names[0] if parts == [answer] else tuple(names)
 
@@ -192,7 +198,8 @@ class Folder:
         if key is None:
             raise call.refusal(f"a packed net has no such operation; {LAYER_BY_LAYER}")
         fold = self.table[key]
-        any_dtype = getattr(fold, "any_dtype", False)
+        marks = vars(getattr(fold, "func", fold))
+        any_dtype = "any_dtype" in marks
         if module is not None:
             if any(map(has_hooks, module.modules())):
                 raise call.refusal("it has forward hooks, which a packed net does not run")
@@ -200,6 +207,12 @@ class Folder:
                 raise call.refusal("its forward method was replaced; write a class with this forward")
         if node is not None:
             value = node.meta["value"]
+            batches = {batch_of(source) for source in node.all_input_nodes if source.op != "get_attr"}
+            if key in _OF_SHAPES:
+                batches = {batch_of(call.whole)}
+            node.meta["batch"], *others = batches or {Batch()}
+            if others or (node.meta["batch"] != Batch() and "any_batch" not in marks):
+                raise call.refusal("expected the samples along the first axis")
             if node.meta["written"] and (any_dtype or is_overwritten(node)):
                 raise call.refusal("it overwrites a value that is used elsewhere; use inplace=False, or x = x + y")
             if isinstance(value, (tuple, list)) and key not in _SEVERAL:
@@ -245,7 +258,7 @@ class Folder:
         except FormatError as error:
             raise FoldError(f"cannot pack {name!r}: {error}") from None
         check_finite(name, *node.stored.values())
-        self.values[output] = value
+        self.values[output], self.made[output] = value, node
         self.nodes.append(node)
         return output
 
@@ -269,6 +282,44 @@ class Folder:
                 self.affine[base] = maps
         return base
 
+    def elementwise(self, kind: type[Node], name: str, *values: Pending, **fields: Any) -> Pending:
+        """An operation on each element of values of equal shapes.
+
+        It comes before permutations of the axes, which then often meet their inverse.
+        """
+        sources = [self.write(x) for x in values]
+        moves = next((moves for source in sources if (moves := self.moves(source))), [])
+        sources = [self._undone(name, source, moves) for source in sources]
+        return Pending(self.redone(name, self.emit(kind, name, *sources, **fields), moves))
+
+    def moves(self, name: str) -> list[Node]:
+        """The moves without loss that end in a value, the first of them first; [] without a permutation."""
+        moves: list[Node] = []
+        while isinstance(node := self.made.get(name), (Flatten, Reshape, Permute)):
+            moves.insert(0, node)
+            name = node.inputs[0]
+        while moves and not isinstance(moves[0], Permute):  # they keep the order of the elements
+            del moves[0]
+        return moves
+
+    def redone(self, name: str, source: str, moves: Sequence[Any]) -> str:
+        """A value after moves."""
+        for node in moves:
+            fields = {field: getattr(node, field) for field in node.attributes}
+            source = self.emit(type(node), f"{name}.moved", source, **fields)
+        return source
+
+    def _undone(self, name: str, source: str, moves: Sequence[Any]) -> str:
+        """The value that becomes `source` by moves."""
+        for node in reversed(moves):
+            if isinstance(node, Permute):
+                axes = tuple(node.axes.index(axis) for axis in range(len(node.axes)))
+                source = self.emit(Permute, f"{name}.moved", source, axes=axes)
+            else:
+                shape = self.values[node.inputs[0]].shape
+                source = self.emit(Reshape, f"{name}.moved", source, shape=shape)
+        return source
+
     def then(self, x: Pending, op: FoldedOp) -> Pending:
         """`x` after another deferred operation."""
         if op.kind in (None, Prelu) and x.moved:  # its channels are not those of the base
@@ -277,8 +328,8 @@ class Folder:
 
     def _shortened(self, kind: type[Node], source: str, **fields: Any) -> tuple[type[Node], tuple[str], dict[str, Any]]:
         """The same elements from the input of a Reshape or Permute that this one undoes or continues."""
-        nodes: dict[str, Any] = {node.output: node for node in self.nodes}
-        while (node := nodes.get(source)) is not None:
+        node: Any
+        while (node := self.made.get(source)) is not None:
             if {kind, type(node)} <= {Flatten, Reshape}:
                 source = node.inputs[0]
             elif kind is type(node) is Permute:

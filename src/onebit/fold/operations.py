@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from onebit.fold import arrange, pointwise, pooling, weight_layers
-from onebit.fold.arithmetic import arithmetic, with_constant
+from onebit.fold import arrange, attention, pointwise, pooling, weight_layers
+from onebit.fold.arithmetic import add_product, arithmetic, with_constant
 from onebit.fold.call import Operation
 from onebit.layers import (
     BinaryConv1d,
@@ -41,7 +41,15 @@ FOLDS: dict[Any, Operation] = {
     sign: pointwise.sign_function,
     **dict.fromkeys(("sign", "sgn", "heaviside"), pointwise.ternary),
     "linear": weight_layers.linear,
-    "matmul": weight_layers.matmul,
+    **dict.fromkeys(("matmul", "bmm"), attention.matmul),
+    "layernorm": attention.layer_norm,
+    "rmsnorm": partial(attention.layer_norm, centered=0),
+    "groupnorm": attention.group_norm,
+    "softmax": attention.softmax,
+    "scaleddotproductattention": attention.attention,
+    "multiheadattention": attention.multihead_attention,
+    "norm": attention.norm,
+    "normalize": attention.normalize,
     "relu": pointwise.relu,
     "relu6": partial(pointwise.clamped, low=0.0, high=6.0),
     "prelu": pointwise.prelu,
@@ -59,6 +67,7 @@ FOLDS: dict[Any, Operation] = {
     "sub": partial(arithmetic, torch.sub),
     "mul": partial(arithmetic, torch.mul),
     "div": partial(arithmetic, torch.div),
+    "addcmul": add_product,
     "neg": partial(with_constant, constant=-1, compute=torch.mul),
     "maxpool": pooling.max_pool,
     "avgpool": pooling.average_pool,
@@ -75,9 +84,10 @@ FOLDS: dict[Any, Operation] = {
     **dict.fromkeys(("channelshuffle", "nativechannelshuffle"), arrange.channel_shuffle),
     "pixelshuffle": arrange.pixel_shuffle,
     "pixelunshuffle": arrange.pixel_unshuffle,
-    "upsample": arrange.upsample,
-    "upsamplingnearest": arrange.upsample,
-    "interpolate": arrange.upsample,
+    "upsample": weight_layers.upsample,
+    "upsamplingnearest": weight_layers.upsample,
+    "upsamplingbilinear": weight_layers.upsample,
+    "interpolate": weight_layers.upsample,
     "cat": arrange.concat,
     "stack": arrange.stack,
     "getitem": arrange.select,

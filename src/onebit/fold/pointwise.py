@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from onebit.fold.arithmetic import with_constant
-from onebit.fold.call import Call, any_dtype
+from onebit.fold.call import Call, any_batch, any_dtype
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.layers import InputCoding, Normalize, RPReLU
@@ -49,6 +49,7 @@ def normalize(folder: Folder, call: Call, x: Pending) -> Pending:
     return x
 
 
+@any_batch
 def batch_norm(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     names = ("running_mean", "running_var", "weight", "bias", "training")
     mean, variance, weight, bias, training = (call.argument(at, name, None) for at, name in enumerate(names, 1))
@@ -68,7 +69,10 @@ def batch_norm(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pend
         base = (0.0 if bias is None else bias.double()) - mean.double() * factor
     formula = factor.numpy(), base.numpy()
     op = FoldedOp(call.name, apply, scale=scale.double().numpy(), shift=shift.double().numpy(), formula=formula)
-    return folder.then(x, op)
+    axis, rank = call.axis(1), len(call.before) - 1
+    channels_first = (axis, *(k for k in range(rank) if k != axis))
+    y = folder.then(folder.permuted(call, x, channels_first), op)
+    return folder.permuted(call, y, tuple(channels_first.index(k) for k in range(rank)))
 
 
 def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -129,6 +133,7 @@ def _integer_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
     return Pending(integers, (times,))
 
 
+@any_batch
 def relu(folder: Folder, call: Call, x: Pending) -> Pending:
     return x.then(FoldedOp(call.name, torch.relu, kind=Relu))
 
@@ -160,6 +165,7 @@ def _shifted(name: str, shift: Tensor) -> FoldedOp:
     return FoldedOp(name, lambda x: x + shift, shift=shift.double().numpy())
 
 
+@any_batch
 def hardtanh(folder: Folder, call: Call, x: Pending) -> Pending:
     low, high = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
     if (low, high) == (-1, 1):
@@ -167,14 +173,17 @@ def hardtanh(folder: Folder, call: Call, x: Pending) -> Pending:
     return clamped(folder, call, x, low, high)
 
 
+@any_batch
 def clamp(folder: Folder, call: Call, x: Pending) -> Pending:
     return clamped(folder, call, x, call.argument(1, "min", None), call.argument(2, "max", None))
 
 
+@any_batch
 def clamp_max(folder: Folder, call: Call, x: Pending) -> Pending:
     return clamped(folder, call, x, None, call.argument(1, "max", None))
 
 
+@any_batch
 def clamped(folder: Folder, call: Call, x: Pending, low: Any, high: Any, *, name: str = "") -> Pending:
     fields: dict[str, np.ndarray] = {}
     for side, bound, free in (("low", low, -np.inf), ("high", high, np.inf)):
@@ -191,20 +200,24 @@ def clamped(folder: Folder, call: Call, x: Pending, low: Any, high: Any, *, name
     return x.then(op)
 
 
+@any_batch
 def hardsigmoid(folder: Folder, call: Call, x: Pending) -> Pending:
     name = f"{call.name}.clamp"
     y = with_constant(folder, call, x, 3.0, torch.add, name=f"{call.name}.shift")
     return with_constant(folder, call, clamped(folder, call, y, 0.0, 6.0, name=name), 6.0, torch.div)
 
 
+@any_batch
 def activation(kind: type[Node], folder: Folder, call: Call, x: Pending) -> Pending:
-    return Pending(folder.emit(kind, call.name, folder.write(x)))
+    return folder.elementwise(kind, call.name, x)
 
 
+@any_batch
 def gelu(folder: Folder, call: Call, x: Pending) -> Pending:
     return activation(GeluTanh if call.argument(1, "approximate", "none") == "tanh" else Gelu, folder, call, x)
 
 
+@any_batch
 @any_dtype
 def dropout(folder: Folder, call: Call, x: Pending) -> Pending:
     if call.argument(2, "training", True):
@@ -212,6 +225,7 @@ def dropout(folder: Folder, call: Call, x: Pending) -> Pending:
     return x
 
 
+@any_batch
 @any_dtype
 def convert(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     before, after = call.node.args[0].meta["value"].dtype, call.node.meta["value"].dtype

@@ -115,10 +115,10 @@ def mean(folder: Folder, call: Call, x: Pending) -> Pending:
     return folder.reshaped(call, y, folder.values[y.base].shape, after[1:])
 
 
-def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, **fields: Any) -> Pending:
+def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, *, at: int = 1, **fields: Any) -> Pending:
     """A reduction, as a pool whose window covers the reduced axes."""
     before, after = call.shapes
-    axes = _axes(call)
+    axes = _axes(call, at)
     if kind is MaxPool and len(before) == 4 and axes == [2, 3]:
         y = folder.moved(call, x, MaxPool, kernel=before[2:], stride=before[2:], whole=1)
         return folder.reshaped(call, y, (before[1], 1, 1), after[1:])
@@ -127,14 +127,13 @@ def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, **fields
     return folder.reshaped(call, Pending(made), folder.values[made].shape, after[1:])
 
 
-def _axes(call: Call) -> list[int]:
-    """The axes of a reduction, in order, with the batch as axis 0."""
-    before, dim = call.before, call.argument(1, "dim", None)
+def _axes(call: Call, at: int = 1) -> list[int]:
+    """The axes of a reduction, in order, with the batch as axis 0; at: the position of the argument."""
+    before, dim = call.before, call.argument(at, "dim", None)
     numbers = [dim] if isinstance(dim, int) else dim
-    axes = sorted(axis % len(before) for axis in numbers) if isinstance(numbers, (tuple, list)) else []
-    if not axes or axes[0] == 0:
+    if not numbers or not isinstance(numbers, (tuple, list)):
         raise call.refusal(f"got dim={dim} of {shown(before)}, expected axes without the batch, as in dim=(2, 3)")
-    return axes
+    return sorted(call.axis(axis) + 1 for axis in numbers)
 
 
 def _last(folder: Folder, call: Call, x: Pending, axes: Sequence[int]) -> Pending:

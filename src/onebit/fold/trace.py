@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from onebit.common.torch_private import storage_address
+from onebit.common.torch_private import storage_address, traced_through
 from onebit.errors import FoldError, OnebitError, first_line
 from onebit.layers.base import is_close
 from onebit.packed.net import INPUT
@@ -46,7 +46,7 @@ def trace(
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", enabled=False):
             state = torch.get_rng_state()
-            with SignCalls(tracer.number_sign, within_layer=lambda: tracer.running):
+            with traced_through(), SignCalls(tracer.number_sign, within_layer=lambda: tracer.running):
                 graph = tracer.trace(_Called(model, example))
             drawn = not torch.equal(state, torch.get_rng_state())
     except OnebitError:
@@ -196,7 +196,11 @@ class _ExampleProxy(fx.Proxy):
             *("shape", "ndim", "dtype", "device", "dim", "numel", "size", "nelement", "is_cuda", "requires_grad"),
             *("is_floating_point", "is_contiguous", "get_device", "stride"),
         )
-        return getattr(value, name) if name in known else super().__getattr__(name)
+        if name in known:
+            return getattr(value, name)
+        if name.startswith("new_"):  # a constant of its dtype
+            return getattr(torch.empty(0, dtype=value.dtype), name)
+        return super().__getattr__(name)
 
     def __len__(self) -> int:
         return len(self.node.meta["value"])

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from onebit.errors import FoldError
-from onebit.fold.arrange import taken
-from onebit.fold.call import Call
+from onebit.fold.arrange import take, taken
+from onebit.fold.call import Call, Shape, any_batch
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, from_image
@@ -21,23 +21,19 @@ from onebit.layers.binary import padding_of
 from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
 from onebit.packed.nodes.node import SUM_LIMIT
-from onebit.quantizers import Quantizer
+from onebit.quantizers import BinaryWeight, Quantizer
 
 
+@any_batch
 def linear(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
-    return _dense(folder, call, x, *_constants(call))
+    return dense(folder, call, x, *_constants(call))
 
 
-def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
-    weight = call.argument(1, "mat2" if "mat2" in call.node.kwargs else "other", None)
-    if len(values) != 1 or not isinstance(weight, Tensor) or weight.dim() != 2:
-        raise call.refusal("expected x @ weight with a matrix of weights")
-    return _dense(folder, call, values[0], weight.t(), None)
-
-
-def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor | None) -> Pending:
-    """A dense layer on the last axis; with more axes, a 1×1 convolution over them."""
-    sample = call.shapes[0][1:]
+def dense(
+    folder: Folder, call: Call, x: Pending, weight: Any, bias: Tensor | None, sample: Shape | None = None
+) -> Pending:
+    """A dense layer on the last axis of a sample; with more axes, a 1×1 convolution over them."""
+    sample = call.before[1:] if sample is None else sample
     if len(sample) == 1:
         return _matmul(folder, call, _quantized(folder, call, x), Dense, RealDense, weight, bias)
     last = len(sample) - 1
@@ -47,7 +43,8 @@ def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor 
     image = (1, prod(others))
     x = folder.reshaped(call, x, (features, *others), (features, *image))
     y = _matmul(folder, call, x, Conv, RealConv, weight, bias, kernel=(1, 1))
-    y = folder.reshaped(call, y, (len(weight), *image), (len(weight), *others))
+    outputs = folder.values[y.base].shape[0]
+    y = folder.reshaped(call, y, (outputs, *image), (outputs, *others))
     return folder.permuted(call, y, (*range(1, len(sample)), 0))
 
 
@@ -139,7 +136,7 @@ def _matmul(
     x: Pending,
     one_bit: type[Node],
     real: type[Node],
-    weight: Tensor,
+    weight: Tensor | BinaryWeight,
     bias: Tensor | None,
     **fields: Any,
 ) -> Pending:
@@ -147,13 +144,13 @@ def _matmul(
 
     The node is `one_bit` or `real`, with further `fields`; `weight` has the real weights, outputs first.
     """
-    shipped = folder.shipped.get(call.module)
+    shipped = weight if isinstance(weight, BinaryWeight) else folder.shipped.get(call.module)
     if shipped is not None and shipped.grouped:
         raise FoldError(f"layer {call.name!r}: a scale per group of inputs packs layer by layer only")
     terms = 0 if shipped is None else shipped.signs[0].numel()
     factor, x = (None, x) if fields.get("padding_value") else _without_factor(folder, x, terms)
     source = folder.write(x)
-    rows = weight_rows(weight if shipped is None else shipped.signs)
+    rows = weight_rows(weight if shipped is None else shipped.signs)  # type: ignore[arg-type]
     scale: Tensor | None = None
     if shipped is None:
         base = folder.emit(real, call.name, source, weight=rows, **fields)
@@ -200,3 +197,26 @@ def _without_factor(folder: Folder, x: Pending, terms: int) -> tuple[float | Non
 def weight_rows(weight: Tensor) -> np.ndarray:
     """A row per output, input channels last: (O, I, …) -> (O, …·I); (O, I) stays."""
     return torch.movedim(weight.detach(), 1, -1).flatten(1).contiguous().numpy()
+
+
+def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
+    """Nearest neighbors as a move; other modes as a matrix for each axis, read off probes."""
+    before, after = call.shapes
+    run = call.on if call.module is None else call.module
+    if str(call.argument(3, "mode", "nearest")).startswith("nearest"):
+        # torch rounds its indices, so that some whole factors do not repeat each value
+        expected = probe = torch.arange(prod(before[2:]), dtype=torch.float64).view(1, 1, *before[2:])
+        for axis, (old, new) in enumerate(zip(before, after, strict=True)):
+            expected = expected.repeat_interleave(new // old, axis)
+        return folder.repeated(call, x, before, after) if torch.equal(run(probe), expected) else take(folder, call, x)
+    sample = list(before[1:])
+    for axis, (old, new) in enumerate(zip(before[1:], after[1:], strict=True)):
+        if not axis or old == new:
+            continue
+        probe = torch.eye(old).view(1, old, *[old if k == axis else 1 for k in range(1, len(sample))])
+        made = run(probe.expand(1, old, *before[2:]))[0].movedim(axis, 0)
+        order = (*(k for k in range(len(sample)) if k != axis), axis)
+        y = folder.permuted(call, x, order)
+        y = dense(folder, call, y, made.reshape(new, old, -1)[..., 0], None, tuple(sample[k] for k in order))
+        x, sample[axis] = folder.permuted(call, y, tuple(order.index(k) for k in range(len(sample)))), new
+    return x

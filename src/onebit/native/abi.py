@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "12379cce03769dd7c48d16022738b50035bb75381c46089b0cde133ce0f086d3"
+HASH = "e900c3417a3164754f60436ab136c1a17d9be1c9ddb928ec588a8613bb98c588"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -21,6 +21,10 @@ VECTOR = 16
 SEGMENT_UNITS = 6
 
 REAL_LANES = 16
+
+PRODUCT_LANES = 32
+
+PRODUCT_ROWS = 4
 
 DOT_LUT_INPUTS = 5
 
@@ -58,7 +62,8 @@ def _numbers(names: str) -> dict[str, int]:
 
 EPILOGUE = _numbers(
     "real scale shift center affine affine_int relu relu_int prelu hardtanh hardtanh_int "
-    "clamp threshold sign requantize quantize sigmoid tanh silu mish gelu gelu_tanh hardswish"
+    "clamp threshold sign requantize quantize sigmoid tanh silu mish gelu gelu_tanh sqrt "
+    "reciprocal hardswish"
 )
 
 CODING = _numbers("bytes moments reals")
@@ -83,11 +88,12 @@ UPDATE = _numbers("adam momentum flip")
 
 KERNEL = _numbers(
     "pointwise add add_int multiply xnor dot dot_lut lut real depthwise depthwise_real grid "
-    "expand levels fill copy max max_int max_bits max_bytes sum sum_int average"
+    "expand levels fill copy max max_int max_bits max_bytes sum sum_int average normalize "
+    "softmax product"
 )
 
 EPILOGUE_KERNELS = frozenset(
-    _numbers("pointwise add add_int multiply xnor dot dot_lut lut real depthwise depthwise_real")
+    _numbers("pointwise add add_int multiply xnor dot dot_lut lut real depthwise depthwise_real normalize product")
 )
 
 POINTWISE = frozenset(_numbers("pointwise add add_int multiply"))

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from onebit.native import library
+from onebit.native.abi import PRODUCT_LANES, PRODUCT_ROWS
 from onebit.native.arena import NativePlan, lay_out
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, WORD, Slot
-from onebit.native.layout import NotPlanned
+from onebit.native.layout import NotPlanned, image_of
 from onebit.native.panels import panels
 from onebit.native.pointwise import Pointwise
 from onebit.native.products import Product, call_of
@@ -47,8 +48,9 @@ class _Planner(Pointwise):
         for node in self.net.nodes:
             if (make := nodes.by_class(_MAKERS, node)) is None:
                 raise NotPlanned(f"the operation of {node.output!r}, {type(node).__name__}, has no native kernel")
-            self.slots[node.output] = make(self, node)
-        answers = [self.image_order(self.as_kind(self.slots[name], REAL)) for name in self.net.outputs]
+            if (slot := make(self, node)) is not None:
+                self.slots[node.output] = slot
+        answers = [self.image_order(self.as_kind(self.value(name), REAL)) for name in self.net.outputs]
         return lay_out(self, answers, self.isa)
 
     def dense(self, node: nodes.DenseLayer) -> Slot:
@@ -91,9 +93,15 @@ class _Planner(Pointwise):
         if _in_words(node) and self.packs(node, slot):
             slot = self.as_kind(slot, BITS)
         made: Any = self.known[node.output].shape
-        axes = axes_of(node, slot.shape[1:], made[1:])
         rows = _rows(node).reshape(node.groups, -1, prod(node.kernel), node.group_channels)
-        return self.matmul(node, slot, rows, axes, made)
+        pixels = prod(made[1:])
+        if self.isa.byte_tiles and made[1:] == slot.shape[1:] and prod(node.kernel) == prod(node.stride) == 1:
+            # all pixels as one row, for tiles
+            row = slot.kinds.setdefault("row", slot.seen_as((slot.shape[0], 1, pixels), slot.call))
+            columns = Axis(np.arange(pixels, dtype=np.int32)[:, None])
+            answer = self.matmul(node, row, rows, (whole(1), columns), (made[0], 1, pixels))
+            return answer.seen_as(made, answer.call)
+        return self.matmul(node, slot, rows, axes_of(node, slot.shape[1:], made[1:]), made)
 
     def affine(self, node: nodes.Affine) -> Slot:
         """Two levels stay signs if only one-bit weights read them: `matmul` multiplies the signs."""
@@ -203,6 +211,31 @@ class _Planner(Pointwise):
         real = not x.exact
         return self.emit("average", (slot,), shape, REAL, rows=rows, columns=columns, divisor=divisor, real=real)
 
+    def normalize(self, node: nodes.Normalize) -> Slot:
+        slot = self.as_kind(self.value(node.inputs[0]), REAL)
+        channels, height, width = slot.shape
+        fields: dict[str, Any] = {"groups": node.groups, "low": float(node.eps[0]), "center": node.centered}
+        fields["block"] = height * width if node.whole else 1
+        answer = self.emit("normalize", (slot,), slot.shape, REAL, **fields)
+        assert answer.call is not None
+        answer.call.scratch = 4 * channels  # a double and two floats
+        return answer
+
+    def softmax(self, node: nodes.Softmax) -> Slot:
+        slot = self.as_kind(self.value(node.inputs[0]), REAL)
+        return self.emit("softmax", (slot,), slot.shape, REAL)
+
+    def multiply_values(self, node: nodes.Product) -> Slot:
+        a, b = (self.on_grid(self.value(name)) for name in node.inputs)
+        (channels, *_), made = a.shape, image_of(self.known[node.output].shape)
+        answer = self.emit("product", (a, b), made, REAL, tap_channels=channels)
+        assert answer.call is not None
+        panels = -(-made[0] // PRODUCT_LANES) * PRODUCT_LANES
+        answer.call.scratch = channels * (2 * panels + PRODUCT_LANES + 2 * PRODUCT_ROWS)
+        if answer.call.scratch > _MAX_SCRATCH:
+            raise NotPlanned("a product of very many pixels")
+        return answer
+
 
 _MAKERS: dict[type, Any] = {
     nodes.DenseLayer: _Planner.dense,
@@ -221,6 +254,9 @@ _MAKERS: dict[type, Any] = {
     nodes.Quantize: _Planner.pointwise,
     nodes.Add: _Planner.add,
     nodes.Multiply: _Planner.add,
+    nodes.Normalize: _Planner.normalize,
+    nodes.Softmax: _Planner.softmax,
+    nodes.Product: _Planner.multiply_values,
     nodes.Concat: _Planner.concat,
     nodes.Take: _Planner.take,
     nodes.Pad: _Planner.pad,

@@ -25,7 +25,7 @@ class Pointwise(Values):
         signs: the operation writes words of bits, which two groups of a convolution must not share.
         """
         slot, call = self.value(name), self.open_call(name)
-        shared = call is not None and call.fields.get("groups", 1) > 1 and call.fields["outputs"] % 32
+        shared = call is not None and call.fields.get("groups", 1) > 1 and call.fields.get("outputs", 0) % 32
         if call is not None and call is self.calls[-1] and not (signs and shared):
             return slot
         return self.emit("pointwise", (slot,), slot.shape, INTEGER if slot.kind == BYTES else slot.kind)

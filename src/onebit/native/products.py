@@ -116,12 +116,13 @@ def _bytes(values: Values, product: Product) -> ProductCall:
 def _lookups(values: Values, product: Product) -> ProductCall:
     """Other integers by signs: sums of a few inputs with all signs are computed once, and looked up.
 
-    A dense layer of several images may split the integers into bytes instead, for tiles of bytes.
+    A dense layer of several images, or for each pixel, may split the integers into bytes instead, for tiles of bytes.
     """
     slot, fields = _on_integers(values, product)
     kernel, isa = lookup_kernel(product.node, product.rows, product.axes, slot.shape[2], product.isa), product.isa
-    dense = slot.shape[1:] == (1, 1) and not kernel.more
-    if dense and 0 < isa.byte_tiles <= most_batch(slot.buffer.units):
+    _, height, width = slot.shape
+    rows = width if width > 1 else most_batch(slot.buffer.units)
+    if height == 1 and not kernel.more and 0 < isa.byte_tiles <= rows:
         block, units = planes_of_bytes(product.rows.shape[3], isa)
         kernel = replace(kernel, scratch=max(kernel.scratch, units - segment_units(1)))
         fields |= {"planes": isa.byte_tiles, "block": block}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -20,7 +21,8 @@ class Values(KernelCalls):
     """The values so far, in `slots`.
 
     known: shape and kind of every value of the net. uses: number of nodes and outputs that read it. images: the coded
-    inputs.
+    inputs. views: moves that nothing has read yet: the value that has the elements, which they are, and whether nothing
+    else reads it.
     """
 
     def __init__(self, net: PackedNet) -> None:
@@ -30,6 +32,7 @@ class Values(KernelCalls):
         self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
         self.images = {name: self._coded(spec) for name, spec in net.inputs.items()}
         self.slots = {**self.images}
+        self.views: dict[str, tuple[str, View, bool]] = {}
 
     def _coded(self, spec: InputSpec) -> Slot:
         coding = {"integer": CENTERED, "values": UNSIGNED}[spec.coding] if spec.value.exact else None
@@ -39,6 +42,8 @@ class Values(KernelCalls):
 
     def value(self, name: str, *, flat: bool = False) -> Slot:
         """The value of a name; a flattened one is reordered first, unless `flat`."""
+        if name in self.views:
+            self.slots[name] = self._moved(name, *self.views.pop(name))
         slot = self.slots[name]
         if flat or not slot.flat:
             return slot
@@ -46,16 +51,28 @@ class Values(KernelCalls):
             slot.kinds["ordered"] = self.image_order(self.unpacked(slot))
         return slot.kinds["ordered"]
 
-    def view(self, node: nodes.Move) -> Slot:
-        """The value of a move: in the same memory if its elements are in order there, else a copy."""
-        (name,), made = node.inputs, self.known[node.output].shape
-        slot, view = self.value(name), node.view(self.known[name]).flat()
+    def view(self, node: nodes.Move) -> None:
+        """A move: several of them become one copy, when the value is read."""
+        (name,) = node.inputs
+        view = node.view(self.known[name])
+        source, before, alone = self.views.get(name, (name, View.of(self.known[name].shape), True))
+        through = view.through(chain(*before.axes))
+        if through is None:
+            source, alone = name, True
+        else:
+            view = through._replace(offset=through.offset + before.offset)
+        self.views[node.output] = source, view, alone and self.uses[name] == 1
+
+    def _moved(self, name: str, source: str, view: View, alone: bool) -> Slot:
+        """The elements of a value in another order: in the same memory if they are in order there, else a copy."""
+        made, slot, view = self.known[name].shape, self.value(source), view.flat()
         channels, *pixels = slot.shape
-        if len(made) == 1 and view == View.of(made).flat() and pixels != [1, 1] and (channels > 1 or slot.kind == BITS):
+        all_in_order = view == View.of(made).flat() and prod(made) == prod(self.known[source].shape)
+        if len(made) == 1 and all_in_order and pixels != [1, 1] and (channels > 1 or slot.kind == BITS):
             return slot.seen_as(slot.shape, flat=True)  # a dense layer reorders its weights instead
         if view.axes[0] != joined([(channels, prod(pixels))]):  # bits stay in words if the channels stay
             slot = self.unpacked(slot)
-        if self.uses[name] > 1:  # the others read it without the operations that follow
+        if not alone:  # the others read it without the operations that follow
             slot = slot.seen_as(slot.shape)
         shape = image_of(made)
         slot, axes, start = self.copied(slot, view, (1, slot.pixel if slot.kind == BITS else shape[0]))
@@ -84,7 +101,7 @@ class Values(KernelCalls):
     def concat(self, node: nodes.Concat) -> Slot:
         made = self.known[node.output]
         shape = image_of(made.shape)
-        coded = len({self.slots[name].coding for name in node.inputs}) == 1
+        coded = len({self.value(name).coding for name in node.inputs}) == 1
         target: Any = None
         before = 0
         for part in [self.plain(name, made, coded=coded) for name in node.inputs]:
@@ -110,7 +127,7 @@ class Values(KernelCalls):
     def pad(self, node: nodes.Pad) -> Slot:
         made = self.known[node.output]
         shape = image_of(made.shape)
-        coding = self.slots[node.inputs[0]].coding
+        coding = self.value(node.inputs[0]).coding
         byte = None if coding is None else coding.byte(node.value)
         slot = self.plain(node.inputs[0], made, coded=byte is not None)
         constant = node.value if made.exact else int(np.float32(node.value).view(np.int32))
@@ -137,9 +154,11 @@ class Values(KernelCalls):
         beyond = not isinstance(node, OneBitWeights) and bound is not None and bound > 2**GRID_BITS
         if slot.kind == INTEGER and not beyond:
             return slot
-        slot = self.as_kind(slot, REAL)
-        padded = abs(getattr(node, "padding_value", 0))
-        key = f"grid {padded}"
+        return self.on_grid(slot, abs(getattr(node, "padding_value", 0)))
+
+    def on_grid(self, slot: Slot, padded: int = 0) -> Slot:
+        """Integers and the unit of their grid, which includes a border of `padded`."""
+        slot, key = self.as_kind(slot, REAL), f"grid {padded}"
         if key not in slot.kinds:
             slot.kinds[key] = self.emit("grid", (slot,), slot.shape, INTEGER, constant=padded)
         return slot.kinds[key]

@@ -66,7 +66,7 @@ class Uses:
 
     def _keeps_bits(self, node: Node) -> bool:
         inputs = [self.values[name] for name in node.inputs]
-        if isinstance(node, (nodes.RealWeights, nodes.Activation)):
+        if isinstance(node, (nodes.RealWeights, nodes.Activation, nodes.Normalize, nodes.Softmax, nodes.Product)):
             return False
         if isinstance(node, (nodes.Dense, nodes.AdaptiveAveragePool)):  # double holds the sums
             return inputs[0].exact

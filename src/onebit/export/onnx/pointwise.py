@@ -134,6 +134,10 @@ def write_activation(graph: Graph, node: nodes.Activation) -> str:
             graph.add("Sigmoid", x)
         case "tanh":
             graph.add("Tanh", x)
+        case "sqrt":
+            graph.add("Sqrt", x)
+        case "reciprocal":
+            graph.add("Reciprocal", x)
         case "silu":
             times(graph.add("Sigmoid", x), x)
         case "mish":

@@ -296,3 +296,28 @@ def _divide(graph: Graph, tensor: str, pixels: np.ndarray) -> None:
     if (pixels == pixels.flat[0]).all():
         pixels = pixels.flat[0]
     graph.real("Div", tensor, graph.constant(pixels, f"{graph.current}/pixels", np.float32))
+
+
+def write_product(graph: Graph, node: nodes.Product) -> str:
+    a, b = (graph.get(source, "float") for source in node.inputs)
+    rows, columns = graph.add("Transpose", b, perm=[0, 2, 3, 1]), graph.add("Transpose", a, perm=[0, 2, 1, 3])
+    graph.add("Transpose", graph.add("MatMul", rows, columns), perm=[0, 2, 1, 3])
+    return "float"
+
+
+def write_normalize(graph: Graph, node: nodes.Normalize) -> str:
+    x = graph.get(node.inputs[0], "float")
+    size = graph.values[graph.current].shape[0] // node.groups
+    parts = graph.shape(0, node.groups, -1) if node.whole else graph.shape(0, node.groups, size, -1)
+    y = graph.add("Reshape", x, parts)
+    if node.centered:
+        y = graph.add("Sub", y, graph.add("ReduceMean", y, axes=[2]))
+    variance = graph.add("ReduceMean", graph.add("Mul", y, y), axes=[2])
+    deviation = graph.add("Sqrt", graph.add("Add", variance, graph.number(float(node.eps[0]), np.float32)))
+    graph.add("Reshape", graph.add("Div", y, deviation), graph.add("Shape", x))
+    return "float"
+
+
+def write_softmax(graph: Graph, node: nodes.Softmax) -> str:
+    graph.add("Softmax", graph.get(node.inputs[0], "float"), axis=1)
+    return "float"

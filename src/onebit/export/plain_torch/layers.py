@@ -184,6 +184,12 @@ def repeat(body: Body, node: nodes.Repeat, x: str) -> str:
     return x
 
 
+def normalize(body: Body, node: nodes.Normalize, x: str) -> str:
+    more = "" if node.whole else ", whole=False"
+    more += "" if node.centered else ", centered=False"
+    return f"{body.part('normalize')}({x}, groups={node.groups}, eps={float(str(node.eps[0]))}{more})"
+
+
 LAYERS: dict[type, Callable[..., str]] = {
     nodes.Flatten: flatten,
     nodes.DenseLayer: dense,
@@ -211,6 +217,9 @@ LAYERS: dict[type, Callable[..., str]] = {
     nodes.Reshape: lambda body, node, x: f"{x}.reshape({', '.join(map(str, (f'len({x})', *node.shape)))})",
     nodes.Permute: permute,
     nodes.Repeat: repeat,
+    nodes.Product: lambda body, node, a, b: f'torch.einsum("nkbt,nkbs->nsbt", {a}, {b})',
+    nodes.Normalize: normalize,
+    nodes.Softmax: lambda body, node, x: f"torch.softmax({x}, dim=1)",
     nodes.Multiply: lambda body, node, a, b: f"{a} * {b}",
     nodes.Requantize: requantize,
     nodes.Quantize: lambda body, node, x: f"{body.part('quantize')}({x}, least={node.least}, most={node.most})",

@@ -90,3 +90,12 @@ def average_pool(
     if divide_by == "pixels":
         return add_up(x) / add_up(torch.ones_like(x[:1, :1]))
     return add_up(x) / (kernel[0] * kernel[1] if divide_by == "window" else 1)
+
+
+def normalize(x: Tensor, groups: int, eps: float, *, whole: bool = True, centered: bool = True) -> Tensor:
+    """(x - mean) / deviation of groups of channels, over all pixels or with `whole=False` of each pixel by itself."""
+    y = x.reshape(len(x), groups, x.shape[1] // groups, -1)
+    axes = (2, 3) if whole else (2,)
+    if centered:
+        y = y - y.mean(axes, keepdim=True)
+    return (y / torch.sqrt(y.square().mean(axes, keepdim=True) + eps)).reshape(x.shape)

@@ -235,14 +235,16 @@ static void split_row(const int32_t *x, int count, int planes, uint8_t *to, int6
     }
 }
 
-/* Adds 2^(8 · plane) times the sums of a plane. */
-static void add_plane(const int32_t *sums, int plane, int64_t *wide) {
-    __m512i low = _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)sums));
-    __m512i high = _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)(sums + 8)));
-    const __m128i bits = _mm_cvtsi32_si128(8 * plane);
-    _mm512_storeu_si512(wide, _mm512_add_epi64(_mm512_loadu_si512(wide), _mm512_sll_epi64(low, bits)));
-    _mm512_storeu_si512(wide + 8,
-                        _mm512_add_epi64(_mm512_loadu_si512(wide + 8), _mm512_sll_epi64(high, bits)));
+/* Sums of planes, `apart` from each other: those of plane k times 2^(8 k). */
+static void add_planes(const int32_t *sums, int64_t apart, int planes, int64_t *wide) {
+    for (int half = 0; half < LANES; half += 8) {
+        __m512i total = _mm512_setzero_si512();
+        for (int plane = planes - 1; plane >= 0; plane--) {
+            __m256i part = _mm256_loadu_si256((const __m256i *)(sums + plane * apart + half));
+            total = _mm512_add_epi64(_mm512_slli_epi64(total, 8), _mm512_cvtepi32_epi64(part));
+        }
+        _mm512_storeu_si512(wide + half, total);
+    }
 }
 
 /* Sums of `count` rows of bytes, `step` bytes apart, with the weights of up to DENSE_STEPS tiles: of two
@@ -295,9 +297,9 @@ static int dense_tiles(const ob_call *call, const share_t *share, int64_t count,
     return saw_nan;
 }
 
-/* A dense layer of int32 inputs, exact for each of them: their bytes times the weights, plane by plane, as
- * dense_tiles does. Rows of bytes are an odd number of cache lines apart, so that 16 of them are not all in
- * one set. */
+/* A dense layer of int32 inputs, or one for each pixel of a row, exact for each of them: their bytes times
+ * the weights, plane by plane, as dense_tiles does. Rows of bytes are an odd number of cache lines apart, so
+ * that 16 of them are not all in one set. */
 static int matmul_planes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     static const int32_t one[4] = {0, 1, 1, 0};
     int64_t steps = (call->tap_channels + STEP - 1) / STEP, stride = (steps | 1) * STEP,
@@ -305,20 +307,24 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     int padded = (call->outputs + LANES - 1) / LANES, shaped = 0, saw_nan = 0;
     uint8_t *weights = (uint8_t *)(arena + call->scratch + share->scratch),
             *bytes = weights + 2 * DENSE_STEPS * TILE_BYTES;
-    int32_t *sums = (int32_t *)(bytes + MAX_PLANES * saved);
+    int64_t *wide = (int64_t *)(bytes + MAX_PLANES * saved);
+    int32_t *sums = (int32_t *)(wide + call->block * BLOCK);
     work_t work = work_of(call, share, TILE_OUTPUTS);
     if (work.outputs.begin == work.outputs.end) return 0;
-    run_t at = {.call = call, .arena = arena, .i = 0, .run = one};
-    for (int group = 0; group < call->groups; group++)
-        for (int64_t row = 0; row < count; row += call->block) {
-            int64_t many = count - row < call->block ? count - row : call->block;
-            const int32_t *x =
-                (const int32_t *)arena + call->in + row * call->in_size + (int64_t)group * call->tap_channels;
-            int is_signed, planes = planes_for(x, call->in_size, many, call->tap_channels, &is_signed);
+    const int single = call->out_width == 1;
+    const int64_t rows = single ? count : call->out_width, apart = single ? call->in_size : call->in_pixel;
+    run_t at = {.call = call, .arena = arena, .i = 0, .run = single ? one : call->runs};
+    for (int64_t item = 0; item < call->groups * (single ? 1 : count); item++)
+        for (int64_t row = 0; row < rows; row += call->block) {
+            const int group = (int)(item % call->groups);
+            const int64_t image = item / call->groups,
+                          many = rows - row < call->block ? rows - row : call->block;
+            const int32_t *x = (const int32_t *)arena + call->in + image * call->in_size + row * apart +
+                               (int64_t)group * call->tap_channels;
+            int is_signed, planes = planes_for(x, apart, many, call->tap_channels, &is_signed);
             int64_t plane = many * stride, lower = (planes - is_signed) * many;
             for (int64_t n = 0; n < many; n++)
-                split_row(x + n * call->in_size, call->tap_channels, planes, bytes + n * stride, plane,
-                          steps * STEP);
+                split_row(x + n * apart, call->tap_channels, planes, bytes + n * stride, plane, steps * STEP);
             for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
                 int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS,
                     first = p * LANES;
@@ -338,13 +344,19 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
                                        some, weights, from > 0, sums + lower * TILE_OUTPUTS + q * LANES,
                                        &shaped);
                     }
+                int64_t *of_tile = wide + first % BLOCK;
+                for (int64_t m = 0; m < many; m++)
+                    for (int k = 0; k < panels * LANES; k += LANES)
+                        add_planes(sums + m * TILE_OUTPUTS + k, many * TILE_OUTPUTS, planes,
+                                   of_tile + m * BLOCK + k);
+                const int begin = first - first % BLOCK, end = first + part; /* outputs of a block */
+                if (end % BLOCK && tile + 1 < work.outputs.end) continue;
+                const int from =
+                    begin > work.outputs.begin * TILE_OUTPUTS ? begin : work.outputs.begin * TILE_OUTPUTS;
                 for (int64_t m = 0; m < many; m++) {
-                    int64_t wide[TILE_OUTPUTS] = {0};
-                    position_t position = {row + m, 0};
-                    for (int j = 0; j < planes; j++)
-                        for (int k = 0; k < panels; k++)
-                            add_plane(sums + (j * many + m) * TILE_OUTPUTS + k * LANES, j, wide + k * LANES);
-                    saw_nan |= finish_sums(&at, position, group, first, part, NULL, wide);
+                    position_t position = {single ? row + m : image, single ? 0 : (int32_t)(row + m)};
+                    saw_nan |= finish_sums(&at, position, group, from, end - from, NULL,
+                                           wide + m * BLOCK + from % BLOCK);
                 }
             }
         }
@@ -368,7 +380,8 @@ static int dot_or_tiles(const ob_call *call, const share_t *share, int64_t count
 }
 
 static int lut_or_planes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    return (call->planes && count >= call->planes ? matmul_planes : lut)(call, share, count, arena);
+    const int64_t rows = call->out_width == 1 ? count : call->out_width;
+    return (call->planes && rows >= call->planes ? matmul_planes : lut)(call, share, count, arena);
 }
 #undef RUN_DOT
 #define RUN_DOT dot_or_tiles

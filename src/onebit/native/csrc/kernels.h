@@ -1,6 +1,7 @@
 /* The kernels of an instruction set, as its names choose them; see isa.h. */
 #pragma once
 #include "moves.h"
+#include "attention.h"
 #include "matmul.h"
 #include "depthwise.h"
 #ifndef words_tile

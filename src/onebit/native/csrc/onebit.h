@@ -76,9 +76,12 @@ typedef struct {
     KERNEL(MAX_INT, pool, 0)                                                                                \
     KERNEL(MAX_BITS, pool, 0) /* the same for signs */                                                      \
     KERNEL(MAX_BYTES, pool, 0)                                                                              \
-    KERNEL(SUM, pool, 0)                 /* sums of windows in float32, row by row, then / divisor */       \
-    KERNEL(SUM_INT, pool, 0)             /* exact sums of windows, of int32 or bytes */                     \
-    KERNEL(AVERAGE, adaptive_average, 0) /* adaptive: sums in double, down and then across, / divisor */
+    KERNEL(SUM, pool, 0)                   /* sums of windows in float32, row by row, then / divisor */     \
+    KERNEL(SUM_INT, pool, 0)               /* exact sums of windows, of int32 or bytes */                   \
+    KERNEL(AVERAGE, adaptive_average, 0)   /* adaptive: sums in double, down and then across, / divisor */  \
+    KERNEL(NORMALIZE, normalize_groups, 1) /* (x - mean) / deviation of groups of channels */               \
+    KERNEL(SOFTMAX, softmax, 0)            /* of the channels of each pixel */                              \
+    KERNEL(PRODUCT, multiply_values, 1)    /* pixels of a row times pixels of a row of in2, both on grids */
 #define OB_KERNEL_ID(name, run, epilogue) OB_KERNEL_##name,
 enum { OB_KERNEL_NONE, OB_KERNELS(OB_KERNEL_ID) };
 
@@ -86,10 +89,12 @@ enum { OB_KERNEL_NONE, OB_KERNELS(OB_KERNEL_ID) };
 
 /* Sizes on which weights and scratch memory depend. Those of OB_KERNEL_DOT_LUT are explained in dot_lut.h,
  * and of tiles of bytes in amx.h. */
-#define OB_BLOCK 256       /* most channels that an epilogue works on at once */
-#define OB_VECTOR 16       /* it works on a multiple of this number */
-#define OB_SEGMENT_UNITS 6 /* of scratch memory for a tap: a segment_t of matmul.h */
-#define OB_REAL_LANES 16   /* outputs per panel of OB_KERNEL_REAL */
+#define OB_BLOCK 256        /* most channels that an epilogue works on at once */
+#define OB_VECTOR 16        /* it works on a multiple of this number */
+#define OB_SEGMENT_UNITS 6  /* of scratch memory for a tap: a segment_t of matmul.h */
+#define OB_REAL_LANES 16    /* outputs per panel of OB_KERNEL_REAL */
+#define OB_PRODUCT_LANES 32 /* outputs and rows of a tile of OB_KERNEL_PRODUCT */
+#define OB_PRODUCT_ROWS 4
 #define OB_DOT_LUT_INPUTS 5
 #define OB_DOT_LUT_GROUPS 3
 #define OB_DOT_LUT_WORDS 17
@@ -117,7 +122,8 @@ typedef struct {
     int32_t table_rows; /* input rows that are kept: their lookup tables, or bytes with padding; or 0 */
     int32_t table_left, table_width; /* pixels of padding before a row that is kept; all of its pixels */
     int32_t table_byte;              /* the padding as a byte */
-    int32_t block; /* tiles of outputs whose weights are bytes at the same time, or with `planes` images */
+    int32_t block; /* tiles of outputs whose weights are bytes at the same time, or with `planes` images;
+                      OB_KERNEL_NORMALIZE: pixels that are normalized together */
 
     /* windows: the input row (column) under tap k of output row (column) o is rows[o * taps + k], or -1 */
     const int32_t *rows, *columns;
@@ -126,7 +132,7 @@ typedef struct {
         *runs; /* output columns with the same taps inside the image: (first, stride, count, input stride) */
     int32_t run_count;
     int32_t constant; /* the padding value, or the value to fill with */
-    float low, high;  /* OB_KERNEL_LEVELS */
+    float low, high;  /* OB_KERNEL_LEVELS; OB_KERNEL_NORMALIZE: low is added to the variance */
 
     /* matrix products: rows of weights in panels of `lanes` outputs, group by group; for OB_KERNEL_DEPTHWISE
      * -1 or 0 for each output, tap by tap, and for OB_KERNEL_DEPTHWISE_REAL doubles */
@@ -140,7 +146,7 @@ typedef struct {
                           of 0 */
     int32_t real;      /* the input is on a grid (for OB_KERNEL_AVERAGE: is float32) */
     int32_t levels;    /* OB_KERNEL_XNOR: bits mean the levels in in2, and sums are real */
-    int32_t center;    /* the epilogue needs sum(x) */
+    int32_t center;    /* the epilogue needs sum(x); OB_KERNEL_NORMALIZE subtracts the mean */
     int32_t
         planes; /* OB_KERNEL_LUT, dense: fewest images of a batch that is multiplied byte by byte; 0: never */
     int32_t together; /* finish this number of pixels of few channels as one block: parameters are repeated

@@ -14,7 +14,7 @@ A new operation is a class whose `compute` defines it; `@operation` enters it in
 `ARRAYS` or `ATTRIBUTES`.
 """
 
-from onebit.packed.nodes.activation import Activation as Activation
+from onebit.packed.nodes.activation import Activation as Activation, Reciprocal as Reciprocal, Sqrt as Sqrt
 from onebit.packed.nodes.arrange import (
     Concat as Concat,
     Flatten as Flatten,
@@ -46,6 +46,7 @@ from onebit.packed.nodes.dense import (
     Weights as Weights,
 )
 from onebit.packed.nodes.node import OPS as OPS, Node as Node, Value as Value, by_class as by_class
+from onebit.packed.nodes.normalize import Normalize as Normalize, Softmax as Softmax
 from onebit.packed.nodes.pointwise import (
     Add as Add,
     Affine as Affine,
@@ -64,5 +65,6 @@ from onebit.packed.nodes.pool import (
     MaxPool as MaxPool,
     Pool as Pool,
 )
+from onebit.packed.nodes.product import Product as Product
 from onebit.packed.nodes.rounding import Quantize as Quantize, Requantize as Requantize
 from onebit.packed.nodes.view import View as View

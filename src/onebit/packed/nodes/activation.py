@@ -36,7 +36,7 @@ class Activation(Pointwise):
     """Below it the result is -0, as torch's vector kernels round it: a sign that follows is +1."""
 
     def compute(self, dtype: Any, v: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             x = v.astype(np.float32)
             return self.curve(np.where(x < np.float32(self.zero_below), np.float32(-0.0), x))
 
@@ -52,7 +52,7 @@ class Sigmoid(Activation):
     torch = "torch.sigmoid({x})"
 
     def curve(self, x: np.ndarray) -> np.ndarray:
-        return 1 / (2 + _exp_less(-x, 1))
+        return 1 / (2 + exp_less(-x, 1))
 
 
 @operation("tanh")
@@ -62,7 +62,7 @@ class Tanh(Activation):
     torch = "torch.tanh({x})"
 
     def curve(self, x: np.ndarray) -> np.ndarray:
-        e = _exp_less(x + x, 1)
+        e = exp_less(x + x, 1)
         return e / (e + 2)
 
 
@@ -74,7 +74,7 @@ class Silu(Activation):
     zero_below = -88.722832
 
     def curve(self, x: np.ndarray) -> np.ndarray:
-        return x / (2 + _exp_less(-x, 1))
+        return x / (2 + exp_less(-x, 1))
 
 
 @operation("mish")
@@ -85,7 +85,7 @@ class Mish(Activation):
     zero_below = -102.87347
 
     def curve(self, x: np.ndarray) -> np.ndarray:
-        e = _exp_less(np.where(x < 20, x, np.float32(20)), 0)
+        e = exp_less(np.where(x < 20, x, np.float32(20)), 0)
         n = e * (e + 2)
         return x * (n / (n + 2))
 
@@ -99,7 +99,7 @@ class Gelu(Activation):
 
     def curve(self, x: np.ndarray) -> np.ndarray:
         t = 1 / (1 + np.float32(0.3) * np.abs(x))
-        tail = _exp_less(x * x * np.float32(-0.5), 0) * (_polynomial(t, _TAIL) * t)
+        tail = exp_less(x * x * np.float32(-0.5), 0) * (_polynomial(t, _TAIL) * t)
         return x * np.where(x > 0, 1 - tail, tail)
 
 
@@ -111,7 +111,27 @@ class GeluTanh(Activation):
     zero_below = -5.0613804
 
     def curve(self, x: np.ndarray) -> np.ndarray:
-        return x / (2 + _exp_less(-x * (x * x * _GATE_CUBIC + _GATE), 1))
+        return x / (2 + exp_less(-x * (x * x * _GATE_CUBIC + _GATE), 1))
+
+
+@operation("sqrt")
+class Sqrt(Activation):
+    """The square root."""
+
+    torch = "torch.sqrt({x})"
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        return np.sqrt(x)
+
+
+@operation("reciprocal")
+class Reciprocal(Activation):
+    """1 / x."""
+
+    torch = "torch.reciprocal({x})"
+
+    def curve(self, x: np.ndarray) -> np.ndarray:
+        return 1 / x
 
 
 @operation("hardswish")
@@ -124,7 +144,7 @@ class Hardswish(Activation):
         return x * np.clip(x + 3, np.float32(0), np.float32(6)) / 6
 
 
-def _exp_less(x: np.ndarray, one: int) -> np.ndarray:
+def exp_less(x: np.ndarray, one: int) -> np.ndarray:
     """e^x - one, with `one` 0 or 1. x is clipped to ±80, so that no power of two is subnormal."""
     a = np.clip(x, np.float32(-80), np.float32(80))
     shifted = a * _LOG2_E + _ROUND

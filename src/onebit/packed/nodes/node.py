@@ -46,7 +46,7 @@ MAX_RANK = 6  # axes of a value, without the batch
 MAX_WIDTH = 2**16  # of a range: activations have up to 16 bits
 MAX_SHIFT = 52
 ARRAYS = {
-    **dict.fromkeys(("scale", "centre", "shift", "slope", "low", "high"), ("float32", 1)),
+    **dict.fromkeys(("scale", "centre", "shift", "slope", "low", "high", "eps"), ("float32", 1)),
     **dict.fromkeys(("weight", "scales"), ("float32", 2)),
     "signs": ("uint64", 2),
     "multiplier": ("int32", 2),
@@ -111,7 +111,7 @@ ATTRIBUTES = {
     **dict.fromkeys(("kernel", "stride", "dilation", "size"), Numbers(2)),
     **dict.fromkeys(("extra", "channels"), Numbers(2, 0)),
     **dict.fromkeys(("value", "padding_value"), Numbers(1, -1, 1)),
-    **dict.fromkeys(("count_padding", "sums", "whole"), Numbers(1, 0, 1)),
+    **dict.fromkeys(("count_padding", "sums", "whole", "centered"), Numbers(1, 0, 1)),
     **dict.fromkeys(("shape", "times"), Numbers(None)),
     **dict.fromkeys(("stop", "step"), Numbers(3)),
     "groups": Numbers(1),

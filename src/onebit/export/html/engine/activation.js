@@ -60,3 +60,7 @@ OPS.gelu_tanh = activation((v) => {
 });
 
 OPS.hardswish = activation((x) => fround(x * Math.min(Math.max(fround(x + 3), 0), 6)) / 6);
+
+OPS.sqrt = activation(Math.sqrt);
+
+OPS.reciprocal = activation((x) => 1 / x);

@@ -1,0 +1,245 @@
+"""Operations of transformers: normalizations, softmax, products of two values, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from onebit.fold.arithmetic import affine, of_sample
+from onebit.fold.call import Call, Shape, any_batch, any_dtype, batch_of, samples_of
+from onebit.fold.chain import FoldedOp, Pending
+from onebit.fold.folder import Folder
+from onebit.fold.pooling import over_axes
+from onebit.fold.weight_layers import dense
+from onebit.layers.parametrized import binary_parametrizations
+from onebit.packed import AveragePool, Clamp, Multiply
+from onebit.packed.nodes import Normalize, Product, Reciprocal, Softmax, Sqrt
+from onebit.quantizers import BinaryWeight
+
+
+def first(folder: Folder, call: Call, x: Pending, sample: Shape, axes: Shape) -> tuple[Pending, Shape]:
+    """`x`, of shape `sample`, with these axes as one axis of channels, and the shape after their permutation."""
+    order = (*axes, *(axis for axis in range(len(sample)) if axis not in axes))
+    moved = tuple(sample[axis] for axis in order)
+    x = folder.permuted(call, x, order)
+    return folder.reshaped(call, x, moved, (prod(moved[: len(axes)]), *moved[len(axes) :])), moved
+
+
+def back(folder: Folder, call: Call, x: Pending, sample: Shape, axes: Shape) -> Pending:
+    """The inverse of `first`."""
+    order = (*axes, *(axis for axis in range(len(sample)) if axis not in axes))
+    moved = tuple(sample[axis] for axis in order)
+    x = folder.reshaped(call, x, (prod(moved[: len(axes)]), *moved[len(axes) :]), moved)
+    return folder.permuted(call, x, tuple(order.index(axis) for axis in range(len(order))))
+
+
+@any_batch
+def layer_norm(folder: Folder, call: Call, x: Pending, *others: Pending, centered: int = 1) -> Pending:
+    """LayerNorm, or RMSNorm without `centered`, over the last axes."""
+    sample, last = call.before[1:], call.argument(1, "normalized_shape", ())
+    axes = tuple(range(len(sample) - len(last), len(sample)))
+    weight = call.argument(2, "weight", None)
+    bias, eps = (call.argument(3, "bias", None), call.argument(4, "eps", 1e-5)) if centered else (None, _rms_eps(call))
+    y, _ = first(folder, call, x, sample, axes)
+    y = _normalized(folder, call, y, weight, bias, eps, centered=centered)
+    return back(folder, call, y, sample, axes)
+
+
+def _rms_eps(call: Call) -> float:
+    eps = call.argument(3, "eps", None)
+    return float(torch.finfo(torch.float32).eps) if eps is None else float(eps)
+
+
+def group_norm(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
+    names = ("num_groups", "weight", "bias", "eps")
+    groups, weight, bias, eps = (call.argument(at, name, None) for at, name in enumerate(names, 1))
+    return _normalized(folder, call, x, weight, bias, eps or 1e-5, groups=groups, whole=1)
+
+
+def _normalized(
+    folder: Folder, call: Call, x: Pending, weight: Tensor | None, bias: Tensor | None, eps: float, **fields: Any
+) -> Pending:
+    """The normalization of channels, and its affine map."""
+    if any(isinstance(part, fx.Node) for part in (weight, bias)):
+        raise call.refusal("expected constants as weight and bias")
+    name = folder.emit(Normalize, call.name, folder.write(x), eps=np.array([eps], np.float32), **fields)
+    scale, shift = (None if part is None else part.detach().double().flatten().numpy() for part in (weight, bias))
+    if scale is None and shift is None:
+        return Pending(name)
+    return Pending(name).then(FoldedOp(call.name, lambda x: x, scale=scale, shift=shift, exact=False))
+
+
+@any_batch
+def softmax(folder: Folder, call: Call, x: Pending) -> Pending:
+    return _softmax(folder, call, x, call.before[1:], call.axis(call.argument(1, "dim", None)))
+
+
+def _softmax(folder: Folder, call: Call, x: Pending, sample: Shape, axis: int) -> Pending:
+    y, _ = first(folder, call, x, sample, (axis,))
+    return back(folder, call, Pending(folder.emit(Softmax, call.name, folder.write(y))), sample, (axis,))
+
+
+@any_batch
+def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
+    """x @ weight, or the product of two values."""
+    operands = [
+        call.argument(0, "input", None),
+        call.argument(1, "mat2" if "mat2" in call.node.kwargs else "other", None),
+    ]
+    if len(values) == 1 and isinstance(operands[1], Tensor) and operands[1].dim() == 2:
+        return dense(folder, call, values[0], operands[1].t(), None)
+    if not all(isinstance(one, fx.Node) and one.op != "get_attr" for one in operands):
+        raise call.refusal("expected x @ weight with a matrix of weights, or two values of the net")
+    a, b = (folder.pending[one] for one in operands)
+    return product(folder, call, a, b, *(samples_of(one)[1:] for one in operands))
+
+
+def product(folder: Folder, call: Call, a: Pending, b: Pending, left: Shape, right: Shape) -> Pending:
+    """a @ b for samples (…, T, K) and (…, K, S)."""
+    if len(left) != len(right) or left[:-2] != right[:-2] or len(left) < 2:
+        raise call.refusal(f"got samples of shapes {left} and {right}, expected matrices with equal other axes")
+    *rest, rows, _ = left
+    images = []
+    for x, sample, axis in ((a, left, len(left) - 1), (b, right, len(right) - 2)):
+        y, moved = first(folder, call, x, sample, (axis,))
+        images.append(folder.write(folder.reshaped(call, y, moved, (moved[0], prod(moved[1:-1]), moved[-1]))))
+    made = folder.emit(Product, call.name, *images)
+    y = folder.reshaped(call, Pending(made), folder.values[made].shape, (right[-1], *rest, rows))
+    sample = (*rest, rows, right[-1])
+    return back(folder, call, y, sample, (len(sample) - 1,))
+
+
+@any_batch
+def attention(folder: Folder, call: Call, *values: Pending) -> Pending:
+    """softmax(query @ keyᵀ · scale + mask) @ value."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+    query, key, value, mask, _, causal, scale, _ = (call.argument(at, name, None) for at, name in enumerate(names))
+    sources = (query, key, value)
+    if isinstance(mask, fx.Node) or not all(isinstance(one, fx.Node) and one.op != "get_attr" for one in sources):
+        raise call.refusal("expected values of the net, and a constant mask")
+    x, shapes = [folder.pending[one] for one in sources], [samples_of(one)[1:] for one in sources]
+    scores = (*call.node.meta["value"].shape[:-1], shapes[1][-2])
+    numbers = None if mask is None else of_sample(call, _as_numbers(mask), scores)
+    return _attended(folder, call, x, shapes, scale, numbers, causal)
+
+
+@any_batch
+@any_dtype
+def multihead_attention(folder: Folder, call: Call, *values: Pending) -> Pending:
+    """`nn.MultiheadAttention` without masks of samples; its second output, the weights, is none."""
+    layer, names = call.module, ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
+    given = dict(zip(names, call.node.args, strict=False)) | call.node.kwargs
+    mask, batch = given.get("attn_mask"), batch_of(call.node)
+    if given.get("key_padding_mask") is not None or isinstance(mask, fx.Node) or (mask is not None and mask.dim() > 2):
+        raise call.refusal("expected no masks but a constant one of two axes")
+    if layer.bias_k is not None or layer.add_zero_attn or batch.axis != (not layer.batch_first):
+        raise call.refusal("expected samples along its axis of the batch, no bias_kv and no zero_attn")
+    x, shapes = [], []
+    weights = _projections(folder, layer)
+    biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.detach().chunk(3)
+    for name, weight, bias in zip(names, weights, biases, strict=False):
+        sample = samples_of(given[name])[1:]
+        y = dense(folder, call._replace(name=f"{call.name}.{name}"), folder.pending[given[name]], weight, bias, sample)
+        *rest, rows, _ = sample
+        last, split = len(rest) + 1, (*rest, rows, layer.num_heads, layer.embed_dim // layer.num_heads)
+        y = folder.reshaped(call, y, (*rest, rows, layer.embed_dim), split)
+        x.append(folder.permuted(call, y, (*range(last - 1), last, last - 1, last + 1)))
+        shapes.append((*rest, layer.num_heads, rows, split[-1]))
+    numbers = None if mask is None else _as_numbers(mask)
+    y = _attended(folder, call, x, shapes, None, numbers, None)
+    *rest, heads, rows, size = shapes[0]
+    y = folder.permuted(call, y, (*range(len(rest)), len(rest) + 1, len(rest), len(rest) + 2))
+    y = folder.reshaped(call, y, (*rest, rows, heads, size), (*rest, rows, heads * size))
+    out = layer.out_proj
+    weight = next((folder.shipped[part] for part in binary_parametrizations(out).values()), out.weight)
+    return dense(folder, call._replace(name=f"{call.name}.out_proj"), y, weight, out.bias, (*rest, rows, heads * size))
+
+
+def _projections(folder: Folder, layer: Any) -> list[Any]:
+    """The weights of queries, keys and values: binary ones, or tensors."""
+    binary = {name: folder.shipped[part] for name, part in binary_parametrizations(layer).items()}
+    if layer.in_proj_weight is None:
+        return [binary.get(name, getattr(layer, name)) for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")]
+    whole = binary.get("in_proj_weight")
+    if whole is None:
+        return [*layer.in_proj_weight.chunk(3)]
+    parts = [(None,) * 3 if part is None else part.chunk(3) for part in whole]
+    return [BinaryWeight(*three) for three in zip(*parts, strict=True)]
+
+
+def _as_numbers(mask: Tensor) -> Tensor:
+    """What is added to scores: a boolean mask names those that count."""
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape).masked_fill(~mask, -MASKED)
+    return mask.float().clamp(min=-MASKED)
+
+
+def _attended(
+    folder: Folder,
+    call: Call,
+    values: Sequence[Pending],
+    shapes: Sequence[Shape],
+    scale: float | None,
+    mask: Tensor | None,
+    causal: bool | None,
+) -> Pending:
+    """Attention of queries, keys and values with samples of shapes (…, T, K), (…, S, K) and (…, S, V)."""
+    (q, k, v), (of_q, of_k, of_v) = values, shapes
+    last = len(of_q) - 1
+    if of_q[:-2] != of_k[:-2]:  # groups of queries share keys
+        full = [(*of_q[:-2], *shape[-2:]) for shape in (of_k, of_v)]
+        k, v = (
+            folder.repeated(call, x, (1, *old), (1, *new))
+            for x, old, new in zip((k, v), (of_k, of_v), full, strict=True)
+        )
+        of_k, of_v = full
+    turned = folder.permuted(call, k, (*range(last - 1), last, last - 1))
+    named = [call._replace(name=f"{call.name}.{part}") for part in ("scores", "scale", "mask", "softmax")]
+    y = product(folder, named[0], q, turned, of_q, (*of_k[:-2], of_k[-1], of_k[-2]))
+    sample = (*of_q[:-1], of_k[-2])
+    factor = 1 / sqrt(of_q[-1]) if scale is None else scale
+    y = affine(folder, named[1], y, torch.tensor(factor).expand(sample), torch.mul, number=factor)
+    if causal:
+        mask = _as_numbers(torch.ones(sample[-2:], dtype=torch.bool).tril())
+    if mask is not None:
+        y = affine(folder, named[2], y, mask.expand(sample), torch.add)
+    return product(folder, call, _softmax(folder, named[3], y, sample, last), v, sample, of_v)
+
+
+MASKED = 1e30
+"""What is subtracted from scores that do not count."""
+
+
+@any_batch
+def norm(folder: Folder, call: Call, x: Pending) -> Pending:
+    """The Euclidean norm over axes."""
+    if call.argument(1, "p", "fro") not in ("fro", 2, 2.0):
+        raise call.refusal("expected the Euclidean norm, p=2")
+    square = folder.elementwise(Multiply, f"{call.name}.square", x, x)
+    return folder.elementwise(Sqrt, call.name, over_axes(AveragePool, folder, call, square, at=2, sums=1))
+
+
+@any_batch
+def normalize(folder: Folder, call: Call, x: Pending) -> Pending:
+    """`F.normalize`: x / max(norm, eps)."""
+    (_, *sample), dim = call.before, call.argument(2, "dim", 1)
+    if call.argument(1, "p", 2.0) != 2:
+        raise call.refusal("expected the Euclidean norm, p=2")
+    axis = call.axis(dim)
+    y, moved = first(folder, call, x, tuple(sample), (axis,))
+    square = folder.elementwise(Multiply, f"{call.name}.square", y, y)
+    channels, pixels = moved[0], prod(moved[1:])
+    image = folder.permuted(call, folder.reshaped(call, square, moved, (channels, 1, pixels)), (2, 1, 0))
+    total = folder.emit(AveragePool, f"{call.name}.sum", folder.write(image), kernel=(1, channels), sums=1)
+    eps = call.argument(3, "eps", 1e-12)
+    root = folder.elementwise(Sqrt, f"{call.name}.norm", Pending(total))
+    least = Pending(folder.emit(Clamp, f"{call.name}.eps", folder.write(root), low=np.array([eps], np.float32)))
+    factor = folder.elementwise(Reciprocal, f"{call.name}.reciprocal", least)
+    factor = folder.reshaped(call, factor, (pixels, 1, 1), (1, *moved[1:]))
+    factor = folder.repeated(call, factor, (1, 1, *moved[1:]), (1, *moved))
+    return back(folder, call, folder.elementwise(Multiply, call.name, y, factor), tuple(sample), (axis,))
