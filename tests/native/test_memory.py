@@ -47,8 +47,8 @@ def test_a_plan_takes_memory_for_its_weights_and_for_values_in_use(name: str, is
     values, scratch = arena_bytes(plan)
     largest = max(4 * int(np.prod(value.shape)) for value in infer(net).values())
     assert values <= plan.plan.batch * VALUES[MEASURED[name].model] * (largest + 8) + 1024
-    # AMX: the bytes of 64 rows of 2048 real values, and sums of 256 outputs
-    assert scratch <= (800_000 if isa == "amx" and name == "mlp-weights" else 200_000)
+    # AMX: the bytes of 64 rows of 2048 real values, and sums
+    assert scratch <= (700_000 if isa == "amx" and name == "mlp-weights" else 200_000)
     images = inputs_of(net, 3)
     tracemalloc.start()
     plan.run(images)

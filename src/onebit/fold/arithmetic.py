@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from onebit.fold.call import Call, any_batch, batch_of, samples_of
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
+from onebit.fold.shapes import channels_back, channels_first
 from onebit.packed import Add, Multiply
 from onebit.packed.nodes import Reciprocal
 
@@ -86,42 +87,41 @@ def affine(
     """
     sample, name, make = tuple(whole.shape), name or call.name, AFFINE[compute][not value_first]
     assert make is not None
-    differs = [axis for axis in range(len(sample)) if (whole != whole.narrow(axis, 0, 1)).any()]
-    uniform, axes = not differs, (*differs, *(axis for axis in range(len(sample)) if axis not in differs))
-    moves = folder.moves(x.base) if uniform and not x.ops else []
-    numbers = whole.permute(axes).flatten(0, len(differs) - 1) if len(differs) > 1 else whole.permute(axes)
-    if moves:
-        x = Pending(moves[0].inputs[0])
-        numbers = numbers.flatten()[:1].expand(folder.values[x.base].shape)
-    vector = numbers.reshape(len(numbers), -1)[:, 0].contiguous() if sample else numbers.reshape(1)
+    differs = tuple(axis for axis in range(len(sample)) if (whole != whole.narrow(axis, 0, 1)).any())
+    vector = whole[tuple(slice(None) if axis in differs else 0 for axis in range(len(sample)))].reshape(-1)
     with np.errstate(divide="ignore"):
         scale, shift = make(vector.double().numpy())
     if (scale is None or (scale == 1).all()) and (shift is None or not shift.any()):
-        return Pending(folder.redone(name, folder.write(x), moves)) if moves else x
+        return x
     given = vector if number is None else number
+
+    def mapped(x: Pending, channels: int) -> Pending:
+        by, plus = (part if part is None else np.resize(part, channels) for part in (scale, shift))
+        return folder.then(x, FoldedOp(name, apply, scale=by, shift=plus))
 
     def apply(sums: Tensor) -> Tensor:
         return compute(sums, given) if value_first else compute(given, sums)
 
-    op = FoldedOp(name, apply, scale=scale, shift=shift)
-    if moves:
-        return Pending(folder.redone(name, folder.write(folder.then(x, op)), moves))
+    if differs:
+        y = mapped(channels_first(folder, call, x, sample, differs), len(vector))
+        return channels_back(folder, call, y, sample, differs)
     if not sample:
-        return folder.reshaped(call, folder.then(folder.reshaped(call, x, (), (1,)), op), (1,), ())
-    moved = tuple(sample[axis] for axis in axes)
-    x = folder.reshaped(call, folder.permuted(call, x, axes), moved, tuple(numbers.shape))
-    x = folder.reshaped(call, folder.then(x, op), tuple(numbers.shape), moved)
-    return folder.permuted(call, x, tuple(axes.index(axis) for axis in range(len(axes))))
+        return folder.reshaped(call, mapped(folder.reshaped(call, x, (), (1,)), 1), (1,), ())
+    moves = [] if x.ops else folder.moves(x.base)
+    if not moves:
+        return mapped(x, sample[0])
+    source = moves[0].inputs[0]
+    return Pending(folder.redone(name, folder.write(mapped(Pending(source), folder.values[source].shape[0])), moves))
 
 
 @any_batch
-def add_product(folder: Folder, call: Call, x: Pending) -> Pending:
+def add_product(folder: Folder, call: Call, *values: Pending) -> Pending:
     """`torch.addcmul` of two constants and a value: constant + constant · value."""
     terms = [call.argument(at, name, None) for at, name in enumerate(("input", "tensor1", "tensor2"))]
-    if call.argument(3, "value", 1) != 1 or isinstance(terms[0], fx.Node):
+    factors = [term for term in terms[1:] if not isinstance(term, fx.Node)]
+    if call.argument(3, "value", 1) != 1 or isinstance(terms[0], fx.Node) or len(factors) != 1:
         raise call.refusal("expected constant + constant * value")
-    factor = next(term for term in terms[1:] if not isinstance(term, fx.Node))
-    y = with_constant(folder, call, x, factor, torch.mul, name=f"{call.name}.product")
+    y = with_constant(folder, call, values[0], factors[0], torch.mul, name=f"{call.name}.product")
     return affine(folder, call, y, of_sample(call, terms[0], call.node.meta["value"].shape), torch.add)
 
 

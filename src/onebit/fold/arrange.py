@@ -13,7 +13,7 @@ from torch import fx
 
 from onebit.common.torch_private import storage_address
 from onebit.fold.arithmetic import affine, of_sample
-from onebit.fold.call import Batch, Call, Shape, any_batch, any_dtype, batch_of, samples_of, shown
+from onebit.fold.call import Batch, Call, Shape, any_batch, any_dtype, batch_of, inverse, samples_of, shown
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 from onebit.packed import Concat, Pad, Slice, Take
@@ -41,7 +41,7 @@ def reshape(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending
         return x
     count, slower = before[axis] // times, prod(before[:axis])
     whole = (k for k, size in enumerate(after) if prod(after[:k]) == slower and size % count == 0)
-    if (found := next(whole, None)) is None or slower * count * prod(after[found + 1 :]) > prod(after):
+    if (found := next(whole, None)) is None:
         raise call.refusal(f"it turns {before} into {after}, which tears the {count} samples of axis {axis} apart")
     call.node.meta["batch"] = Batch(found, after[found] // count)
     return folder.reshaped(call, x, *(shape[1:] for shape in call.shapes))
@@ -151,7 +151,7 @@ def concat(folder: Folder, call: Call, *values: Pending, new_axis: bool = False)
         x = folder.reshaped(call, x, before[1:], (1, *before[1:])) if new_axis else folder.permuted(call, x, order)
         sources.append(folder.write(x))
     joined = Pending(folder.emit(Concat, call.name, *sources))
-    return folder.permuted(call, joined, tuple(order.index(k) for k in range(rank)))
+    return folder.permuted(call, joined, inverse(order))
 
 
 def _beside_constants(folder: Folder, call: Call, values: Sequence[Pending], parts: list[Any], axis: int) -> Pending:
@@ -170,7 +170,7 @@ def _beside_constants(folder: Folder, call: Call, values: Sequence[Pending], par
     border = (0, 0, sum(sizes[:own]), sum(sizes[own + 1 :]))
     wide = folder.emit(Pad, call.name, folder.write(image), padding=border)
     y = folder.reshaped(call, Pending(wide), folder.values[wide].shape, (*rest, sum(sizes)))
-    y = folder.permuted(call, y, tuple(order.index(k) for k in range(len(sample))))
+    y = folder.permuted(call, y, inverse(order))
     border_numbers = of_sample(call, torch.cat(tensors, dim), call.node.meta["value"].shape)
     return affine(folder, call, y, border_numbers, torch.add)
 

@@ -14,7 +14,8 @@ from onebit.fold.arithmetic import affine, of_sample
 from onebit.fold.call import Call, Shape, any_batch, any_dtype, batch_of, samples_of
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
-from onebit.fold.pooling import over_axes
+from onebit.fold.pooling import axes_of, reduced
+from onebit.fold.shapes import channels_back, channels_first
 from onebit.fold.weight_layers import dense
 from onebit.layers.parametrized import binary_parametrizations
 from onebit.packed import AveragePool, Clamp, Multiply
@@ -22,32 +23,16 @@ from onebit.packed.nodes import Normalize, Product, Reciprocal, Softmax, Sqrt
 from onebit.quantizers import BinaryWeight
 
 
-def first(folder: Folder, call: Call, x: Pending, sample: Shape, axes: Shape) -> tuple[Pending, Shape]:
-    """`x`, of shape `sample`, with these axes as one axis of channels, and the shape after their permutation."""
-    order = (*axes, *(axis for axis in range(len(sample)) if axis not in axes))
-    moved = tuple(sample[axis] for axis in order)
-    x = folder.permuted(call, x, order)
-    return folder.reshaped(call, x, moved, (prod(moved[: len(axes)]), *moved[len(axes) :])), moved
-
-
-def back(folder: Folder, call: Call, x: Pending, sample: Shape, axes: Shape) -> Pending:
-    """The inverse of `first`."""
-    order = (*axes, *(axis for axis in range(len(sample)) if axis not in axes))
-    moved = tuple(sample[axis] for axis in order)
-    x = folder.reshaped(call, x, (prod(moved[: len(axes)]), *moved[len(axes) :]), moved)
-    return folder.permuted(call, x, tuple(order.index(axis) for axis in range(len(order))))
-
-
 @any_batch
 def layer_norm(folder: Folder, call: Call, x: Pending, *others: Pending, centered: int = 1) -> Pending:
     """LayerNorm, or RMSNorm without `centered`, over the last axes."""
     sample, last = call.before[1:], call.argument(1, "normalized_shape", ())
-    axes = tuple(range(len(sample) - len(last), len(sample)))
+    axes = tuple(call.axis(dim) for dim in range(-len(last), 0))
     weight = call.argument(2, "weight", None)
     bias, eps = (call.argument(3, "bias", None), call.argument(4, "eps", 1e-5)) if centered else (None, _rms_eps(call))
-    y, _ = first(folder, call, x, sample, axes)
+    y = channels_first(folder, call, x, sample, axes)
     y = _normalized(folder, call, y, weight, bias, eps, centered=centered)
-    return back(folder, call, y, sample, axes)
+    return channels_back(folder, call, y, sample, axes)
 
 
 def _rms_eps(call: Call) -> float:
@@ -56,9 +41,10 @@ def _rms_eps(call: Call) -> float:
 
 
 def group_norm(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
-    names = ("num_groups", "weight", "bias", "eps")
-    groups, weight, bias, eps = (call.argument(at, name, None) for at, name in enumerate(names, 1))
-    return _normalized(folder, call, x, weight, bias, eps or 1e-5, groups=groups, whole=1)
+    groups, weight, bias = (
+        call.argument(at, name, None) for at, name in enumerate(("num_groups", "weight", "bias"), 1)
+    )
+    return _normalized(folder, call, x, weight, bias, call.argument(4, "eps", 1e-5), groups=groups, whole=1)
 
 
 def _normalized(
@@ -80,8 +66,8 @@ def softmax(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 def _softmax(folder: Folder, call: Call, x: Pending, sample: Shape, axis: int) -> Pending:
-    y, _ = first(folder, call, x, sample, (axis,))
-    return back(folder, call, Pending(folder.emit(Softmax, call.name, folder.write(y))), sample, (axis,))
+    y = channels_first(folder, call, x, sample, (axis,))
+    return channels_back(folder, call, Pending(folder.emit(Softmax, call.name, folder.write(y))), sample, (axis,))
 
 
 @any_batch
@@ -95,8 +81,15 @@ def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
         return dense(folder, call, values[0], operands[1].t(), None)
     if not all(isinstance(one, fx.Node) and one.op != "get_attr" for one in operands):
         raise call.refusal("expected x @ weight with a matrix of weights, or two values of the net")
+    _refuse_batch(call, operands)
     a, b = (folder.pending[one] for one in operands)
     return product(folder, call, a, b, *(samples_of(one)[1:] for one in operands))
+
+
+def _refuse_batch(call: Call, operands: Sequence[fx.Node]) -> None:
+    """Refuse matrices along the samples, whose products would mix them."""
+    if any(batch_of(one).axis >= one.meta["value"].dim() - 2 for one in operands):
+        raise call.refusal("it multiplies along the axis of the samples")
 
 
 def product(folder: Folder, call: Call, a: Pending, b: Pending, left: Shape, right: Shape) -> Pending:
@@ -106,12 +99,14 @@ def product(folder: Folder, call: Call, a: Pending, b: Pending, left: Shape, rig
     *rest, rows, _ = left
     images = []
     for x, sample, axis in ((a, left, len(left) - 1), (b, right, len(right) - 2)):
-        y, moved = first(folder, call, x, sample, (axis,))
-        images.append(folder.write(folder.reshaped(call, y, moved, (moved[0], prod(moved[1:-1]), moved[-1]))))
+        y = channels_first(folder, call, x, sample, (axis,))
+        pixels = tuple(size for k, size in enumerate(sample) if k != axis)
+        image = (sample[axis], prod(rest), pixels[-1])
+        images.append(folder.write(folder.reshaped(call, y, (sample[axis], *pixels), image)))
     made = folder.emit(Product, call.name, *images)
     y = folder.reshaped(call, Pending(made), folder.values[made].shape, (right[-1], *rest, rows))
     sample = (*rest, rows, right[-1])
-    return back(folder, call, y, sample, (len(sample) - 1,))
+    return channels_back(folder, call, y, sample, (len(sample) - 1,))
 
 
 @any_batch
@@ -122,6 +117,7 @@ def attention(folder: Folder, call: Call, *values: Pending) -> Pending:
     sources = (query, key, value)
     if isinstance(mask, fx.Node) or not all(isinstance(one, fx.Node) and one.op != "get_attr" for one in sources):
         raise call.refusal("expected values of the net, and a constant mask")
+    _refuse_batch(call, sources)
     x, shapes = [folder.pending[one] for one in sources], [samples_of(one)[1:] for one in sources]
     scores = (*call.node.meta["value"].shape[:-1], shapes[1][-2])
     numbers = None if mask is None else of_sample(call, _as_numbers(mask), scores)
@@ -134,6 +130,7 @@ def multihead_attention(folder: Folder, call: Call, *values: Pending) -> Pending
     """`nn.MultiheadAttention` without masks of samples; its second output, the weights, is none."""
     layer, names = call.module, ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
     given = dict(zip(names, call.node.args, strict=False)) | call.node.kwargs
+    given = {key: one.meta["value"] if getattr(one, "op", "") == "get_attr" else one for key, one in given.items()}
     mask, batch = given.get("attn_mask"), batch_of(call.node)
     if given.get("key_padding_mask") is not None or isinstance(mask, fx.Node) or (mask is not None and mask.dim() > 2):
         raise call.refusal("expected no masks but a constant one of two axes")
@@ -150,8 +147,9 @@ def multihead_attention(folder: Folder, call: Call, *values: Pending) -> Pending
         y = folder.reshaped(call, y, (*rest, rows, layer.embed_dim), split)
         x.append(folder.permuted(call, y, (*range(last - 1), last, last - 1, last + 1)))
         shapes.append((*rest, layer.num_heads, rows, split[-1]))
-    numbers = None if mask is None else _as_numbers(mask)
-    y = _attended(folder, call, x, shapes, None, numbers, None)
+    if mask is not None:  # unlike the function, the layer masks what is true
+        mask = _as_numbers(~mask if mask.dtype == torch.bool else mask)
+    y = _attended(folder, call, x, shapes, None, mask, None)
     *rest, heads, rows, size = shapes[0]
     y = folder.permuted(call, y, (*range(len(rest)), len(rest) + 1, len(rest), len(rest) + 2))
     y = folder.reshaped(call, y, (*rest, rows, heads, size), (*rest, rows, heads * size))
@@ -215,31 +213,29 @@ MASKED = 1e30
 """What is subtracted from scores that do not count."""
 
 
-@any_batch
 def norm(folder: Folder, call: Call, x: Pending) -> Pending:
     """The Euclidean norm over axes."""
     if call.argument(1, "p", "fro") not in ("fro", 2, 2.0):
         raise call.refusal("expected the Euclidean norm, p=2")
-    square = folder.elementwise(Multiply, f"{call.name}.square", x, x)
-    return folder.elementwise(Sqrt, call.name, over_axes(AveragePool, folder, call, square, at=2, sums=1))
+    return _lengths(folder, call, x, axes_of(call, 2), call.shapes[1][1:])
 
 
 @any_batch
 def normalize(folder: Folder, call: Call, x: Pending) -> Pending:
     """`F.normalize`: x / max(norm, eps)."""
-    (_, *sample), dim = call.before, call.argument(2, "dim", 1)
     if call.argument(1, "p", 2.0) != 2:
         raise call.refusal("expected the Euclidean norm, p=2")
-    axis = call.axis(dim)
-    y, moved = first(folder, call, x, tuple(sample), (axis,))
-    square = folder.elementwise(Multiply, f"{call.name}.square", y, y)
-    channels, pixels = moved[0], prod(moved[1:])
-    image = folder.permuted(call, folder.reshaped(call, square, moved, (channels, 1, pixels)), (2, 1, 0))
-    total = folder.emit(AveragePool, f"{call.name}.sum", folder.write(image), kernel=(1, channels), sums=1)
-    eps = call.argument(3, "eps", 1e-12)
-    root = folder.elementwise(Sqrt, f"{call.name}.norm", Pending(total))
-    least = Pending(folder.emit(Clamp, f"{call.name}.eps", folder.write(root), low=np.array([eps], np.float32)))
-    factor = folder.elementwise(Reciprocal, f"{call.name}.reciprocal", least)
-    factor = folder.reshaped(call, factor, (pixels, 1, 1), (1, *moved[1:]))
-    factor = folder.repeated(call, factor, (1, 1, *moved[1:]), (1, *moved))
-    return back(folder, call, folder.elementwise(Multiply, call.name, y, factor), tuple(sample), (axis,))
+    (_, *sample), axis = call.before, call.axis(call.argument(2, "dim", 1))
+    kept = (*sample[:axis], 1, *sample[axis + 1 :])
+    low = np.array([call.argument(3, "eps", 1e-12)], np.float32)
+    y = folder.elementwise(Clamp, f"{call.name}.eps", _lengths(folder, call, x, [axis + 1], kept), low=low)
+    factor = folder.elementwise(Reciprocal, f"{call.name}.reciprocal", y)
+    return folder.elementwise(Multiply, call.name, x, folder.repeated(call, factor, (1, *kept), (1, *sample)))
+
+
+def _lengths(folder: Folder, call: Call, x: Pending, axes: Sequence[int], shape: Shape) -> Pending:
+    """The Euclidean norms over these axes, with the batch as axis 0, in this shape."""
+    square = folder.elementwise(Multiply, f"{call.name}.square", x, x)
+    return folder.elementwise(
+        Sqrt, f"{call.name}.norm", reduced(AveragePool, folder, call, square, axes, shape, sums=1)
+    )

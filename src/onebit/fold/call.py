@@ -147,6 +147,11 @@ class Batch(NamedTuple):
         return (size // self.times, *before, *[self.times][: self.times > 1], *shape[self.axis + 1 :])
 
 
+def inverse(axes: Sequence[int]) -> Shape:
+    """The permutation that undoes another one."""
+    return tuple(axes.index(axis) for axis in range(len(axes)))
+
+
 def batch_of(node: fx.Node) -> Batch:
     """Where the samples are in the tensor of a node."""
     batch: Batch = node.meta.get("batch", Batch())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, FormatError, OnebitError
-from onebit.fold.call import Batch, Call, Operation, Shape, batch_of, canonical, has_hooks, shown
+from onebit.fold.call import Batch, Call, Operation, Shape, batch_of, canonical, has_hooks, inverse, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
 from onebit.fold.trace import LAYER_BY_LAYER, SIGN_CALL, in_model, is_overwritten
 from onebit.integer.conversion import Affines, to_float32
@@ -313,8 +313,7 @@ class Folder:
         """The value that becomes `source` by moves."""
         for node in reversed(moves):
             if isinstance(node, Permute):
-                axes = tuple(node.axes.index(axis) for axis in range(len(node.axes)))
-                source = self.emit(Permute, f"{name}.moved", source, axes=axes)
+                source = self.emit(Permute, f"{name}.moved", source, axes=inverse(node.axes))
             else:
                 shape = self.values[node.inputs[0]].shape
                 source = self.emit(Reshape, f"{name}.moved", source, shape=shape)

@@ -13,6 +13,7 @@ from onebit.fold.arithmetic import with_constant
 from onebit.fold.call import Call, any_batch, any_dtype
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
+from onebit.fold.shapes import channels_back, channels_first
 from onebit.layers import InputCoding, Normalize, RPReLU
 from onebit.packed import Clamp, Hardtanh, InputSpec, Node, Prelu, Relu
 from onebit.packed.nodes.activation import Gelu, GeluTanh
@@ -69,10 +70,9 @@ def batch_norm(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pend
         base = (0.0 if bias is None else bias.double()) - mean.double() * factor
     formula = factor.numpy(), base.numpy()
     op = FoldedOp(call.name, apply, scale=scale.double().numpy(), shift=shift.double().numpy(), formula=formula)
-    axis, rank = call.axis(1), len(call.before) - 1
-    channels_first = (axis, *(k for k in range(rank) if k != axis))
-    y = folder.then(folder.permuted(call, x, channels_first), op)
-    return folder.permuted(call, y, tuple(channels_first.index(k) for k in range(rank)))
+    sample, axes = call.before[1:], (call.axis(1),)
+    y = folder.then(channels_first(folder, call, x, sample, axes), op)
+    return channels_back(folder, call, y, sample, axes)
 
 
 def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:

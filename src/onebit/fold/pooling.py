@@ -106,7 +106,7 @@ def adaptive_max_pool(folder: Folder, call: Call, x: Pending, before: Shape, aft
 
 def mean(folder: Folder, call: Call, x: Pending) -> Pending:
     before, after = call.shapes
-    axes = _axes(call)
+    axes = axes_of(call)
     if len(before) == 4 and axes == [2, 3]:
         y = _averaged(folder, call, x, before[2:], (1, 1))
     else:
@@ -115,19 +115,26 @@ def mean(folder: Folder, call: Call, x: Pending) -> Pending:
     return folder.reshaped(call, y, folder.values[y.base].shape, after[1:])
 
 
-def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, *, at: int = 1, **fields: Any) -> Pending:
+def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, **fields: Any) -> Pending:
     """A reduction, as a pool whose window covers the reduced axes."""
     before, after = call.shapes
-    axes = _axes(call, at)
+    axes = axes_of(call)
     if kind is MaxPool and len(before) == 4 and axes == [2, 3]:
         y = folder.moved(call, x, MaxPool, kernel=before[2:], stride=before[2:], whole=1)
         return folder.reshaped(call, y, (before[1], 1, 1), after[1:])
-    count = prod(before[axis] for axis in axes)
+    return reduced(kind, folder, call, x, axes, after[1:], **fields)
+
+
+def reduced(
+    kind: type[Node], folder: Folder, call: Call, x: Pending, axes: Sequence[int], shape: Shape, **fields: Any
+) -> Pending:
+    """A pool over these axes, with the batch as axis 0, in this shape."""
+    count = prod(call.before[axis] for axis in axes)
     made = folder.emit(kind, call.name, folder.write(_last(folder, call, x, axes)), kernel=(1, count), **fields)
-    return folder.reshaped(call, Pending(made), folder.values[made].shape, after[1:])
+    return folder.reshaped(call, Pending(made), folder.values[made].shape, shape)
 
 
-def _axes(call: Call, at: int = 1) -> list[int]:
+def axes_of(call: Call, at: int = 1) -> list[int]:
     """The axes of a reduction, in order, with the batch as axis 0; at: the position of the argument."""
     before, dim = call.before, call.argument(at, "dim", None)
     numbers = [dim] if isinstance(dim, int) else dim

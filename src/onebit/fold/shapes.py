@@ -1,11 +1,12 @@
-"""Signals as images of height 1."""
+"""Signals as images of height 1, and axes as channels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
-from onebit.fold.call import Call, Operation, Shape, shown
+from onebit.fold.call import Call, Operation, Shape, inverse, shown
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 
@@ -32,6 +33,25 @@ def from_image(folder: Folder, call: Call, y: Pending) -> Pending:
     """The output of an operation on signals, from its image of height 1."""
     _, after = call.shapes
     return folder.reshaped(call, y, (after[1], 1, after[2]), after[1:]) if is_signal(call) else y
+
+
+def channels_first(folder: Folder, call: Call, x: Pending, sample: Shape, axes: Shape) -> Pending:
+    """`x`, of shape `sample`, with these axes as one axis of channels, before the others."""
+    order, moved, merged = _channels(sample, axes)
+    return folder.reshaped(call, folder.permuted(call, x, order), moved, merged)
+
+
+def channels_back(folder: Folder, call: Call, y: Pending, sample: Shape, axes: Shape) -> Pending:
+    """The inverse of `channels_first`."""
+    order, moved, merged = _channels(sample, axes)
+    return folder.permuted(call, folder.reshaped(call, y, merged, moved), inverse(order))
+
+
+def _channels(sample: Shape, axes: Shape) -> tuple[Shape, Shape, Shape]:
+    """The order of the axes, the shape in this order, and the shape with `axes` as one."""
+    others = tuple(axis for axis in range(len(sample)) if axis not in axes)
+    first, rest = (tuple(sample[axis] for axis in part) for part in (axes, others))
+    return (*axes, *others), (*first, *rest), (prod(first), *rest)
 
 
 def on_images(fold: Callable[..., Pending]) -> Operation:

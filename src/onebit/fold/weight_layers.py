@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onebit.errors import FoldError
 from onebit.fold.arrange import take, taken
-from onebit.fold.call import Call, Shape, any_batch
+from onebit.fold.call import Call, Shape, any_batch, any_dtype, inverse
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, from_image
@@ -199,6 +199,7 @@ def weight_rows(weight: Tensor) -> np.ndarray:
     return torch.movedim(weight.detach(), 1, -1).flatten(1).contiguous().numpy()
 
 
+@any_dtype
 def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
     """Nearest neighbors as a move; other modes as a matrix for each axis, read off probes."""
     before, after = call.shapes
@@ -209,6 +210,8 @@ def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
         for axis, (old, new) in enumerate(zip(before, after, strict=True)):
             expected = expected.repeat_interleave(new // old, axis)
         return folder.repeated(call, x, before, after) if torch.equal(run(probe), expected) else take(folder, call, x)
+    if call.node.meta["value"].dtype != torch.float32:
+        raise call.refusal(f"it interpolates {call.node.meta['value'].dtype}, expected torch.float32")
     sample = list(before[1:])
     for axis, (old, new) in enumerate(zip(before[1:], after[1:], strict=True)):
         if not axis or old == new:
@@ -218,5 +221,5 @@ def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
         order = (*(k for k in range(len(sample)) if k != axis), axis)
         y = folder.permuted(call, x, order)
         y = dense(folder, call, y, made.reshape(new, old, -1)[..., 0], None, tuple(sample[k] for k in order))
-        x, sample[axis] = folder.permuted(call, y, tuple(order.index(k) for k in range(len(sample)))), new
+        x, sample[axis] = folder.permuted(call, y, inverse(order)), new
     return x

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "e900c3417a3164754f60436ab136c1a17d9be1c9ddb928ec588a8613bb98c588"
+HASH = "b508181b956cea92275abc9dcfd9b2cb39b8624f6cbbc9d62bed80c3612a9ab9"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -45,6 +45,8 @@ AMX_PLANES = 4
 AMX_STEPS = 8
 
 AMX_DENSE_ROWS = 256
+
+AMX_OUTPUTS = 128
 
 PANEL_ROWS = 32
 

@@ -18,7 +18,7 @@ from onebit.native.products import Product, call_of
 from onebit.native.taps import Axis, axes_of, whole
 from onebit.native.weight_kernels import WeightKernel, scaled_kernel, segment_units, tap_sums
 from onebit.packed import OneBitWeights, PackedNet, nodes
-from onebit.packed.grid import on_grid
+from onebit.packed.grid import MAX_EXACT_TERMS, on_grid
 from onebit.packed.net import readers
 from onebit.packed.nodes.node import INT32
 
@@ -232,8 +232,8 @@ class _Planner(Pointwise):
         assert answer.call is not None
         panels = -(-made[0] // PRODUCT_LANES) * PRODUCT_LANES
         answer.call.scratch = channels * (2 * panels + PRODUCT_LANES + 2 * PRODUCT_ROWS)
-        if answer.call.scratch > _MAX_SCRATCH:
-            raise NotPlanned("a product of very many pixels")
+        if answer.call.scratch > _MAX_SCRATCH or channels > MAX_EXACT_TERMS:
+            raise NotPlanned("a product of very many pixels, or of more terms than an int64 holds")
         return answer
 
 

@@ -175,7 +175,7 @@ def planes_of_bytes(inputs: int, isa: InstructionSet) -> tuple[int, int]:
     """Images of a dense layer whose integers are split into bytes at the same time, and units of scratch memory."""
     stride = (-(-inputs // abi.AMX_INPUTS) | 1) * abi.AMX_INPUTS
     rows = max(32, min(64, _MAX_PLANES_BYTES // stride // 32 * 32))
-    wide = 2 * abi.BLOCK * rows  # int64 sums
+    wide = 2 * abi.AMX_OUTPUTS * rows  # int64 sums
     return rows, _DENSE_UNITS + wide + abi.AMX_PLANES * rows * (stride // 4 + isa.tile_outputs)
 
 

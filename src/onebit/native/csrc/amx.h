@@ -297,6 +297,8 @@ static int dense_tiles(const ob_call *call, const share_t *share, int64_t count,
     return saw_nan;
 }
 
+#define PLANES_OUTPUTS OB_AMX_OUTPUTS /* whose sums are finished together: whole tiles */
+
 /* A dense layer of int32 inputs, or one for each pixel of a row, exact for each of them: their bytes times
  * the weights, plane by plane, as dense_tiles does. Rows of bytes are an odd number of cache lines apart, so
  * that 16 of them are not all in one set. */
@@ -308,7 +310,7 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     uint8_t *weights = (uint8_t *)(arena + call->scratch + share->scratch),
             *bytes = weights + 2 * DENSE_STEPS * TILE_BYTES;
     int64_t *wide = (int64_t *)(bytes + MAX_PLANES * saved);
-    int32_t *sums = (int32_t *)(wide + call->block * BLOCK);
+    int32_t *sums = (int32_t *)(wide + call->block * PLANES_OUTPUTS);
     work_t work = work_of(call, share, TILE_OUTPUTS);
     if (work.outputs.begin == work.outputs.end) return 0;
     const int single = call->out_width == 1;
@@ -344,19 +346,20 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
                                        some, weights, from > 0, sums + lower * TILE_OUTPUTS + q * LANES,
                                        &shaped);
                     }
-                int64_t *of_tile = wide + first % BLOCK;
+                int64_t *of_tile = wide + first % PLANES_OUTPUTS;
                 for (int64_t m = 0; m < many; m++)
                     for (int k = 0; k < panels * LANES; k += LANES)
                         add_planes(sums + m * TILE_OUTPUTS + k, many * TILE_OUTPUTS, planes,
-                                   of_tile + m * BLOCK + k);
-                const int begin = first - first % BLOCK, end = first + part; /* outputs of a block */
-                if (end % BLOCK && tile + 1 < work.outputs.end) continue;
+                                   of_tile + m * PLANES_OUTPUTS + k);
+                const int begin = first - first % PLANES_OUTPUTS,
+                          end = first + part; /* outputs that are finished together */
+                if (end % PLANES_OUTPUTS && tile + 1 < work.outputs.end) continue;
                 const int from =
                     begin > work.outputs.begin * TILE_OUTPUTS ? begin : work.outputs.begin * TILE_OUTPUTS;
                 for (int64_t m = 0; m < many; m++) {
                     position_t position = {single ? row + m : image, single ? 0 : (int32_t)(row + m)};
                     saw_nan |= finish_sums(&at, position, group, from, end - from, NULL,
-                                           wide + m * BLOCK + from % BLOCK);
+                                           wide + m * PLANES_OUTPUTS + from % PLANES_OUTPUTS);
                 }
             }
         }

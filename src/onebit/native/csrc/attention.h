@@ -142,6 +142,7 @@ static int multiply_values(const ob_call *call, const share_t *share, int64_t co
     int saw_nan = 0;
     block_t y[PRODUCT_ROWS];
     memset(turned, 0, (size_t)panel * sizeof *turned);
+    memset(x, 0, (size_t)terms * PRODUCT_ROWS * sizeof *x);
     for (int64_t n = 0; n < count; n++) {
         const uint32_t *a = arena + call->in + n * call->in_size, *b = arena + call->in2 + n * call->in2_size;
         const float a_unit = float_of_bits(a[a_size]), b_unit = float_of_bits(b[b_size]);

@@ -105,6 +105,7 @@ enum { OB_KERNEL_NONE, OB_KERNELS(OB_KERNEL_ID) };
 #define OB_AMX_PLANES 4
 #define OB_AMX_STEPS 8
 #define OB_AMX_DENSE_ROWS 256
+#define OB_AMX_OUTPUTS 128
 
 /* One kernel call. */
 typedef struct {
