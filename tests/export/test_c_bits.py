@@ -33,7 +33,8 @@ def pooled_signs(direction: int) -> PackedNet:
     return b.net()
 
 
-ALL = [*kernel_nets(), pooled_signs(1), pooled_signs(-1)]
+TAKEN = [net for net in kernel_nets() if not any(isinstance(node, op.Product) for node in net.nodes)]
+ALL = [*TAKEN, pooled_signs(1), pooled_signs(-1)]
 COVERING = [*ALL[1:28:3], *ALL[28:]]
 
 
