@@ -61,8 +61,7 @@ KEYS = {
     "inspect NET": "facts file kind layers tensors total verdict warnings",
     "summary RUN": "layers net total warnings",
     "verify NET": "dataset directory note ok steps",
-    "pack RUN -o x.1bit": "bytes certificate compared copied_weights file promise ratio_to_float32 "
-    "real_parameters weight_bits",
+    "pack RUN -o x.1bit": "bytes certificate compared file promise ratio_to_float32 real_parameters weight_bits",
     "predict NET a.png": "failed net predictions",
     "export NET --to torch -o x.pth": "bytes checked comparison file files report",
     "report RUN -o page": "files rows",

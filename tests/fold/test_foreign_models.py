@@ -16,7 +16,6 @@ from onebit.export import export_net
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binarize_
 from onebit.packed import Threshold, costs, dumps
-from onebit.packed.net import copied_weights
 from onebit.quantizers import SteSign
 from onebit.runtime import run
 from onebit.train.check import check
@@ -129,8 +128,8 @@ def test_a_shared_layer_is_folded_at_each_call() -> None:
         f"3.sign{suffix}" for suffix in ("", "_2", "_3")
     ]
     np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
-    assert sum(row.binary_weights for row in costs(packed)) == 12 * 16 + 3 * 16 * 16
-    assert copied_weights(packed) == 2 * 16 * 16
+    assert sum(row.binary_weights for row in costs(packed)) == 12 * 16 + 16 * 16
+    assert packed.repeats == {"3.sign_2": "3.sign", "3.sign_3": "3.sign", "3_2": "3", "3_3": "3"}
 
 
 def test_subclasses_without_a_forward_of_their_own_fold() -> None:

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         raise UsageError("--no-certify excludes --activations and --weights sample, which need training images")
     from onebit.packed import costs, save
     from onebit.packed.certificate import PROMISES
-    from onebit.packed.net import copied_weights, float32_bytes
+    from onebit.packed.net import float32_bytes
     from onebit.runs.card import run_card
     from onebit.verification.run_packing import fold_run, on_raw_images
 
@@ -59,13 +59,12 @@ def main(argv: list[str]) -> int:
     packed = dataclasses.replace(packed, card=card)
     save(packed, output)
     rows = costs(packed)
-    bits, count, copied = sum(row.binary_weights for row in rows), output.stat().st_size, copied_weights(packed)
+    bits, count = sum(row.binary_weights for row in rows), output.stat().st_size
     ratio = float32_bytes(packed) / count
     result = {
         "file": args.output,
         "bytes": count,
         "weight_bits": bits,
-        "copied_weights": copied,
         "real_parameters": sum(row.real_parameters for row in rows),
         "ratio_to_float32": ratio,
         "certificate": None if certificate is None else certificate.as_dict(),
@@ -73,8 +72,7 @@ def main(argv: list[str]) -> int:
         "compared": compared,
         **({} if args.activations is None else {"activations": args.activations, "ranges": ranges}),
     }
-    again = f" ({copied:,} of them copies of layers that are called again)" if copied else ""
-    text = f"{args.output}: {size(count)}, {bits:,} weights at one bit{again}, {ratio:.1f} times smaller than float32\n"
+    text = f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32\n"
     text += packed.statement
     if certificate is not None:
         text += f"\n{packed.promise}: {PROMISES[packed.promise]}"

@@ -150,7 +150,7 @@ def concat(folder: Folder, call: Call, *values: Pending, new_axis: bool = False)
         x = folder.pending[part]
         x = folder.reshaped(call, x, before[1:], (1, *before[1:])) if new_axis else folder.permuted(call, x, order)
         sources.append(folder.write(x))
-    joined = Pending(folder.emit(Concat, call.name, *sources))
+    joined = Pending(folder.emit(Concat, call.name, *sources) if len(sources) > 1 else sources[0])
     return folder.permuted(call, joined, inverse(order))
 
 

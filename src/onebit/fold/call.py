@@ -9,14 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from onebit.common.torch_private import forward_hooks
 from onebit.errors import FoldError
 from onebit.fold.chain import Pending
 from onebit.fold.trace import called_in, run
-from onebit.layers.binary import no_fused_path
-from onebit.layers.parametrized import hold_weights, kind_name, release_weights
+from onebit.layers.parametrized import kind_name
 
 Shape = tuple[int, ...]
 _HOMES = (torch, F, operator)
@@ -26,11 +24,6 @@ _SYNONYMS = {
     **{"concat": "cat", "concatenate": "cat", "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim"},
     **{"clip": "clamp"},
 }
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a module has forward hooks that may change its result."""
-    return not {no_fused_path, hold_weights, release_weights}.issuperset(forward_hooks(module))
 
 
 def canonical(target: Any) -> str:

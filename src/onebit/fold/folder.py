@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, FormatError, OnebitError
-from onebit.fold.call import Batch, Call, Operation, Shape, batch_of, canonical, has_hooks, inverse, shown
+from onebit.fold.call import Batch, Call, Operation, Shape, batch_of, canonical, inverse, shown
 from onebit.fold.chain import Chain, FoldedOp, Pending, check_finite, joined
-from onebit.fold.trace import LAYER_BY_LAYER, SIGN_CALL, in_model, is_overwritten
+from onebit.fold.trace import LAYER_BY_LAYER, SIGN_CALL, has_hooks, in_model, is_overwritten
 from onebit.integer.conversion import Affines, to_float32
 from onebit.integer.multipliers import RealRounding
 from onebit.layers import BinaryLayer

@@ -5,16 +5,20 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from onebit.common.torch_private import storage_address, traced_through
+from onebit.common.torch_private import forward_hooks, storage_address, traced_through
 from onebit.errors import FoldError, OnebitError, first_line
+from onebit.fold.unrolled import unrolled
 from onebit.layers.base import is_close
+from onebit.layers.binary import no_fused_path
+from onebit.layers.parametrized import hold_weights, release_weights
+from onebit.layers.recurrent import mode_of
 from onebit.packed.net import INPUT
 from onebit.quantizers import sign
 
@@ -35,7 +39,8 @@ def trace(
     """The graph of a model in eval mode, with the value of each node for `example` in `node.meta["value"]`.
 
     Parameters, buffers and values computed from them alone are constants: nodes with the op "get_attr".
-    `node.meta["written"]` lists the nodes that a node changes in place. Other nodes without users are removed.
+    Recurrent layers are `unrolled`. `node.meta["written"]` lists the nodes that a node changes in place. Other nodes
+    without users are removed.
 
     Args:
         example: (N, …) each; the graph is valid for this N only, because `view(N, -1)` stores it.
@@ -164,6 +169,15 @@ def called_in(node: fx.Node) -> str:
     return ""
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has forward hooks that may change its result."""
+    return not {no_fused_path, hold_weights, release_weights}.issuperset(forward_hooks(module))
+
+
+def _is_unrolled(module: nn.Module) -> bool:
+    return bool(mode_of(module)) and not has_hooks(module) and "forward" not in vars(module)
+
+
 def in_model(path: str) -> str:
     """The path of a module in the model."""
     return path.removeprefix("model").removeprefix(".")
@@ -237,11 +251,11 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def _constants(arguments: Any) -> bool:
-    """Whether the arguments of a layer are tensors that do not depend on the input."""
+    """Whether the arguments of a layer are none, or tensors that do not depend on the input."""
     leaves = _leaves(arguments)
     # other objects may hold a proxy
     known = all(isinstance(leaf, (Tensor, int, float, str, type(None))) for leaf in leaves)
-    return known and any(isinstance(leaf, Tensor) for leaf in leaves)
+    return known and (not leaves or any(isinstance(leaf, Tensor) for leaf in leaves))
 
 
 def _without_numbers(value: Any) -> Any:
@@ -265,7 +279,7 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self.example)]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return self.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+        return self.is_leaf(m) or (super().is_leaf_module(m, module_qualified_name) and not _is_unrolled(m))
 
     def number_sign(self, number: int, result: Any) -> None:
         if isinstance(result, fx.Proxy):
@@ -279,7 +293,7 @@ class _Tracer(fx.Tracer):
         if self.running:
             return forward(*args, **kwargs)
         if not _constants((args, kwargs)):
-            return super().call_module(m, forward, args, kwargs)
+            return super().call_module(m, partial(unrolled, m) if _is_unrolled(m) else forward, args, kwargs)
         self.running = True
         try:
             return forward(*args, **kwargs)

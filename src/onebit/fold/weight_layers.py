@@ -17,6 +17,7 @@ from onebit.fold.call import Call, Shape, any_batch, any_dtype, inverse
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, from_image
+from onebit.fold.unrolled import COMPUTED_BY
 from onebit.layers.binary import padding_of
 from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
@@ -26,7 +27,8 @@ from onebit.quantizers import BinaryWeight, Quantizer
 
 @any_batch
 def linear(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
-    return dense(folder, call, x, *_constants(call))
+    weight, bias = _constants(call)
+    return dense(folder, call, x, folder.shipped.get(getattr(weight, COMPUTED_BY, None), weight), bias)
 
 
 def dense(

@@ -11,8 +11,8 @@ from torch import nn
 
 from onebit.common.text import table
 from onebit.errors import FoldError, NotBinaryError
-from onebit.fold.call import has_hooks
 from onebit.fold.shipped import no_binary_layers, shipped_weights
+from onebit.fold.trace import has_hooks
 from onebit.fold.weight_layers import window_of
 from onebit.layers import (
     PARAMETRIZED,

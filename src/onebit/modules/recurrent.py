@@ -11,36 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from onebit.common.torch_private import recurrent_names
 from onebit.errors import UsageError
-from onebit.layers.parametrized import kind_name
+from onebit.layers.recurrent import STEPS, mode_of
 from onebit.modules.layers import PackedLinear, WeightOf
-
-Step = Callable[..., tuple[Tensor, ...]]
-"""(gates of the input, gates of h, h[, cell state of an LSTM]) -> (next h[, next cell state])."""
-
-
-def lstm_step(inputs: Tensor, hidden: Tensor, h: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
-    """A step of an LSTM; gates in torch's order: input, forget, cell, output."""
-    input_gate, forget, new, output = (inputs + hidden).chunk(4, dim=-1)
-    cell = forget.sigmoid() * cell + input_gate.sigmoid() * new.tanh()
-    return output.sigmoid() * cell.tanh(), cell
-
-
-def gru_step(inputs: Tensor, hidden: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-    """A step of a GRU; gates in torch's order: reset, update, new."""
-    reset, update, new = inputs.chunk(3, dim=-1)
-    h_reset, h_update, h_new = hidden.chunk(3, dim=-1)
-    update = (update + h_update).sigmoid()
-    new = (new + (reset + h_reset).sigmoid() * h_new).tanh()
-    return (new + update * (h - new),)
-
-
-STEPS: dict[str, Step] = {
-    "LSTM": lstm_step,
-    "GRU": gru_step,
-    "RNN_TANH": lambda inputs, hidden, h: ((inputs + hidden).tanh(),),
-    "RNN_RELU": lambda inputs, hidden, h: ((inputs + hidden).relu(),),
-}
-"""`mode` of torch -> its step."""
 
 
 class PackedRecurrent(nn.Module):
@@ -133,9 +105,7 @@ class PackedCell(nn.Module):
 
     def __init__(self, layer: Any, weight_of: WeightOf) -> None:
         super().__init__()
-        self.mode = kind_name(layer).removesuffix("Cell")
-        if self.mode == "RNN":
-            self.mode = f"RNN_{layer.nonlinearity.upper()}"
+        self.mode = mode_of(layer)
         self.weight_ih = PackedLinear(weight_of("weight_ih"), layer.bias_ih)
         self.weight_hh = PackedLinear(weight_of("weight_hh"), layer.bias_hh)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from math import prod
 from typing import Any
 
@@ -84,8 +85,7 @@ class _Planner(Pointwise):
             "real": True,
         }
         fields |= {"runs": whole(1).runs, **_taps(whole(1), whole(1)), "scaled": node.group}
-        key = node.output, self.isa.name, "scales"
-        fields["scales"] = self.panels.setdefault(key, panels(node.scales[None], self.isa.lanes))
+        fields["scales"] = self.shared(panels(node.scales[None], self.isa.lanes))
         return self.product(node, kernel, (slot,), (node.outputs, 1, 1), REAL, taps=1, **fields)
 
     def conv(self, node: nodes.Grouped) -> Slot:
@@ -154,6 +154,11 @@ class _Planner(Pointwise):
                 answer.then("center", node.centre)
         return answer
 
+    def shared(self, weights: np.ndarray) -> np.ndarray:
+        """These weights, or the same ones of another node or plan."""
+        key = weights.dtype, weights.shape, hashlib.sha256(np.ascontiguousarray(weights)).digest()
+        return self.panels.setdefault(key, weights)
+
     def product(
         self,
         node: Any,
@@ -166,8 +171,7 @@ class _Planner(Pointwise):
         **fields: Any,
     ) -> Slot:
         """The call of a kernel with weights."""
-        known = node.output, self.isa.name, kernel.name, kernel.tap_words, kernel.weights.shape
-        fields |= {"weights": self.panels.setdefault(known, kernel.weights), "panel": prod(kernel.weights.shape[2:])}
+        fields |= {"weights": self.shared(kernel.weights), "panel": prod(kernel.weights.shape[2:])}
         fields |= {"tap_words": kernel.tap_words, **kernel.more}
         answer = self.emit(kernel.name, sources, made, kind, **fields)
         assert answer.call is not None

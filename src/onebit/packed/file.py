@@ -38,7 +38,7 @@ MAX_HEADER_BYTES = 4_000_000
 
 TENSORS = {name: dtype for name, (dtype, _) in ARRAYS.items()} | {"signs": "uint8"}
 TENSORS |= dict.fromkeys((f"{INPUT}.mean", f"{INPUT}.std"), "float32")
-"""The possible tensors of a file. Each concatenates the arrays of one field over all nodes."""
+"""The possible tensors of a file. Each concatenates the arrays of one field over all nodes but `PackedNet.repeats`."""
 
 _CODES = {"uint8": "U8", "int8": "I8", "int32": "I32", "int64": "I64", "float32": "F32"}
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
@@ -92,7 +92,7 @@ def dumps(net: PackedNet) -> bytes:
             if array is not None:
                 parts.setdefault(f"{INPUT}.{name}", []).append(array)
     for node in net.nodes:
-        for name, array in node.stored.items():
+        for name, array in ({} if node.output in net.repeats else node.stored).items():
             rows = words_to_bytes(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
             parts.setdefault(name, []).append(rows.reshape(-1))
     specs = {name: spec.to_json() for name, spec in net.inputs.items()}
@@ -101,7 +101,7 @@ def dumps(net: PackedNet) -> bytes:
         "format": FORMAT,
         "name": net.name,
         **({"input": specs[INPUT]} if [*specs] == [INPUT] else {"inputs": specs}),
-        "nodes": to_lines(net.nodes),
+        "nodes": to_lines(net.nodes, net.repeats),
         **net.to_json(),
     }
     # contiguous, because safetensors would write the raw memory of a strided array
@@ -217,9 +217,10 @@ def _parts(
             channels = shape[0] if isinstance(shape, list) and shape and type(shape[0]) is int else 0
             moments = {field: take(f"{INPUT}.{field}", (max(0, channels),)) for field in ("mean", "std")}
         inputs[name] = InputSpec.from_json(spec, **moments)
-    nodes: list[Node] = []
+    nodes, earlier = list[Node](), dict[str, Node]()
     for line in lines[: MAX_NODES + 1]:  # `infer` refuses a net with one more
-        nodes.append(from_line(line, nodes[-1].output if nodes else INPUT, take))
+        nodes.append(from_line(line, earlier, take))
+        earlier[nodes[-1].output] = nodes[-1]
     for name, array in tensors.items():
         if used[name] != len(array):
             raise FormatError(f"tensor {name!r} has {len(array)} values, but the nodes use {used[name]}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -196,6 +198,26 @@ class PackedNet(Record):
         last = {node.output for node in self.nodes if node.affine}.intersection(self.outputs)
         return "exact" if all(value.exact or name in last for name, value in self.values.items()) else "real"
 
+    @cached_property
+    def repeats(self) -> dict[str, str]:
+        """Nodes that equal an earlier one but for their inputs and have arrays, as of a layer that is called again.
+
+        The output of each -> the output of the first of them. A file has the arrays once.
+        """
+        first, found = dict[Any, str](), dict[str, str]()
+        for node in self.nodes:
+            if stored := node.stored:
+                digest = hashlib.sha256()
+                for name, array in stored.items():
+                    digest.update(f"{name} {array.shape} ".encode() + array.tobytes())
+                attributes = (
+                    getattr(node, name) for name in (*node.attributes, *["in_features"] * ("signs" in stored))
+                )
+                key = type(node), *attributes, digest.digest()
+                if (known := first.setdefault(key, node.output)) != node.output:
+                    found[node.output] = known
+        return found
+
     def pixels_have_classes(self, outputs: int) -> bool:
         """Whether each pixel has one class, for a net with this number of outputs per pixel.
 
@@ -366,33 +388,22 @@ class NodeCost(NamedTuple):
 def costs(net: PackedNet) -> tuple[NodeCost, ...]:
     """Weights, parameters, bytes in the file and multiply-accumulates for one image, per node.
 
-    `shape` is the shape of the node's output. `bytes` does not include the header and the graph of the file.
+    `shape` is the shape of the node's output. `bytes` does not include the header and the graph of the file. Weights of
+    `PackedNet.repeats` count once.
     """
     values, rows = net.values, []
     for node in net.nodes:
         x, y = values[node.inputs[0]], values[node.output]
-        counts = node.binary_weights, node.real_parameters, node.stored_bytes, node.macs(x, y)
-        rows.append(NodeCost(node.output, op_name(node), y.shape, *counts))
+        counts = node.binary_weights, node.real_parameters, node.stored_bytes
+        if node.output in net.repeats:
+            counts = 0, 0, 0
+        rows.append(NodeCost(node.output, op_name(node), y.shape, *counts, node.macs(x, y)))
     return tuple(rows)
 
 
-def copied_weights(net: PackedNet) -> int:
-    """Binary weights that are stored repeatedly: of layers that the model calls several times."""
-    seen: set[tuple[type, bytes]] = set()
-    count = 0
-    for node in net.nodes:
-        if node.binary_weights:
-            arrays = node.stored.items()
-            key = type(node), b"".join(f"{field} {array.shape}".encode() + array.tobytes() for field, array in arrays)
-            count += node.binary_weights * (key in seen)
-            seen.add(key)
-    return count
-
-
 def float32_bytes(net: PackedNet) -> int:
-    """Bytes of the same net in float32, where a layer that is called several times is stored once."""
-    rows = costs(net)
-    return 4 * (sum(row.binary_weights + row.real_parameters for row in rows) - copied_weights(net))
+    """Bytes of the same net in float32."""
+    return 4 * sum(row.binary_weights + row.real_parameters for row in costs(net))
 
 
 def op_name(node: Node) -> str:

@@ -3,13 +3,16 @@
 Words are separated by one space: the operation, the name of the output, then `field=number,number,…`. For an array the
 numbers are its shape (for `signs`: rows and signs per row). For an attribute they are its values, written once if all
 are equal and omitted if all are the default; those of `shape`, `axes` and `times` are always written in full.
-`inputs=name,…` is omitted if the node reads the output of the node before it.
+`inputs=name,…` is omitted if the node reads the output of the node before it. `like=name` stands for all other fields:
+they are those of this earlier node, which has the same operation.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,14 +28,18 @@ Take = Callable[[str, tuple[int, ...]], np.ndarray]
 """(field, shape) -> the next array of the field in the file; `signs` as words."""
 
 
-def to_lines(nodes: Iterable[Node]) -> list[str]:
-    """One line per node; inverse of `from_line`."""
+def to_lines(nodes: Iterable[Node], repeats: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """One line per node; inverse of `from_line`. repeats: see `PackedNet.repeats`."""
     lines = []
     previous = (INPUT,)
     for node in nodes:
         words = [op_name(node), node.output]
         if node.inputs != previous:
             words.append(f"inputs={','.join(node.inputs)}")
+        previous = (node.output,)
+        if node.output in repeats:
+            lines.append(" ".join([*words, f"like={repeats[node.output]}"]))
+            continue
         for name, array in node.stored.items():
             shape = (len(array), node.in_features) if name == "signs" else array.shape  # type: ignore[attr-defined]
             words.append(f"{name}={_text(shape)}")
@@ -44,22 +51,28 @@ def to_lines(nodes: Iterable[Node]) -> list[str]:
             elif value != getattr(type(node), name, None):  # the default
                 words.append(f"{name}={_text(values[:1] if len(set(values)) == 1 else values)}")
         lines.append(" ".join(words))
-        previous = (node.output,)
     return lines
 
 
-def from_line(line: object, previous: str, take: Take) -> Node:
-    """The node of a line that follows the node with the output `previous`; FormatError for any other text."""
+def from_line(line: object, earlier: Mapping[str, Node], take: Take) -> Node:
+    """The node of a line after the nodes `earlier`, by their outputs; FormatError for any other text."""
     op, *words = line.split(" ") if isinstance(line, str) else [""]
     if not words or op not in OPS:
         raise FormatError(f"a node is {short(line)}, expected an op and a name; ops: {', '.join(OPS)}")
     kind, output = OPS[op], words[0]
     values: dict[str, Any] = {}
+    previous = next(reversed(earlier), INPUT)
     try:
         for word in words[1:]:
             name, _, text = word.partition("=")
-            if name in values or name not in ("inputs", *kind.arrays, *kind.attributes):
+            if name in values or name not in ("inputs", "like", *kind.arrays, *kind.attributes):
                 raise FormatError(f"has the unknown or repeated field {short(word)}")
+            if name == "like":
+                if type(like := earlier.get(text)) is not kind or len(words) > 2 + ("inputs" in values):
+                    raise FormatError(
+                        f"like is {short(text)}, expected the name of an earlier {op}, and no other fields"
+                    )
+                return replace(like, inputs=values.get("inputs", (previous,)), output=output)
             parts = text.split(",") if text else []
             if name == "inputs":
                 values[name] = tuple(parts)

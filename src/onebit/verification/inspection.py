@@ -17,7 +17,7 @@ from onebit.packed import InputSpec, costs
 from onebit.packed.bits import unpack_signs
 from onebit.packed.certificate import PROMISES
 from onebit.packed.file import load_with_digest
-from onebit.packed.net import INPUT, copied_weights
+from onebit.packed.net import INPUT
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -229,6 +229,8 @@ def _inspect_packed(path: str | Path) -> Inspection:
     net, digest = load_with_digest(path)
     layers = []
     for node in net.nodes:
+        if node.output in net.repeats:
+            continue
         if (signs := getattr(node, "signs", None)) is not None:
             unpacked = unpack_signs(signs, node.in_features, dtype=np.float32)  # type: ignore[attr-defined]
             layers.append(inspect_weight(node.output, unpacked, dtype="bit"))
@@ -237,13 +239,12 @@ def _inspect_packed(path: str | Path) -> Inspection:
     rows = costs(net)
     inputs = {name: _input_facts(spec) for name, spec in net.inputs.items()}
     binary, real = sum(r.binary_weights for r in rows), sum(r.real_parameters for r in rows)
-    copied = copied_weights(net)
     return Inspection(
         file=str(path),
         kind="packed",
         verdict="binary" if not any(row.op.startswith("real_") for row in rows) else "mixed",
         layers=tuple(layers),
-        total=_sizes(binary - copied, real, sum(r.bytes for r in rows))
+        total=_sizes(binary, real, sum(r.bytes for r in rows))
         | {
             "weights": sum(math.prod(layer.shape) for layer in layers),
             "binary_weights": binary,
@@ -262,8 +263,5 @@ def _inspect_packed(path: str | Path) -> Inspection:
             "digest": digest,
         },
         tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
-        warnings=(
-            *(() if net.certificate else ("the packed net has no certificate",)),
-            *((f"{copied:,} weights are copies, as the model calls a layer again",) if copied else ()),
-        ),
+        warnings=() if net.certificate else ("the packed net has no certificate",),
     )

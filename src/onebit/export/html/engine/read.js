@@ -1,9 +1,9 @@
 // The .1bit file of the page: its bytes, its graph, and its arrays. docs/format.md of onebit specifies all of it.
 
 const TYPES = { U8: Uint8Array, I8: Int8Array, I32: Int32Array, I64: BigInt64Array, F32: Float32Array };
-// integers of a field that has more than one, if all are equal they are written as one
+// integers of a field that has more than one: if all are equal they are written as one, but those of ALL
 const LENGTHS = { kernel: 2, stride: 2, dilation: 2, padding: 4, extra: 2, size: 2, start: 3, stop: 3, step: 3, channels: 2 };
-const ONE = ["axis", "groups", "padding_value", "value", "count_padding", "sums", "least", "most", "right_shift"];
+const ALL = ["shape", "axes", "times"];
 
 // bytes -> {graph, nodes, mean, std}; a node has its fields as numbers and typed arrays
 function readFile(file) {
@@ -16,30 +16,27 @@ function readFile(file) {
     const [first, last] = entry.data_offsets;
     left.set(name, new TYPES[entry.dtype](file.slice(start + first, start + last).buffer));
   }
-  const take = (name, count) => {
-    const array = left.get(name);
-    left.set(name, array.subarray(count));
-    return array.subarray(0, count);
-  };
+  const nodes = [];
   let before = "input";
-  const nodes = graph.nodes.map((line) => {
+  for (const line of graph.nodes) {
     const [op, output, ...words] = line.split(" ");
     const node = { op, output, inputs: [before] };
     for (const word of words) {
       const [field, text] = word.split("=");
       const numbers = text ? text.split(",").map(Number) : [];
       if (field === "inputs") node.inputs = text.split(",");
-      else if (field === "signs") {
-        [node.rows, node.terms] = numbers;
-        node.signs = take(field, node.rows * ((node.terms + 7) >> 3));
-      } else if (left.has(field)) {
-        if (field === "weight") [node.rows, node.terms] = numbers;
-        node[field] = take(field, size(numbers));
-      } else if (ONE.includes(field)) node[field] = numbers[0];
-      else node[field] = numbers.length === 1 && LENGTHS[field] ? Array(LENGTHS[field]).fill(numbers[0]) : numbers;
+      else if (field === "like") Object.assign(node, nodes.find((it) => it.output === text), { ...node });
+      else if (left.has(field)) {
+        const array = left.get(field);
+        if (numbers[1]) [node.rows, node.terms] = numbers;
+        const count = field === "signs" ? node.rows * ((node.terms + 7) >> 3) : size(numbers);
+        node[field] = array.subarray(0, count);
+        left.set(field, array.subarray(count));
+      } else if (numbers.length > 1 || ALL.includes(field)) node[field] = numbers;
+      else node[field] = LENGTHS[field] ? Array(LENGTHS[field]).fill(numbers[0]) : numbers[0];
     }
+    nodes.push(node);
     before = output;
-    return node;
-  });
+  }
   return { graph, nodes, mean: left.get("input.mean"), std: left.get("input.std") };
 }

@@ -1,0 +1,110 @@
+"""Recurrent layers pack whole, as operations of each time step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import onebit
+from onebit.errors import FoldError
+from onebit.export import export_net
+from onebit.packed import costs, dumps, loads
+from onebit.packed.net import float32_bytes
+from support.fold_nets import Model, assert_answers, inputs_of
+
+STEPS, FEATURES, WIDTH = 5, 6, 8
+
+
+def last_states(net: Any, x: Tensor) -> Tensor:
+    states = net.layer(x)[1]
+    return torch.cat(
+        [one[index] for one in (states if isinstance(states, tuple) else [states]) for index in (-2, -1)], 1
+    )
+
+
+def from_zeros(net: Any, x: Tensor) -> Tensor:
+    h = torch.zeros(len(x), WIDTH)
+    state = (h, h) if isinstance(net.layer, nn.LSTMCell) else h
+    for at in range(STEPS):
+        state = net.layer(x[:, at], state)
+    return state[0] if isinstance(state, tuple) else state
+
+
+def given(net: Any, x: Tensor) -> Tensor:
+    return net.layer(x, net.other(x)[1])[0]
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Tensor]]] = {
+    "LSTM": (lambda: nn.LSTM(FEATURES, WIDTH, batch_first=True), lambda net, x: net.layer(x)[0]),
+    "GRU": (lambda: nn.GRU(FEATURES, WIDTH, batch_first=True), lambda net, x: net.layer(x)[0][:, -1]),
+    "RNN": (lambda: nn.RNN(FEATURES, WIDTH, nonlinearity="relu"), lambda net, x: net.layer(x.transpose(0, 1))[0][-1]),
+    "both ways": (lambda: nn.LSTM(FEATURES, WIDTH, batch_first=True, bidirectional=True, num_layers=2), last_states),
+    "without bias": (lambda: nn.GRU(FEATURES, WIDTH, bias=False, batch_first=True), lambda net, x: net.layer(x)[0]),
+    "projected": (lambda: nn.LSTM(FEATURES, WIDTH, proj_size=3, batch_first=True), lambda net, x: net.layer(x)[0]),
+    "LSTM cell": (lambda: nn.LSTMCell(FEATURES, WIDTH), from_zeros),
+    "GRU cell": (lambda: nn.GRUCell(FEATURES, WIDTH), from_zeros),
+    "RNN cell": (lambda: nn.RNNCell(FEATURES, WIDTH), lambda net, x: net.layer(x[:, 0])),
+    "states": (lambda: nn.LSTM(FEATURES, WIDTH, batch_first=True), given),
+}
+
+
+def made(name: str) -> tuple[nn.Module, Any, Any]:
+    make, function = LAYERS[name]
+    torch.manual_seed(0)
+    net = Model(function, layer=make(), other=make()).eval()
+    onebit.binarize_(net, weight_quantizer="xnor")
+    inputs = inputs_of((STEPS, FEATURES), count=3)
+    return net, onebit.pack(net, torch.from_numpy(inputs)), inputs
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_it_answers_as_torch(name: str) -> None:
+    net, packed, inputs = made(name)
+    assert_answers(net, packed, inputs)
+
+
+def test_weights_count_once_and_are_stored_once() -> None:
+    _, packed, inputs = made("LSTM")
+    weights, bias = 4 * WIDTH * (FEATURES + WIDTH), 4 * WIDTH
+    assert sum(row.binary_weights for row in costs(packed)) == weights
+    assert float32_bytes(packed) <= 4 * (weights + 5 * bias + 4 * WIDTH)
+    back = loads(dumps(packed))
+    assert back.repeats == packed.repeats
+    assert len(packed.repeats) >= 2 * (STEPS - 2)
+    np.testing.assert_array_equal(onebit.run(back, inputs), onebit.run(packed, inputs))
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch", "c", "html"])
+def test_exports_agree(target: str, tmp_path: Path) -> None:
+    """`export_net` compares outputs."""
+    name = {"onnx": "net.onnx", "torch": "net.pth", "c": "net", "html": "net.html"}[target]
+    export_net(made("GRU")[1], target, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x: net.layer(x)[0],  # samples as time steps
+        lambda net, x: net.layer(x[:, 0])[0],
+        lambda net, x: net.layer(nn.utils.rnn.pack_padded_sequence(x, [5, 3]))[0].data,
+    ],
+)
+def test_samples_are_never_time_steps(function: Any) -> None:
+    net = Model(function, layer=nn.LSTM(FEATURES, WIDTH), other=nn.Linear(2, 2)).eval()
+    onebit.binarize_(net)
+    with pytest.raises(FoldError):
+        onebit.pack(net, torch.zeros(2, STEPS, FEATURES))
+
+
+def test_a_hook_is_refused() -> None:
+    net = Model(lambda net, x: net.layer(x)[0], layer=nn.LSTM(FEATURES, WIDTH, batch_first=True)).eval()
+    onebit.binarize_(net)
+    net.layer.register_forward_hook(lambda module, args, output: output)
+    with pytest.raises(FoldError, match="LSTM"):
+        onebit.pack(net, torch.zeros(2, STEPS, FEATURES))
