@@ -175,7 +175,6 @@ MLP_GRAPHS: list[tuple[str, Any, str]] = [
     ("fc0", "dense fc1 signs=70,12 scale=70 centre=70", "name"),
     ("fc0", "dense fc0 like=fc0", "like"),
     ("fc0", "dense fc0 like=flat", "like"),
-    ("sign0", "dense sign0 signs=10,70 like=fc0", "like"),
     ("sign0", "dense sign0 like=fc0 scale=70", "like"),
     ("sign0", "dense sign0 like=fc0", "'sign0'"),
 ]
