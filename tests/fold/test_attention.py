@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 import onebit
 from onebit.errors import FoldError
 from onebit.export import export_net
+from onebit.native import instruction_set, make_plan
 from onebit.packed import nodes as op
 from support.fold_nets import assert_answers, inputs_of
 
@@ -105,6 +106,24 @@ CASES: dict[str, tuple[tuple[int, ...], Body]] = {
     "norm": (IMAGE, lambda net, x: x / (x.norm(p=2, dim=(2, 3), keepdim=True) + 1)),
     "unit": (TOKENS, lambda net, x: F.normalize(x, dim=-1)),
     "addcmul": (TOKENS, lambda net, x: torch.addcmul(net.norm.bias, net.norm.weight, x)),
+    "einsum": (TOKENS, lambda net, x: torch.einsum("bhtd,bhsd->bths", *split(net, x)[:2])),
+    "einsum of later samples": (
+        TOKENS,
+        lambda net, x: torch.einsum("tbc, sbc -> bst", x.transpose(0, 1), net.norm(x).transpose(0, 1)),
+    ),
+    "powers": (TOKENS, lambda net, x: x**3 * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1) + (x.square() + 1) ** -1),
+    "mean of parts": (TOKENS, lambda net, x: torch.stack([x, net.norm(x)]).mean(0)),
+    "shared keys": (TOKENS, lambda net, x: split(net, x)[0] @ split(net, x)[1][:, :1].mT),
+    "many axes": (
+        IMAGE,
+        lambda net, x: (
+            x.view(-1, 2, 6, 2, 4, 2, 4)
+            .permute(0, 1, 3, 5, 2, 4, 6)
+            .reshape(-1, 4, 2, 3, 2, 4, 4)
+            .permute(0, 6, 2, 4, 1, 3, 5)
+            .reshape(len(x), 12, 8, 8)
+        ),
+    ),
     "wrapped": (TOKENS, lambda net, x: relu(x)),
     "patches": (IMAGE, lambda net, x: x.unflatten(2, (4, 2)).unflatten(4, (4, 2)).permute(0, 2, 4, 1, 3, 5).flatten(3)),
 }
@@ -123,6 +142,7 @@ def test_it_answers_as_torch(name: str) -> None:
     net, packed, inputs = made(name)
     assert_answers(net, packed, inputs)
     assert packed.promise == "real"
+    make_plan(packed, instruction_set())
 
 
 @pytest.mark.parametrize("target", ["onnx", "torch"])
@@ -151,6 +171,9 @@ def test_neighbouring_moves_meet() -> None:
         (lambda net, x: net.attention(x, x, x)[1], "weights"),
         (lambda net, x: fused(net, x, attn_mask=x[:, :, :6].unsqueeze(1)), "mask"),
         (lambda net, x: x.norm(p=1, dim=1), "norm"),
+        (lambda net, x: (x + 1) ** 1.5, "exponent"),
+        (lambda net, x: torch.einsum("ntc,nsk->nts", x, x), "letter"),
+        (lambda net, x: torch.einsum("ntc,mtc->nm", x, x), "letter|samples"),
         (lambda net, x: torch.addcmul(net.token, x, x), "constant"),
         (lambda net, x: F.layer_norm(x.transpose(0, 2), (len(x),)).transpose(0, 2), "batch"),
         (lambda net, x: (x.permute(1, 0, 2) @ x.permute(1, 2, 0)).permute(1, 0, 2), "samples"),

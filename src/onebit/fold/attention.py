@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import prod, sqrt
 from typing import Any
@@ -93,11 +94,12 @@ def _refuse_batch(call: Call, operands: Sequence[fx.Node]) -> None:
 
 
 def product(folder: Folder, call: Call, a: Pending, b: Pending, left: Shape, right: Shape) -> Pending:
-    """a @ b for samples (…, T, K) and (…, K, S)."""
-    if len(left) != len(right) or left[:-2] != right[:-2] or len(left) < 2:
-        raise call.refusal(f"got samples of shapes {left} and {right}, expected matrices with equal other axes")
-    *rest, rows, _ = left
-    images = []
+    """a @ b for samples (…, T, K) and (…, K, S); along the other axes, which may differ, numbers are repeated."""
+    if len(left) != len(right) or len(left) < 2:
+        raise call.refusal(f"got samples of shapes {left} and {right}, expected matrices with the same other axes")
+    rest, rows, images = tuple(map(max, left[:-2], right[:-2])), left[-2], []
+    a, b = (folder.repeated(call, x, (1, *old), (1, *rest, *old[-2:])) for x, old in ((a, left), (b, right)))
+    left, right = (*rest, *left[-2:]), (*rest, *right[-2:])
     for x, sample, axis in ((a, left, len(left) - 1), (b, right, len(right) - 2)):
         y = channels_first(folder, call, x, sample, (axis,))
         pixels = tuple(size for k, size in enumerate(sample) if k != axis)
@@ -189,13 +191,6 @@ def _attended(
     """Attention of queries, keys and values with samples of shapes (…, T, K), (…, S, K) and (…, S, V)."""
     (q, k, v), (of_q, of_k, of_v) = values, shapes
     last = len(of_q) - 1
-    if of_q[:-2] != of_k[:-2]:  # groups of queries share keys
-        full = [(*of_q[:-2], *shape[-2:]) for shape in (of_k, of_v)]
-        k, v = (
-            folder.repeated(call, x, (1, *old), (1, *new))
-            for x, old, new in zip((k, v), (of_k, of_v), full, strict=True)
-        )
-        of_k, of_v = full
     turned = folder.permuted(call, k, (*range(last - 1), last, last - 1))
     named = [call._replace(name=f"{call.name}.{part}") for part in ("scores", "scale", "mask", "softmax")]
     y = product(folder, named[0], q, turned, of_q, (*of_k[:-2], of_k[-1], of_k[-2]))
@@ -213,11 +208,61 @@ MASKED = 1e30
 """What is subtracted from scores that do not count."""
 
 
+@any_batch
+def einsum(folder: Folder, call: Call, *values: Pending) -> Pending:
+    """`torch.einsum` of two values, as a product of matrices."""
+    equation, *operands = call.node.args
+    first, second, made = re.findall("[A-Za-z]+", equation.replace(" ", "") + ",,a,a")[:3]
+    batch = batch_of(call.node)
+    samples = first[batch.axis]
+    both = [one for one in made if one in first and one in second]
+    rows, columns = ([one for one in made if one not in both and one in part] for part in (first, second))
+    sums = [one for one in first if one in second and one not in both]
+    wanted = f"{first},{second}->{made}"
+    if equation.replace(" ", "") != wanted or sorted(first + second) != sorted(2 * (both + sums) + rows + columns):
+        raise call.refusal(f"got {equation!r}, expected two values, and each letter in two of three parts")
+    if samples not in both or second[batch.axis] != samples:
+        raise call.refusal(f"got {equation!r}, expected the samples along the same axis of both values")
+    call.node.meta["batch"] = batch._replace(axis=made.index(samples))
+    sizes, given = dict[str, int](), []
+    for part, operand, order in zip(
+        (first, second), operands, ((both, rows, sums), (both, sums, columns)), strict=True
+    ):
+        sample = samples_of(operand)[1:]
+        split = (*sample[: batch.axis], batch.times, *sample[batch.axis + (batch.times > 1) :])
+        sizes |= zip(part, split, strict=True)
+        x = folder.reshaped(call, folder.pending[operand], sample, split)
+        x = folder.permuted(call, x, tuple(part.index(one) for group in order for one in group))
+        matrices = (*(sizes[one] for one in both), *(prod(sizes[one] for one in group) for group in order[1:]))
+        given.append(
+            (folder.reshaped(call, x, tuple(sizes[one] for group in order for one in group), matrices), matrices)
+        )
+    (a, left), (b, right) = given
+    axes = [*both, *rows, *columns]
+    y = product(folder, call, a, b, left, right)
+    y = folder.reshaped(call, y, (*left[:-1], right[-1]), tuple(sizes[one] for one in axes))
+    y = folder.permuted(call, y, tuple(axes.index(one) for one in made))
+    return folder.reshaped(call, y, tuple(sizes[one] for one in made), call.shapes[1][1:])
+
+
+@any_batch
 def norm(folder: Folder, call: Call, x: Pending) -> Pending:
     """The Euclidean norm over axes."""
     if call.argument(1, "p", "fro") not in ("fro", 2, 2.0):
         raise call.refusal("expected the Euclidean norm, p=2")
     return _lengths(folder, call, x, axes_of(call, 2), call.shapes[1][1:])
+
+
+@any_batch
+def power(folder: Folder, call: Call, x: Pending, exponent: float | None = None) -> Pending:
+    """x ** exponent, for small integers and ±0.5."""
+    number = call.argument(1, "exponent", None) if exponent is None else exponent
+    if number not in (-2, -1, -0.5, 0.5, 1, 2, 3, 4):
+        raise call.refusal(f"got exponent {number}, expected -2, -1, -0.5, 0.5, 1, 2, 3 or 4")
+    y = x if abs(number) >= 1 else folder.elementwise(Sqrt, f"{call.name}.root", x)
+    for _ in range(1, int(abs(number))):
+        y = folder.elementwise(Multiply, call.name, y, x)
+    return y if number > 0 else folder.elementwise(Reciprocal, f"{call.name}.reciprocal", y)
 
 
 @any_batch

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onebit.fold.arrange import picked, taken
-from onebit.fold.call import Call, Shape, any_dtype, shown
+from onebit.fold.call import Call, Shape, any_batch, any_dtype, batch_of, shown
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_size, on_images
@@ -104,9 +104,9 @@ def adaptive_max_pool(folder: Folder, call: Call, x: Pending, before: Shape, aft
     return folder.moved(call, x, MaxPool, kernel=tuple(kernel), stride=tuple(kernel))
 
 
+@any_batch
 def mean(folder: Folder, call: Call, x: Pending) -> Pending:
-    before, after = call.shapes
-    axes = axes_of(call)
+    axes, (before, after) = axes_of(call), call.shapes
     if len(before) == 4 and axes == [2, 3]:
         y = _averaged(folder, call, x, before[2:], (1, 1))
     else:
@@ -115,10 +115,10 @@ def mean(folder: Folder, call: Call, x: Pending) -> Pending:
     return folder.reshaped(call, y, folder.values[y.base].shape, after[1:])
 
 
+@any_batch
 def over_axes(kind: type[Node], folder: Folder, call: Call, x: Pending, **fields: Any) -> Pending:
     """A reduction, as a pool whose window covers the reduced axes."""
-    before, after = call.shapes
-    axes = axes_of(call)
+    axes, (before, after) = axes_of(call), call.shapes
     if kind is MaxPool and len(before) == 4 and axes == [2, 3]:
         y = folder.moved(call, x, MaxPool, kernel=before[2:], stride=before[2:], whole=1)
         return folder.reshaped(call, y, (before[1], 1, 1), after[1:])
@@ -140,7 +140,10 @@ def axes_of(call: Call, at: int = 1) -> list[int]:
     numbers = [dim] if isinstance(dim, int) else dim
     if not numbers or not isinstance(numbers, (tuple, list)):
         raise call.refusal(f"got dim={dim} of {shown(before)}, expected axes without the batch, as in dim=(2, 3)")
-    return sorted(call.axis(axis) + 1 for axis in numbers)
+    axes, batch = sorted(call.axis(axis) + 1 for axis in numbers), batch_of(call.whole)
+    if call.node.meta["value"].dim() < call.whole.meta["value"].dim():
+        call.node.meta["batch"] = batch._replace(axis=batch.axis - sum(axis <= batch.axis for axis in axes))
+    return axes
 
 
 def _last(folder: Folder, call: Call, x: Pending, axes: Sequence[int]) -> Pending:

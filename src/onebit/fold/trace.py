@@ -212,6 +212,8 @@ class _ExampleProxy(fx.Proxy):
         )
         if name in known:
             return getattr(value, name)
+        if name == "mT":
+            return self.transpose(-2, -1)
         if name.startswith("new_"):  # a constant of its dtype
             return getattr(torch.empty(0, dtype=value.dtype), name)
         return super().__getattr__(name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onebit.native.abi import AXES
 from onebit.native.kernel_calls import BITS, BYTES, CENTERED, INTEGER, REAL, UNSIGNED, KernelCalls, Slot
 from onebit.native.layout import Axis, image_of, strides
 from onebit.packed import InputSpec, OneBitWeights, PackedNet, Value, nodes
@@ -57,7 +58,7 @@ class Values(KernelCalls):
         view = node.view(self.known[name])
         source, before, alone = self.views.get(name, (name, View.of(self.known[name].shape), True))
         through = view.through(chain(*before.axes))
-        if through is None:
+        if through is None or sum(map(len, through.axes)) > AXES - 1:  # a slot adds one
             source, alone = name, True
         else:
             view = through._replace(offset=through.offset + before.offset)
