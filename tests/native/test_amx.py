@@ -23,6 +23,7 @@ from onebit.native import InstructionSet, instruction_set, instruction_sets, lib
 from onebit.native.arena import THREAD
 from onebit.packed import Conv, Dense, PackedNet, Relu
 from onebit.packed.bits import pack_signs
+from onebit.packed.nodes import Product
 from onebit.runtime import run
 from support.compiling import SOURCES
 from support.executors import assert_agrees, reference
@@ -171,6 +172,28 @@ def test_integers_have_as_many_bytes_as_they_need(
     assert (np.abs(found) == abs(value)).all()
     np.testing.assert_array_equal(found[:1], run(b.net(), image[None], executor="reference"))
     assert emulated.emulated_products() - before - inputs // 64 == planes or "amx" in instruction_sets()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    terms=st.integers(20, 200),
+    pixels=st.integers(1, 40),
+    kind=st.sampled_from(["signed", "positive", "largest", "least"]),
+    seed=st.integers(0, 99),
+)
+def test_products_of_two_values(amx: InstructionSet, terms: int, pixels: int, kind: str, seed: int) -> None:
+    """With the largest magnitude of a grid, of either sign."""
+    b = Builder((terms, 2, pixels), coding="float32")
+    b.add(Product, "input", "input")
+    x = np.random.default_rng(seed).standard_normal((2, terms, 2, pixels), np.float32)
+    if kind == "positive":
+        x = abs(x)
+    elif kind != "signed":
+        x[:, ::2] = np.nextafter(np.float32(8), 0) * (1 if kind == "largest" else -1)
+        x[:, 1::2] = abs(x[:, 1::2])
+    expected = run(b.net(), x, executor="reference")
+    for parts in (1, 3):
+        np.testing.assert_array_equal(make_plan(b.net(), amx).run(x, parts=parts)[0], expected)
 
 
 @settings(max_examples=25, deadline=None)

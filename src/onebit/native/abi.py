@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+
 from typing import Any
 
-HASH = "b508181b956cea92275abc9dcfd9b2cb39b8624f6cbbc9d62bed80c3612a9ab9"
+HASH = "6e6cd5464382d24c4adac5b14e60e3140a61995923a4f4b8ccffcfadb3a460aa"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onebit.native import library
-from onebit.native.abi import PRODUCT_LANES, PRODUCT_ROWS
+from onebit.native.abi import AMX_BYTES, AMX_INPUTS, PRODUCT_LANES, PRODUCT_ROWS
 from onebit.native.arena import NativePlan, lay_out
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, WORD, Slot
 from onebit.native.layout import NotPlanned, image_of
@@ -236,6 +236,10 @@ class _Planner(Pointwise):
         assert answer.call is not None
         panels = -(-made[0] // PRODUCT_LANES) * PRODUCT_LANES
         answer.call.scratch = channels * (2 * panels + PRODUCT_LANES + 2 * PRODUCT_ROWS)
+        if self.isa.byte_tiles:
+            steps, tile = -(-channels // AMX_INPUTS), AMX_BYTES // 4
+            units = 4 * (steps * panels // 16 + 2 * (steps | 1)) * tile + 8 * tile
+            answer.call.scratch = max(answer.call.scratch, units)
         if answer.call.scratch > _MAX_SCRATCH or channels > MAX_EXACT_TERMS:
             raise NotPlanned("a product of very many pixels, or of more terms than an int64 holds")
         return answer

@@ -9,6 +9,8 @@
 #define BYTE_TILES 16
 #define DOT_FEW 3
 #include "avx512.h"
+/* in this order: the first has the vectors of the others */
+#include "attention.h"
 #include "dot_few.h"
 
 #define DOT_MANY 8     /* pixels of a run, and */
@@ -217,15 +219,20 @@ static inline __mmask16 first_of(int64_t count) {
     return count >= 16 ? 0xffff : count > 0 ? (__mmask16)((1u << count) - 1) : 0;
 }
 
-/* Byte 0 of each integer, then byte 1, …, `plane` bytes apart; zeros after the last one, up to `padded`. */
-static void split_row(const int32_t *x, int count, int planes, uint8_t *to, int64_t plane, int64_t padded) {
+/* Byte 0 of each integer, then byte 1, …, `plane` bytes apart; zeros after the last one, up to `padded`.
+ * Bytes of which `signs` has the highest bit get signs: they are less than 128, and the next byte has the
+ * rest. */
+static void split_row(const int32_t *x, int count, int planes, int32_t signs, uint8_t *to, int64_t plane,
+                      int64_t padded) {
+    const __m512i half = _mm512_set1_epi32(signs);
     const __m512i bytes =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     const __m512i fours = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     for (int64_t k = 0; k < padded; k += 16) {
         __mmask16 inside = first_of(count - k), written = first_of(padded - k);
-        __m512i value = _mm512_permutexvar_epi32(
-            fours, _mm512_shuffle_epi8(_mm512_maskz_loadu_epi32(inside, x + k), bytes));
+        __m512i number = _mm512_add_epi32(_mm512_maskz_loadu_epi32(inside, x + k), half);
+        __m512i value =
+            _mm512_permutexvar_epi32(fours, _mm512_shuffle_epi8(_mm512_xor_si512(number, half), bytes));
         _mm_mask_storeu_epi8(to + k, written, _mm512_castsi512_si128(value));
         if (planes > 1) _mm_mask_storeu_epi8(to + plane + k, written, _mm512_extracti32x4_epi32(value, 1));
         if (planes > 2)
@@ -326,7 +333,8 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
             int is_signed, planes = planes_for(x, apart, many, call->tap_channels, &is_signed);
             int64_t plane = many * stride, lower = (planes - is_signed) * many;
             for (int64_t n = 0; n < many; n++)
-                split_row(x + n * apart, call->tap_channels, planes, bytes + n * stride, plane, steps * STEP);
+                split_row(x + n * apart, call->tap_channels, planes, 0, bytes + n * stride, plane,
+                          steps * STEP);
             for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
                 int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS,
                     first = p * LANES;
@@ -367,6 +375,112 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
     return saw_nan;
 }
 
+#define PAIRS (2 * MAX_PLANES - 1)
+#define SUMS_TILE (16 * LANES)
+#define PRODUCT_LEAST 24   /* terms from which on bytes are faster than doubles, */
+#define PRODUCT_MOST 16384 /* and up to which an int32 holds the sums of four pairs of bytes */
+
+/* sums[k]: 16 rows times 16 outputs, of all bytes i of x and j of w with i + j = k; tiles 0 to 3 have four of
+ * them at the same time. Bytes are signed, but those of the last of `planes` only with `is_signed`. */
+static void multiply_planes(const uint8_t *x, int64_t stride, int planes, int is_signed, const uint8_t *w,
+                            int steps, int32_t *sums) {
+    WRITTEN(x);
+    WRITTEN(w);
+    for (int low = 0; low < PAIRS; low += 4) {
+#define EACH_TILE(DO) DO(0) DO(1) DO(2) DO(3)
+#define ZERO(T) _tile_zero(T);
+        EACH_TILE(ZERO)
+        for (int step = 0; step < steps; step++)
+            for (int i = low < MAX_PLANES ? 0 : low - MAX_PLANES + 1; i < planes; i++) {
+                const int is_last = i == planes - 1 && !is_signed, begin = i < low ? low - i : 0,
+                          end = low + 4 - i < MAX_PLANES ? low + 4 - i : MAX_PLANES;
+                _tile_loadd(4, x + i * 16 * stride + step * STEP, stride);
+                for (int j = begin; j < end; j++) {
+                    _tile_loadd(6, w + (j * steps + step) * TILE_BYTES, 64);
+                    switch (4 * is_last + i + j - low) {
+#define CASE(T)                           \
+    case T: _tile_dpbssd(T, 4, 6); break; \
+    case 4 + T: _tile_dpbusd(T, 4, 6); break;
+                        EACH_TILE(CASE)
+#undef CASE
+                    }
+                }
+            }
+#define STORE(T) _tile_stored(T, sums + (low + T) * SUMS_TILE, 64);
+        EACH_TILE(STORE)
+#undef STORE
+#undef ZERO
+#undef EACH_TILE
+    }
+    WRITTEN(sums);
+}
+
+/* multiply_values, with the bytes of both values in tiles. */
+static int multiply_bytes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    const int terms = call->tap_channels, columns = call->out_width, outputs = call->channels,
+              steps = (terms + STEP - 1) / STEP, panels = (outputs + LANES - 1) / LANES;
+    if (terms < PRODUCT_LEAST || terms > PRODUCT_MOST) return multiply_values(call, share, count, arena);
+    const int64_t width = (int64_t)steps * STEP, stride = (steps | 1) * STEP,
+                  a_size = (int64_t)call->out_height * columns * terms,
+                  b_size = (int64_t)call->out_height * outputs * terms, panel = MAX_PLANES * 16 * width;
+    const int32_t signs = 0x808080;
+    const int tiles = (columns + 15) / 16;
+    const span_t mine = span_of(share, (int64_t)call->out_height * tiles);
+    uint8_t *w = (uint8_t *)(arena + call->scratch + share->scratch), *x = w + panels * panel,
+            *of_b = x + MAX_PLANES * 16 * stride;
+    int32_t *sums = (int32_t *)(of_b + MAX_PLANES * 16 * stride);
+    int saw_nan = 0;
+    block_t y[16];
+    const int64_t filled = outputs < LANES ? outputs : LANES; /* of a panel */
+    memset(w, 0, (size_t)panel);
+    memset(x, 0, (size_t)(2 * MAX_PLANES * 16 * stride));
+    shape_tiles(MAX_ROWS);
+    for (int64_t n = 0; n < count; n++) {
+        const int32_t *a = (const int32_t *)arena + call->in + n * call->in_size,
+                      *b = (const int32_t *)arena + call->in2 + n * call->in2_size;
+        const float a_unit = float_of_bits((uint32_t)a[a_size]), b_unit = float_of_bits((uint32_t)b[b_size]);
+        for (int item = mine.begin, made = -1; item < mine.end; item++) {
+            const int row = item / tiles, column = item % tiles * 16,
+                      many = columns - column < 16 ? columns - column : 16;
+            const int64_t pixel = (int64_t)row * columns + column;
+            for (int p = 0; p < panels && made != row; p++) {
+                for (int o = 0; o < LANES && p * LANES + o < outputs; o++)
+                    split_row(b + ((int64_t)row * outputs + p * LANES + o) * terms, terms, MAX_PLANES, signs,
+                              of_b + o * stride, 16 * stride, width);
+                for (int plane = 0; plane < MAX_PLANES; plane++)
+                    turn_units((const uint32_t *)(of_b + plane * 16 * stride), stride / 4, filled, width / 4,
+                               (uint32_t *)(w + p * panel + plane * 16 * width), LANES);
+            }
+            made = row;
+            uint32_t used = 0;
+            for (int64_t k = 0; k < (int64_t)many * terms; k++)
+                used |= (uint32_t)(a[pixel * terms + k] + 0x8080);
+            const int is_signed = used >> 24 != 0, planes = 3 + is_signed; /* probabilities take three */
+            for (int m = 0; m < many; m++)
+                split_row(a + (pixel + m) * terms, terms, planes, is_signed ? signs : 0x8080, x + m * stride,
+                          16 * stride, width);
+            for (int first = 0; first < outputs; first += BLOCK) {
+                const int part = outputs - first < BLOCK ? outputs - first : BLOCK;
+                for (int from = 0; from < part; from += LANES) {
+                    multiply_planes(x, stride, planes, is_signed, w + (first + from) / LANES * panel, steps,
+                                    sums);
+                    for (int m = 0; m < many; m++) {
+                        int64_t wide[LANES];
+                        add_planes(sums + m * LANES, SUMS_TILE, MAX_PLANES + planes - 1, wide);
+                        for (int l = 0; l < LANES; l++) y[m].f[from + l] = (float)wide[l] * a_unit * b_unit;
+                    }
+                }
+                for (int m = 0; m < many; m++) {
+                    site_t site = {arena, n, pixel + m, first};
+                    saw_nan |= finish_block(call, y + m, &site, first, part, 0);
+                }
+            }
+        }
+    }
+    release_tiles();
+    return saw_nan;
+}
+
 static int dot_or_tiles_run(dot_t *dot, const run_t *at, int group, position_t position, int64_t left,
                             const uint8_t *from, int64_t image) {
     int large = left >= DOT_MANY && dot->panel >= DOT_LEAST;
@@ -390,3 +504,5 @@ static int lut_or_planes(const ob_call *call, const share_t *share, int64_t coun
 #define RUN_DOT dot_or_tiles
 #undef RUN_LUT
 #define RUN_LUT lut_or_planes
+#undef RUN_PRODUCT
+#define RUN_PRODUCT multiply_bytes

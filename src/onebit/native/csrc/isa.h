@@ -107,6 +107,7 @@
 #define RUN_DOT_LUT NULL
 #define RUN_WEIGHT_GRADIENT NULL
 #define RUN_CONVOLUTION NULL
+#define RUN_PRODUCT multiply_values
 #define ROW_UNITS 0
 
 #ifndef word_of

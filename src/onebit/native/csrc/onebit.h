@@ -81,7 +81,7 @@ typedef struct {
     KERNEL(AVERAGE, adaptive_average, 0)   /* adaptive: sums in double, down and then across, / divisor */  \
     KERNEL(NORMALIZE, normalize_groups, 1) /* (x - mean) / deviation of groups of channels */               \
     KERNEL(SOFTMAX, softmax, 0)            /* of the channels of each pixel */                              \
-    KERNEL(PRODUCT, multiply_values, 1)    /* pixels of a row times pixels of a row of in2, both on grids */
+    KERNEL(PRODUCT, RUN_PRODUCT, 1)        /* pixels of a row times pixels of a row of in2, both on grids */
 #define OB_KERNEL_ID(name, run, epilogue) OB_KERNEL_##name,
 enum { OB_KERNEL_NONE, OB_KERNELS(OB_KERNEL_ID) };
 

@@ -90,7 +90,7 @@ static inline float mish_of(float x) {
 /* x times the normal distribution of x; -0 where torch rounds it to that. */
 static inline float gelu_of(float x) {
     x = x < -5.5430403f ? -0.0f : x;
-    float t = 1 / (1 + 0.3f * (x < 0 ? -x : x));
+    float t = 1 / (1 + 0.3f * float_of_bits(bits_of_float(x) & 0x7fffffffu)); /* |x| without a branch */
     float p = ((0.0370460323f * t - 0.162699224f) * t + 0.215351326f) * t - 0.0614000655f;
     p = (((p * t + 0.132243102f) * t + 0.0989657246f) * t + 0.120867616f) * t + 0.11962551f;
     float tail = exp_less(x * x * -0.5f, 0) * (p * t);
