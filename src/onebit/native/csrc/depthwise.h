@@ -48,8 +48,9 @@ static void depthwise_block(const run_t *at, position_t position, const segment_
     int64_t padding = call->constant ? padding_of(call, unit) : 0;
     int bits = call->kernel == OB_KERNEL_DEPTHWISE;
     double products[BLOCK];
-    for (int k = 0; k < count; k += DEPTHWISE_LANES) {
-        int c = first + k, n = count - k < DEPTHWISE_LANES ? count - k : DEPTHWISE_LANES;
+    const int n = count < DEPTHWISE_LANES ? count : DEPTHWISE_LANES;
+    for (int done = 0; done < count; done += n) {
+        const int k = count - done < n ? count - n : done, c = first + k; /* the last ones again, not fewer */
         const int32_t *flips = (const int32_t *)call->weights + c;
         const double *weights = (const double *)call->weights + c;
         if (bytes)
