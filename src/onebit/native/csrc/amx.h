@@ -341,24 +341,24 @@ static int matmul_planes(const ob_call *call, const share_t *share, int64_t coun
                 int part = call->outputs - first < panels * LANES ? call->outputs - first : panels * LANES;
                 const uint32_t *b =
                     (const uint32_t *)call->weights + ((int64_t)group * padded + p) * call->panel;
-                for (int q = 0; q < panels; q += 2)
+                int64_t *of_tile = wide + first % PLANES_OUTPUTS;
+                for (int q = 0; q < panels; q += 2) {
                     for (int64_t from = 0; from < steps; from += DENSE_STEPS) {
                         int some = steps - from < DENSE_STEPS ? (int)(steps - from) : DENSE_STEPS;
                         for (int half = 0; half < 2 && q + half < panels; half++)
                             expand_panel(b + (q + half) * call->panel, from * 2, some * 2, call->tap_words,
                                          weights + half * DENSE_STEPS * TILE_BYTES);
                         dense_sums(0, panels - q, bytes + from * STEP, stride, lower, some, weights, from > 0,
-                                   sums + q * LANES, &shaped);
+                                   sums, &shaped);
                         if (is_signed)
                             dense_sums(1, panels - q, bytes + lower * stride + from * STEP, stride, many,
-                                       some, weights, from > 0, sums + lower * TILE_OUTPUTS + q * LANES,
-                                       &shaped);
+                                       some, weights, from > 0, sums + lower * TILE_OUTPUTS, &shaped);
                     }
-                int64_t *of_tile = wide + first % PLANES_OUTPUTS;
-                for (int64_t m = 0; m < many; m++)
-                    for (int k = 0; k < panels * LANES; k += LANES)
-                        add_planes(sums + m * TILE_OUTPUTS + k, many * TILE_OUTPUTS, planes,
-                                   of_tile + m * PLANES_OUTPUTS + k);
+                    for (int64_t m = 0; m < many; m++)
+                        for (int k = q; k < panels && k < q + 2; k++)
+                            add_planes(sums + m * TILE_OUTPUTS + (k - q) * LANES, many * TILE_OUTPUTS, planes,
+                                       of_tile + m * PLANES_OUTPUTS + k * LANES);
+                }
                 const int begin = first - first % PLANES_OUTPUTS,
                           end = first + part; /* outputs that are finished together */
                 if (end % PLANES_OUTPUTS && tile + 1 < work.outputs.end) continue;

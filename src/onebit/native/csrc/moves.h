@@ -264,21 +264,26 @@ static int adaptive_average(const ob_call *call, const share_t *share, int64_t c
                 const uint32_t *in = arena + call->in + n * call->in_size;
                 int64_t window = (int64_t)i * call->out_width + j;
                 float *out = (float *)(arena + call->out + n * call->out_size + window * call->out_pixel);
-                for (int c = 0; c < call->channels; c++) {
-                    double total = -0.0; /* with which -0 stays -0 */
-                    int64_t whole = 0;
+                for (int first = 0; first < call->channels; first += OB_VECTOR) {
+                    const int n = call->channels - first < OB_VECTOR ? call->channels - first : OB_VECTOR;
+                    double total[OB_VECTOR], down[OB_VECTOR];
+                    int64_t whole[OB_VECTOR] = {0};
+                    for (int c = 0; c < OB_VECTOR; c++) total[c] = -0.0; /* with which -0 stays -0 */
                     for (int column = call->columns[2 * j]; column < call->columns[2 * j + 1]; column++) {
-                        double down = -0.0;
+                        for (int c = 0; c < OB_VECTOR; c++) down[c] = -0.0;
                         for (int row = call->rows[2 * i]; row < call->rows[2 * i + 1]; row++) {
-                            uint32_t x = in[((int64_t)row * call->in_width + column) * call->in_pixel + c];
+                            const uint32_t *x =
+                                in + ((int64_t)row * call->in_width + column) * call->in_pixel + first;
                             if (call->real)
-                                down += float_of_bits(x);
+                                for (int c = 0; c < n; c++) down[c] += float_of_bits(x[c]);
                             else
-                                whole += (int32_t)x;
+                                for (int c = 0; c < n; c++) whole[c] += (int32_t)x[c];
                         }
-                        total += down;
+                        for (int c = 0; c < OB_VECTOR; c++) total[c] += down[c];
                     }
-                    out[c] = (call->real ? (float)total : (float)whole) / call->divisor[window];
+                    for (int c = 0; c < n; c++)
+                        out[first + c] =
+                            (call->real ? (float)total[c] : (float)whole[c]) / call->divisor[window];
                 }
             }
     return 0;
