@@ -90,6 +90,7 @@ CASES: dict[str, tuple[tuple[int, ...], Body]] = {
         TOKENS,
         lambda net, x: net.attention(x, x, x, attn_mask=MASK.logical_not(), need_weights=False)[0],
     ),
+    "module's weights": (TOKENS, lambda net, x: net.attention(x, x, x)[1]),
     "module with numbers": (TOKENS, lambda net, x: net.attention(x, x[:, :6], x, attn_mask=net.places[0])[0]),
     "eager": (TOKENS, eager),
     "fused": (TOKENS, fused),
@@ -168,7 +169,7 @@ def test_neighbouring_moves_meet() -> None:
 @pytest.mark.parametrize(
     ("body", "noun"),
     [
-        (lambda net, x: net.attention(x, x, x)[1], "weights"),
+        (lambda net, x: net.attention(x, x, x, key_padding_mask=torch.zeros(2, 6) > 0)[0], "mask"),
         (lambda net, x: fused(net, x, attn_mask=x[:, :, :6].unsqueeze(1)), "mask"),
         (lambda net, x: x.norm(p=1, dim=1), "norm"),
         (lambda net, x: (x + 1) ** 1.5, "exponent"),

@@ -1,4 +1,4 @@
-"""Recurrent layers pack whole, as operations of each time step."""
+"""Recurrent layers, as operations of each time step, and `nn.MultiheadAttention` pack whole."""
 
 from __future__ import annotations
 
@@ -50,6 +50,14 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Tensor]
     "LSTM cell": (lambda: nn.LSTMCell(FEATURES, WIDTH), from_zeros),
     "GRU cell": (lambda: nn.GRUCell(FEATURES, WIDTH), from_zeros),
     "RNN cell": (lambda: nn.RNNCell(FEATURES, WIDTH), lambda net, x: net.layer(x[:, 0])),
+    "attention": (
+        lambda: nn.MultiheadAttention(FEATURES, 2),
+        lambda net, x: net.layer(*3 * [x.transpose(0, 1)], average_attn_weights=False)[1],
+    ),
+    "attention of three widths": (
+        lambda: nn.MultiheadAttention(FEATURES, 2, kdim=4, vdim=3, bias=False, batch_first=True),
+        lambda net, x: net.layer(x, x[..., :4], x[..., :3])[0],
+    ),
     "states": (lambda: nn.LSTM(FEATURES, WIDTH, batch_first=True), given),
 }
 
@@ -102,9 +110,15 @@ def test_samples_are_never_time_steps(function: Any) -> None:
         onebit.pack(net, torch.zeros(2, STEPS, FEATURES))
 
 
-def test_a_hook_is_refused() -> None:
-    net = Model(lambda net, x: net.layer(x)[0], layer=nn.LSTM(FEATURES, WIDTH, batch_first=True)).eval()
+@pytest.mark.parametrize(
+    "layer", [nn.LSTM(FEATURES, 6, batch_first=True), nn.MultiheadAttention(FEATURES, 2, add_bias_kv=True)]
+)
+def test_a_refusal_names_the_layer(layer: nn.Module) -> None:
+    """Of a layer with a hook, and of other attention."""
+    is_attention = isinstance(layer, nn.MultiheadAttention)
+    net = Model(lambda net, x: net.layer(*[x] * (3 if is_attention else 1))[0], layer=layer).eval()
     onebit.binarize_(net)
-    net.layer.register_forward_hook(lambda module, args, output: output)
-    with pytest.raises(FoldError, match="LSTM"):
+    if not is_attention:
+        net.layer.register_forward_hook(lambda module, args, output: output)
+    with pytest.raises(FoldError, match="MultiheadAttention" if is_attention else "LSTM"):
         onebit.pack(net, torch.zeros(2, STEPS, FEATURES))

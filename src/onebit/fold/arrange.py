@@ -206,10 +206,6 @@ def pad(folder: Folder, call: Call, x: Pending) -> Pending:
 @any_dtype
 def select(folder: Folder, call: Call, x: Pending) -> Pending:
     """Slices, integers, and parts of a split: the range of each axis is read off the strides of a probe."""
-    if call.source.op == "call_module" and isinstance(call.source.meta["value"], tuple):  # attention has weights, too
-        if call.argument(1, "index", None) != 0:
-            raise call.refusal("a packed net has no weights of attention, and no last states: take the output")
-        return x
     before, batch, ranges = tuple(call.whole.meta["value"].shape), batch_of(call.node), []
     for axis, size in enumerate(before):
         probe = torch.empty(size)

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, fx
 
 from onebit.fold.arithmetic import affine, of_sample
-from onebit.fold.call import Call, Shape, any_batch, any_dtype, batch_of, samples_of
+from onebit.fold.call import Call, Shape, any_batch, batch_of, samples_of
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.pooling import axes_of, reduced
 from onebit.fold.shapes import channels_back, channels_first
+from onebit.fold.unrolled import as_numbers
 from onebit.fold.weight_layers import dense
-from onebit.layers.parametrized import binary_parametrizations
 from onebit.packed import AveragePool, Clamp, Multiply
 from onebit.packed.nodes import Normalize, Product, Reciprocal, Softmax, Sqrt
-from onebit.quantizers import BinaryWeight
 
 
 @any_batch
@@ -113,99 +112,25 @@ def product(folder: Folder, call: Call, a: Pending, b: Pending, left: Shape, rig
 
 @any_batch
 def attention(folder: Folder, call: Call, *values: Pending) -> Pending:
-    """softmax(query @ keyᵀ · scale + mask) @ value."""
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-    query, key, value, mask, _, causal, scale, _ = (call.argument(at, name, None) for at, name in enumerate(names))
-    sources = (query, key, value)
+    """softmax(query @ keyᵀ · scale + mask) @ value, of samples of shapes (…, T, K), (…, S, K) and (…, S, V)."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+    *sources, mask, _, causal, scale = (call.argument(at, name, None) for at, name in enumerate(names))
     if isinstance(mask, fx.Node) or not all(isinstance(one, fx.Node) and one.op != "get_attr" for one in sources):
         raise call.refusal("expected values of the net, and a constant mask")
     _refuse_batch(call, sources)
-    x, shapes = [folder.pending[one] for one in sources], [samples_of(one)[1:] for one in sources]
-    scores = (*call.node.meta["value"].shape[:-1], shapes[1][-2])
-    numbers = None if mask is None else of_sample(call, _as_numbers(mask), scores)
-    return _attended(folder, call, x, shapes, scale, numbers, causal)
-
-
-@any_batch
-@any_dtype
-def multihead_attention(folder: Folder, call: Call, *values: Pending) -> Pending:
-    """`nn.MultiheadAttention` without masks of samples; its second output, the weights, is none."""
-    layer, names = call.module, ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
-    given = dict(zip(names, call.node.args, strict=False)) | call.node.kwargs
-    given = {key: one.meta["value"] if getattr(one, "op", "") == "get_attr" else one for key, one in given.items()}
-    mask, batch = given.get("attn_mask"), batch_of(call.node)
-    if given.get("key_padding_mask") is not None or isinstance(mask, fx.Node) or (mask is not None and mask.dim() > 2):
-        raise call.refusal("expected no masks but a constant one of two axes")
-    if layer.bias_k is not None or layer.add_zero_attn or batch.axis != (not layer.batch_first):
-        raise call.refusal("expected samples along its axis of the batch, no bias_kv and no zero_attn")
-    x, shapes = [], []
-    weights = _projections(folder, layer)
-    biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.detach().chunk(3)
-    for name, weight, bias in zip(names, weights, biases, strict=False):
-        sample = samples_of(given[name])[1:]
-        y = dense(folder, call._replace(name=f"{call.name}.{name}"), folder.pending[given[name]], weight, bias, sample)
-        *rest, rows, _ = sample
-        last, split = len(rest) + 1, (*rest, rows, layer.num_heads, layer.embed_dim // layer.num_heads)
-        y = folder.reshaped(call, y, (*rest, rows, layer.embed_dim), split)
-        x.append(folder.permuted(call, y, (*range(last - 1), last, last - 1, last + 1)))
-        shapes.append((*rest, layer.num_heads, rows, split[-1]))
-    if mask is not None:  # unlike the function, the layer masks what is true
-        mask = _as_numbers(~mask if mask.dtype == torch.bool else mask)
-    y = _attended(folder, call, x, shapes, None, mask, None)
-    *rest, heads, rows, size = shapes[0]
-    y = folder.permuted(call, y, (*range(len(rest)), len(rest) + 1, len(rest), len(rest) + 2))
-    y = folder.reshaped(call, y, (*rest, rows, heads, size), (*rest, rows, heads * size))
-    out = layer.out_proj
-    weight = next((folder.shipped[part] for part in binary_parametrizations(out).values()), out.weight)
-    return dense(folder, call._replace(name=f"{call.name}.out_proj"), y, weight, out.bias, (*rest, rows, heads * size))
-
-
-def _projections(folder: Folder, layer: Any) -> list[Any]:
-    """The weights of queries, keys and values: binary ones, or tensors."""
-    binary = {name: folder.shipped[part] for name, part in binary_parametrizations(layer).items()}
-    if layer.in_proj_weight is None:
-        return [binary.get(name, getattr(layer, name)) for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")]
-    whole = binary.get("in_proj_weight")
-    if whole is None:
-        return [*layer.in_proj_weight.chunk(3)]
-    parts = [(None,) * 3 if part is None else part.chunk(3) for part in whole]
-    return [BinaryWeight(*three) for three in zip(*parts, strict=True)]
-
-
-def _as_numbers(mask: Tensor) -> Tensor:
-    """What is added to scores: a boolean mask names those that count."""
-    if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape).masked_fill(~mask, -MASKED)
-    return mask.float().clamp(min=-MASKED)
-
-
-def _attended(
-    folder: Folder,
-    call: Call,
-    values: Sequence[Pending],
-    shapes: Sequence[Shape],
-    scale: float | None,
-    mask: Tensor | None,
-    causal: bool | None,
-) -> Pending:
-    """Attention of queries, keys and values with samples of shapes (…, T, K), (…, S, K) and (…, S, V)."""
-    (q, k, v), (of_q, of_k, of_v) = values, shapes
-    last = len(of_q) - 1
+    (q, k, v), (of_q, of_k, of_v) = zip(*((folder.pending[one], samples_of(one)[1:]) for one in sources), strict=True)
+    last, sample = len(of_q) - 1, (*of_q[:-1], of_k[-2])
     turned = folder.permuted(call, k, (*range(last - 1), last, last - 1))
     named = [call._replace(name=f"{call.name}.{part}") for part in ("scores", "scale", "mask", "softmax")]
     y = product(folder, named[0], q, turned, of_q, (*of_k[:-2], of_k[-1], of_k[-2]))
-    sample = (*of_q[:-1], of_k[-2])
     factor = 1 / sqrt(of_q[-1]) if scale is None else scale
     y = affine(folder, named[1], y, torch.tensor(factor).expand(sample), torch.mul, number=factor)
     if causal:
-        mask = _as_numbers(torch.ones(sample[-2:], dtype=torch.bool).tril())
+        y = affine(folder, named[2], y, as_numbers(torch.ones(sample[-2:]).tril() > 0).expand(sample), torch.add)
     if mask is not None:
-        y = affine(folder, named[2], y, mask.expand(sample), torch.add)
+        scores = (*call.node.meta["value"].shape[:-1], of_k[-2])
+        y = affine(folder, named[2], y, of_sample(call, as_numbers(mask), scores), torch.add)
     return product(folder, call, _softmax(folder, named[3], y, sample, last), v, sample, of_v)
-
-
-MASKED = 1e30
-"""What is subtracted from scores that do not count."""
 
 
 @any_batch

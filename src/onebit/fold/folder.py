@@ -41,7 +41,7 @@ from onebit.quantizers import BinaryInput, BinaryWeight, Quantizer
 
 _UNKNOWN = "unknown "
 """Prefix of the names of values behind refused operations; no emitted value has a space in its name."""
-_SEVERAL = ("chunk", "split", "unbind", "multiheadattention")
+_SEVERAL = ("chunk", "split", "unbind")
 """Operations that return tuples, whose parts `getitem` takes."""
 _OF_SHAPES = ("viewas", "reshapeas", "expandas", "typeas")
 """Operations that read only the shape or the dtype of their second input."""

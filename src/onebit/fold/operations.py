@@ -47,7 +47,6 @@ FOLDS: dict[Any, Operation] = {
     "groupnorm": attention.group_norm,
     "softmax": attention.softmax,
     "scaleddotproductattention": attention.attention,
-    "multiheadattention": attention.multihead_attention,
     "einsum": attention.einsum,
     "pow": attention.power,
     "square": partial(attention.power, exponent=2),

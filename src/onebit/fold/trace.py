@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import torch
@@ -14,11 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from onebit.common.torch_private import forward_hooks, storage_address, traced_through
 from onebit.errors import FoldError, OnebitError, first_line
-from onebit.fold.unrolled import unrolled
+from onebit.fold.unrolled import unrolling_of
 from onebit.layers.base import is_close
 from onebit.layers.binary import no_fused_path
 from onebit.layers.parametrized import hold_weights, release_weights
-from onebit.layers.recurrent import mode_of
 from onebit.packed.net import INPUT
 from onebit.quantizers import sign
 
@@ -39,8 +38,8 @@ def trace(
     """The graph of a model in eval mode, with the value of each node for `example` in `node.meta["value"]`.
 
     Parameters, buffers and values computed from them alone are constants: nodes with the op "get_attr".
-    Recurrent layers are `unrolled`. `node.meta["written"]` lists the nodes that a node changes in place. Other nodes
-    without users are removed.
+    Some layers are replaced by functions, see `unrolling_of`. `node.meta["written"]` lists the nodes that a node
+    changes in place. Other nodes without users are removed.
 
     Args:
         example: (N, …) each; the graph is valid for this N only, because `view(N, -1)` stores it.
@@ -174,8 +173,9 @@ def has_hooks(module: nn.Module) -> bool:
     return not {no_fused_path, hold_weights, release_weights}.issuperset(forward_hooks(module))
 
 
-def _is_unrolled(module: nn.Module) -> bool:
-    return bool(mode_of(module)) and not has_hooks(module) and "forward" not in vars(module)
+def _unrolling_of(module: nn.Module) -> Any:
+    hooked = any(map(has_hooks, module.modules())) or "forward" in vars(module)  # the error is of the whole module
+    return None if hooked else unrolling_of(module)
 
 
 def in_model(path: str) -> str:
@@ -281,7 +281,7 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self.example)]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return self.is_leaf(m) or (super().is_leaf_module(m, module_qualified_name) and not _is_unrolled(m))
+        return self.is_leaf(m) or (super().is_leaf_module(m, module_qualified_name) and not _unrolling_of(m))
 
     def number_sign(self, number: int, result: Any) -> None:
         if isinstance(result, fx.Proxy):
@@ -295,7 +295,7 @@ class _Tracer(fx.Tracer):
         if self.running:
             return forward(*args, **kwargs)
         if not _constants((args, kwargs)):
-            return super().call_module(m, partial(unrolled, m) if _is_unrolled(m) else forward, args, kwargs)
+            return super().call_module(m, _unrolling_of(m) or forward, args, kwargs)
         self.running = True
         try:
             return forward(*args, **kwargs)

@@ -28,7 +28,10 @@ from onebit.quantizers import BinaryWeight, Quantizer
 @any_batch
 def linear(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     weight, bias = _constants(call)
-    return dense(folder, call, x, folder.shipped.get(getattr(weight, COMPUTED_BY, None), weight), bias)
+    part, rows = getattr(weight, COMPUTED_BY, (None, None))
+    if (shipped := folder.shipped.get(part)) is not None:
+        weight = BinaryWeight(*(None if one is None else one[rows] for one in shipped))
+    return dense(folder, call, x, weight, bias)
 
 
 def dense(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-
 from typing import Any
 
 HASH = "6e6cd5464382d24c4adac5b14e60e3140a61995923a4f4b8ccffcfadb3a460aa"
