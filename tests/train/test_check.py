@@ -38,7 +38,7 @@ def attention(m: Any, x: Tensor) -> Tensor:
     """A block that cannot be packed whole, for four reasons."""
     y = m.norm(x)
     y, _ = m.attention(y, y, y, need_weights=False)
-    y, _ = m.lstm(x + y)
+    y = m.shrink(x + y)
     return F.selu(m.fc(y[:, -1]))
 
 
@@ -64,13 +64,13 @@ def test_tokens_are_told_from_images(example: Any) -> None:
 
 def test_every_reason_is_listed() -> None:
     parts = {"norm": nn.LayerNorm(8), "attention": nn.MultiheadAttention(8, 2, batch_first=True)}
-    model = Model(attention, **parts, lstm=nn.LSTM(8, 8, batch_first=True), fc=nn.Linear(8, 8))
+    model = Model(attention, **parts, shrink=nn.Softshrink(), fc=nn.Linear(8, 8))
     binarize_(model)
     report = check(model, torch.randn(2, 5, 8))
     assert not report.whole
-    assert list(report.reasons) == ["lstm", "selu"]
+    assert list(report.reasons) == ["shrink", "selu"]
     assert "layer by layer" in str(report)
-    assert report.line.endswith("layers binary (100.0 % of weights); packs layer by layer, because of 'lstm'")
+    assert report.line.endswith("layers binary (100.0 % of weights); packs layer by layer, because of 'shrink'")
 
 
 def test_signs_of_what_is_never_negative_are_a_warning() -> None:
