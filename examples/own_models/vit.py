@@ -1,4 +1,4 @@
-"""A small vision transformer, packed layer by layer: python examples/own_models/vit.py"""
+"""A small vision transformer, packed whole: python examples/own_models/vit.py"""
 
 import torch
 from sklearn.datasets import load_digits
@@ -33,8 +33,6 @@ optimizer = onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(model, lr
 onebit.fit(model, train, optimizer, epochs=10, batch_size=50, verbose=False)
 score = onebit.evaluate(model, test, weights="binary", verbose=False)
 print(f"binary weights: {score.correct} of {score.count} test digits correct")
-before = model(test[0]).detach()
-print(onebit.packed_layers_(model))
-after = model(test[0]).detach()
-equal = int((before.argmax(1) == after.argmax(1)).sum())
-print(f"packed layers: {equal} of {len(after)} equal, logits differ by at most {(before - after).abs().max():.1g}")
+
+packed = onebit.pack(model, test[0], data=test)
+print(packed.statement)

@@ -1,4 +1,4 @@
-"""Recurrent layers, as operations of each time step, and `nn.MultiheadAttention` pack whole."""
+"""Recurrent layers, as operations of each time step, and torch's attention and transformers pack whole."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from onebit.packed.net import float32_bytes
 from support.fold_nets import Model, assert_answers, inputs_of
 
 STEPS, FEATURES, WIDTH = 5, 6, 8
+CAUSAL = nn.Transformer.generate_square_subsequent_mask(STEPS)
 
 
 def last_states(net: Any, x: Tensor) -> Tensor:
@@ -57,6 +58,20 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Tensor]
     "attention of three widths": (
         lambda: nn.MultiheadAttention(FEATURES, 2, kdim=4, vdim=3, bias=False, batch_first=True),
         lambda net, x: net.layer(x, x[..., :4], x[..., :3])[0],
+    ),
+    "encoder": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(FEATURES, 2, 12, activation="gelu"), 2, enable_nested_tensor=False
+        ),
+        lambda net, x: net.layer(x.transpose(0, 1)).transpose(0, 1),
+    ),
+    "causal encoder": (
+        lambda: nn.TransformerEncoderLayer(FEATURES, 2, 12, batch_first=True, norm_first=True),
+        lambda net, x: net.layer(x, src_mask=CAUSAL, is_causal=True),
+    ),
+    "decoder": (
+        lambda: nn.TransformerDecoderLayer(FEATURES, 2, 12, batch_first=True),
+        lambda net, x: net.layer(x, x[:, :3], tgt_mask=CAUSAL),
     ),
     "states": (lambda: nn.LSTM(FEATURES, WIDTH, batch_first=True), given),
 }

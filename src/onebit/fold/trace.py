@@ -207,8 +207,8 @@ class _ExampleProxy(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         value = self.node.meta["value"]
         known = (
-            *("shape", "ndim", "dtype", "device", "dim", "numel", "size", "nelement", "is_cuda", "requires_grad"),
-            *("is_floating_point", "is_contiguous", "get_device", "stride"),
+            *("shape", "ndim", "dtype", "device", "dim", "numel", "size", "nelement", "is_cuda", "is_nested"),
+            *("requires_grad", "is_floating_point", "is_contiguous", "get_device", "stride"),
         )
         if name in known:
             return getattr(value, name)
@@ -281,7 +281,10 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self.example)]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return self.is_leaf(m) or (super().is_leaf_module(m, module_qualified_name) and not _unrolling_of(m))
+        if self.is_leaf(m):
+            return True
+        composed = type(m).__module__ == nn.TransformerEncoderLayer.__module__ or _unrolling_of(m)
+        return not composed and super().is_leaf_module(m, module_qualified_name)
 
     def number_sign(self, number: int, result: Any) -> None:
         if isinstance(result, fx.Proxy):
