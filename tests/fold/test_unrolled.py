@@ -108,6 +108,8 @@ def test_exports_agree(target: str, tmp_path: Path) -> None:
     """`export_net` compares outputs."""
     name = {"onnx": "net.onnx", "torch": "net.pth", "c": "net", "html": "net.html"}[target]
     export_net(made("GRU")[1], target, tmp_path / name)
+    if target == "c":
+        assert (tmp_path / name / "net_weights.h").read_text().count("_signs[") == 2
 
 
 @pytest.mark.parametrize(

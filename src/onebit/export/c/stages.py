@@ -74,6 +74,7 @@ class Stages:
         self.memories: dict[Memory, int] = {}
         self.stored: dict[str, Stored] = {}
         self.arrays: dict[str, np.ndarray] = {}
+        self._named: dict[tuple[str, bytes], str] = {}
         self.levels: dict[str, tuple[np.float32, np.float32]] = {}  # of real values that are in memory as signs
         self.open, self.planned = "", ""
         self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
@@ -305,11 +306,15 @@ class Stages:
     # arrays
 
     def array(self, field: str, array: np.ndarray) -> str:
-        """Add an array of weights of the value that is being planned; its name in C."""
+        """The name in C of an array of weights of the value that is being planned; one for all with the same bits."""
+        array = np.ascontiguousarray(array)
+        key = array.dtype.str, array.tobytes()
+        if key in self._named:
+            return self._named[key]
         name = f"w_{''.join(c if c.isalnum() else '_' for c in self.planned)}_{field}"
         while name in self.arrays:
             name += "_"
-        self.arrays[name] = np.ascontiguousarray(array)
+        self.arrays[name], self._named[key] = array, name
         return name
 
 
