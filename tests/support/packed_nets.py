@@ -329,8 +329,20 @@ def activations_net(seed: int = 0) -> PackedNet:
     return b.net((of_integers, gated, b.last))
 
 
+def again_net(seed: int = 0) -> PackedNet:
+    """A convolution and a map that are called again: a file has their weights once. The last border is another."""
+    b = Builder((3, 5, 6), seed=seed, coding="float32")
+    layer, shift = b.signs(3, 27, scale=True), b.real(3)
+    for padding in (1, 1, 0):
+        b.add(op.Conv, **layer, kernel=(3, 3), padding=(padding,) * 4)
+        b.add(op.Affine, shift=shift)
+    assert b.net().repeats == {"n2": "n0", "n3": "n1", "n5": "n1"}
+    return b.net()
+
+
 NETS_OF_OTHER_INPUTS = {
-    **{"features": features_net, "tokens": tokens_net, "signal": signal_net, "activations": activations_net}
+    **{"features": features_net, "tokens": tokens_net, "signal": signal_net, "activations": activations_net},
+    "again": again_net,
 }
 NETS = {**IMAGE_NETS, **NETS_OF_OTHER_INPUTS}
 
