@@ -29,9 +29,8 @@ from onebit.quantizers import BinaryWeight, Quantizer
 def linear(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     weight, bias = _constants(call)
     part, rows = getattr(weight, COMPUTED_BY, (None, None))
-    if (shipped := folder.shipped.get(part)) is not None:
-        weight = BinaryWeight(*(None if one is None else one[rows] for one in shipped))
-    return dense(folder, call, x, weight, bias)
+    binary: Any = () if part is None else (one if one is None else one[rows] for one in folder.shipped[part])
+    return dense(folder, call, x, weight if part is None else BinaryWeight(*binary), bias)
 
 
 def dense(

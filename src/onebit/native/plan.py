@@ -156,7 +156,7 @@ class _Planner(Pointwise):
 
     def shared(self, weights: np.ndarray) -> np.ndarray:
         """These weights, or the same ones of another node or plan."""
-        key = weights.dtype, weights.shape, hashlib.sha256(np.ascontiguousarray(weights)).digest()
+        key = weights.dtype, weights.shape, hashlib.sha256(np.ascontiguousarray(weights).data).digest()
         return self.panels.setdefault(key, weights)
 
     def product(

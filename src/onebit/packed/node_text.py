@@ -54,7 +54,7 @@ def to_lines(nodes: Iterable[Node], repeats: Mapping[str, str] = MappingProxyTyp
     return lines
 
 
-def from_line(line: object, earlier: Mapping[str, Node], take: Take) -> Node:
+def from_line(line: object, earlier: dict[str, Node], take: Take) -> Node:
     """The node of a line after the nodes `earlier`, by their outputs; FormatError for any other text."""
     op, *words = line.split(" ") if isinstance(line, str) else [""]
     if not words or op not in OPS:
