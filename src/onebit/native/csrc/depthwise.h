@@ -26,8 +26,10 @@
     }                                                                                                     \
     static inline void name(const ob_call *call, const input_t *in, const segment_t *segments, int found, \
                             const weight_t *weights, int n, sum_t *sums) {                                \
-        if (n == DEPTHWISE_LANES) /* a constant, for whole registers */                                   \
+        if (n == DEPTHWISE_LANES) /* constants, for whole registers */                                    \
             name##_of(call, in, segments, found, weights, DEPTHWISE_LANES, sums);                         \
+        else if (n == DEPTHWISE_LANES / 2)                                                                \
+            name##_of(call, in, segments, found, weights, DEPTHWISE_LANES / 2, sums);                     \
         else                                                                                              \
             name##_of(call, in, segments, found, weights, n, sums);                                       \
     }
@@ -48,7 +50,8 @@ static void depthwise_block(const run_t *at, position_t position, const segment_
     int64_t padding = call->constant ? padding_of(call, unit) : 0;
     int bits = call->kernel == OB_KERNEL_DEPTHWISE;
     double products[BLOCK];
-    const int n = count < DEPTHWISE_LANES ? count : DEPTHWISE_LANES;
+    const int lanes = count < DEPTHWISE_LANES ? DEPTHWISE_LANES / 2 : DEPTHWISE_LANES,
+              n = count < lanes ? count : lanes;
     for (int done = 0; done < count; done += n) {
         const int k = count - done < n ? count - n : done, c = first + k; /* the last ones again, not fewer */
         const int32_t *flips = (const int32_t *)call->weights + c;
