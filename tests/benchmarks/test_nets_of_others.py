@@ -18,6 +18,20 @@ def test_a_net_of_timm_answers_as_torch(name: str) -> None:
     zoo.difference(name, zoo.pack_layers(model), model, images)
 
 
+FAMILIES = (
+    *("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "convnextv2_atto"),
+    *("mobilevit_xxs", "mobilevitv2_050", "efficientformer_l1", "efficientformerv2_s0", "mobilenetv3_large_100"),
+    *("regnety_002", "poolformer_s12", "resmlp_12_224", "pit_ti_224", "tiny_vit_5m_224", "hiera_tiny_224"),
+)
+
+
+@pytest.mark.skipif(not zoo.FOLDER.is_dir(), reason="timm is not installed: make build/timm")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_families_pack_whole(name: str) -> None:
+    _, model, images = zoo.build(name)
+    zoo.difference(name, zoo.pack_whole(model, images), model, images)
+
+
 # ------------------------------------------------------------------------------------------------------ language models
 @pytest.mark.skipif(not language.FOLDER.is_dir(), reason="transformers is not installed: make build/language")
 @pytest.mark.parametrize("shape", [None, "small"])
