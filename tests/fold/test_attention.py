@@ -173,6 +173,7 @@ def test_neighbouring_moves_meet() -> None:
         (lambda net, x: fused(net, x, attn_mask=x[:, :, :6].unsqueeze(1)), "mask"),
         (lambda net, x: x.norm(p=1, dim=1), "norm"),
         (lambda net, x: (x + 1) ** 1.5, "exponent"),
+        (lambda net, x: x**net.norm.weight, "exponent"),
         (lambda net, x: torch.einsum("ntc,nsk->nts", x, x), "letter"),
         (lambda net, x: torch.einsum("ntc,mtc->nm", x, x), "letter|samples"),
         (lambda net, x: torch.addcmul(net.token, x, x), "constant"),

@@ -182,7 +182,7 @@ def norm(folder: Folder, call: Call, x: Pending) -> Pending:
 def power(folder: Folder, call: Call, x: Pending, exponent: float | None = None) -> Pending:
     """x ** exponent, for small integers and ±0.5."""
     number = call.argument(1, "exponent", None) if exponent is None else exponent
-    if number not in (-2, -1, -0.5, 0.5, 1, 2, 3, 4):
+    if not isinstance(number, (int, float)) or number not in (-2, -1, -0.5, 0.5, 1, 2, 3, 4):
         raise call.refusal(f"got exponent {number}, expected -2, -1, -0.5, 0.5, 1, 2, 3 or 4")
     y = x if abs(number) >= 1 else folder.elementwise(Sqrt, f"{call.name}.root", x)
     for _ in range(1, int(abs(number))):
