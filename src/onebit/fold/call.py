@@ -112,8 +112,8 @@ class Call(NamedTuple):
         """The error that names this operation."""
         is_module = self.module is not None or self.node is None
         kind = kind_name(self.module) if is_module else name_of(self.node.target)
-        caller = "" if is_module else called_in(self.node)
-        end = f"; it is called in {caller}" if caller else ""
+        path, caller = ("", "") if is_module else called_in(self.node)
+        end = f"; it is called in {path!r} ({caller})" if path else ""
         return FoldError(f"cannot pack {kind} ({self.path or self.name!r}): {reason}{end}")
 
 

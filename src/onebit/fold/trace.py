@@ -160,12 +160,10 @@ def _same(one: Any, other: Any) -> bool:
     return len(ours) == len(theirs) and all(map(is_close, ours, theirs))
 
 
-def called_in(node: fx.Node) -> str:
-    """The innermost user module whose forward makes this call, with its class; "" for none."""
-    for path, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
-        if kind is not _Called and in_model(path):
-            return f"{in_model(path)!r} ({kind.__name__})"
-    return ""
+def called_in(node: fx.Node) -> tuple[str, str]:
+    """Path and class of the innermost module whose forward makes this call; "" for the model."""
+    stack = reversed((node.meta.get("nn_module_stack") or {}).values())
+    return next(((in_model(path), kind.__name__) for path, kind in stack if in_model(path)), ("", ""))
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from onebit.layers.parametrized import binary_parametrizations, kind_of
 from onebit.layers.recurrent import STEPS, mode_of
 
 COMPUTED_BY = "computed_by"
-"""Attribute of a tensor: the parametrization that computed this binary weight, or None, and its rows here."""
+"""Attribute of a tensor: the parametrization that computed this binary weight, or None, its rows here, and its name."""
 MASKED = 1e30
 """What is subtracted from scores that do not count."""
 
@@ -95,7 +95,8 @@ def _weight(layer: Any, name: str, rows: slice = slice(None)) -> Any:
     weight = getattr(layer, name, None)
     if weight is not None:
         weight = weight[rows]
-        setattr(weight, COMPUTED_BY, (binary_parametrizations(layer).get(name), rows))
+        label = "out_proj.weight" if name == "weight" else name
+        setattr(weight, COMPUTED_BY, (binary_parametrizations(layer).get(name), rows, label))
     return weight
 
 

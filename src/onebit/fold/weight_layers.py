@@ -17,6 +17,7 @@ from onebit.fold.call import Call, Shape, any_batch, any_dtype, inverse
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, from_image
+from onebit.fold.trace import called_in
 from onebit.fold.unrolled import COMPUTED_BY
 from onebit.layers.binary import padding_of
 from onebit.packed import Conv, ConvTranspose, Dense, MaxPool, Node, RealConv, RealConvTranspose, RealDense
@@ -28,7 +29,8 @@ from onebit.quantizers import BinaryWeight, Quantizer
 @any_batch
 def linear(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
     weight, bias = _constants(call)
-    part, rows = getattr(weight, COMPUTED_BY, (None, None))
+    part, rows, name = getattr(weight, COMPUTED_BY, (None, None, ""))
+    call = call._replace(name=f"{called_in(call.node)[0]}.{name}") if name else call
     binary: Any = () if part is None else (one if one is None else one[rows] for one in folder.shipped[part])
     return dense(folder, call, x, weight if part is None else BinaryWeight(*binary), bias)
 
