@@ -127,6 +127,21 @@ def test_samples_are_never_time_steps(function: Any) -> None:
         onebit.pack(net, torch.zeros(2, STEPS, FEATURES))
 
 
+class RNN(nn.Linear):
+    """Another module with the name of one of torch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+def test_modules_of_the_same_name_are_followed() -> None:
+    torch.manual_seed(0)
+    net = Model(lambda net, x: net.layer(net.first(x)), first=nn.Linear(FEATURES, WIDTH), layer=RNN(WIDTH, 3)).eval()
+    onebit.binarize_(net, where=lambda name, module: name == "first")
+    inputs = inputs_of((FEATURES,), count=3)
+    assert_answers(net, onebit.pack(net, torch.from_numpy(inputs)), inputs)
+
+
 @pytest.mark.parametrize(
     "layer", [nn.LSTM(FEATURES, 6, batch_first=True), nn.MultiheadAttention(FEATURES, 2, add_bias_kv=True)]
 )

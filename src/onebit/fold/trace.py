@@ -172,8 +172,9 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def _unrolling_of(module: nn.Module) -> Any:
-    hooked = any(map(has_hooks, module.modules())) or "forward" in vars(module)  # the error is of the whole module
-    return None if hooked else unrolling_of(module)
+    made = unrolling_of(module)
+    hooked = made and (any(map(has_hooks, module.modules())) or "forward" in vars(module))
+    return None if hooked else made  # the error is of the whole module
 
 
 def in_model(path: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from onebit.layers.parametrized import kind_name
+from onebit.layers.parametrized import PARAMETRIZED, kind_name, kind_of
 
 Step = Callable[..., tuple[Tensor, ...]]
 """(gates of the input, gates of h, h[, cell state of an LSTM]) -> (next h[, next cell state])."""
@@ -40,7 +40,7 @@ STEPS: dict[str, Step] = {
 
 def mode_of(layer: Any) -> str:
     """The mode of a recurrent layer or cell of torch; "" for other modules."""
+    if not isinstance(layer, (nn.RNNBase, nn.RNNCellBase)) or kind_of(layer) not in PARAMETRIZED:
+        return ""
     kind = kind_name(layer).removesuffix("Cell")
-    if kind == "RNN":
-        kind = f"RNN_{layer.nonlinearity.upper()}"
-    return kind if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)) and kind in STEPS else ""
+    return f"RNN_{layer.nonlinearity.upper()}" if kind == "RNN" else kind
