@@ -40,7 +40,8 @@ STEPS: dict[str, Step] = {
 
 def mode_of(layer: Any) -> str:
     """The mode of a recurrent layer or cell of torch; "" for other modules."""
-    if not isinstance(layer, (nn.RNNBase, nn.RNNCellBase)) or kind_of(layer) not in PARAMETRIZED:
+    known = kind_of(layer)  # not a class of another one that has its name
+    if known not in PARAMETRIZED or not issubclass(known, (nn.RNNBase, nn.RNNCellBase)):
         return ""
     kind = kind_name(layer).removesuffix("Cell")
     return f"RNN_{layer.nonlinearity.upper()}" if kind == "RNN" else kind
