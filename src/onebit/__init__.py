@@ -23,7 +23,7 @@ _find, __dir__, _HOME = lazy(
         "integer.nets": "integer_net",
         "language.model": "load_language_model",
         "layers": "BinarizeReport BinaryConv1d BinaryConv2d BinaryConvTranspose1d BinaryConvTranspose2d "
-        "BinaryLinear InputCoding Normalize binarize_ binarize_from_config_ dense_ describe_layers quantizer_config",
+        "BinaryEmbedding BinaryLinear InputCoding Normalize binarize_ binarize_from_config_ dense_ describe_layers quantizer_config",
         "models": "create_model",
         "optim": "clip_latents_ latent_groups",
         "packed": "load save",

@@ -38,6 +38,7 @@ from onebit.layers import (
     BinaryConv2d as BinaryConv2d,
     BinaryConvTranspose1d as BinaryConvTranspose1d,
     BinaryConvTranspose2d as BinaryConvTranspose2d,
+    BinaryEmbedding as BinaryEmbedding,
     BinaryLinear as BinaryLinear,
     InputCoding as InputCoding,
     Normalize as Normalize,

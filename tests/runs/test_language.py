@@ -87,6 +87,34 @@ def test_export_load_export_gives_the_same_bytes(tmp_path: Path, quantizer: Any,
     assert not torch.equal(latent.sign(), model.get_submodule(QUERY).weight.sign())
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("quantizer", ["sign", "adabin", "xnor", Groups])
+def test_a_model_is_one_bit_throughout(tmp_path: Path, quantizer: Any, tied: bool) -> None:
+    """Embedding and head too: in the file, in the folder, and back in a model."""
+    model = language_model(quantizer=quantizer, tied=tied, embeddings=True)
+    if quantizer == "adabin":
+        with pytest.raises(UsageError, match="centers"):
+            onebit.export_gguf(model, tmp_path / "1.gguf")
+        return
+    made = onebit.export_gguf(model, tmp_path / "1.gguf")
+    binary = [p for name, p in model.named_parameters() if p.dim() > 1 and "o_proj" not in name]
+    assert made.tensors["Q1_0"] == (14 - tied, sum(p.numel() for p in binary))
+    file = read_gguf(tmp_path / "1.gguf")
+    signs, scale, _ = model.model.embed_tokens.binary_weight()
+    scale = torch.ones(1) if scale is None else scale.view(-1, 1).half().float()
+    assert np.array_equal(file.tensors["token_embd.weight"].values(), (signs * scale).detach().numpy())
+    assert ("output.weight" in file.tensors) is not tied
+    onebit.export_gguf(save_pretrained(model, tmp_path / "folder"), tmp_path / "2.gguf")
+    again = onebit.load_gguf_(
+        language_model(quantizer=quantizer, tied=tied, embeddings=True, seed=1), tmp_path / "1.gguf"
+    )
+    onebit.export_gguf(again, tmp_path / "3.gguf")
+    assert (tmp_path / "1.gguf").read_bytes() == (tmp_path / "3.gguf").read_bytes()
+    other = read_gguf(tmp_path / "2.gguf")
+    assert file.tensors.keys() == other.tensors.keys()
+    assert all(np.array_equal(x.data, other.tensors[name].data) for name, x in file.tensors.items())
+
+
 def test_a_file_goes_into_a_model_without_binary_layers(tmp_path: Path) -> None:
     model = language_model(quantizer=Groups)
     onebit.export_gguf(model, tmp_path / "x.gguf", rest="f32")
@@ -319,7 +347,7 @@ BREAK = [
     *(
         (with_centers, "center"),
         (with_narrow_rows, "128"),
-        (with_a_tied_binary_head, "lm_head"),
+        (with_a_tied_binary_head, "embed_tokens"),
         (with_a_nan, "finite"),
     ),
     *((with_tiny_scales, "scales"), (with_quantized_inputs, "inputs"), (with_an_adapter, "adapter")),

@@ -65,9 +65,13 @@ def language_model(
     tied: bool = False,
     bias: bool = False,
     seed: int = 0,
+    embeddings: bool = False,
     **other: Any,
 ) -> Any:
-    """A model with random weights; all linear layers but the head are binary."""
+    """A model with random weights; its layers are binary but for `o_proj`, head and embedding only with `embeddings`.
+
+    A tied model without `embeddings` has no head.
+    """
     torch.manual_seed(seed)
 
     def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -85,12 +89,17 @@ def language_model(
     inner = tree(embed_tokens=nn.Embedding(TOKENS, WIDTH), layers=nn.ModuleList(block() for _ in range(LAYERS)))
     inner.add_module("norm", Norm(WIDTH))
     model: Any = tree(model=inner)
-    if not tied:
+    if embeddings or not tied:
         model.add_module("lm_head", nn.Linear(WIDTH, TOKENS, bias=False))
+    if embeddings and tied:
+        model.lm_head.weight = inner.embed_tokens.weight
     model.config = config(kind, tie_word_embeddings=tied, **other)
     if quantizer is not None:
         onebit.binarize_(
-            model, weight_quantizer=quantizer, where=lambda name, _: "proj" in name and "o_proj" not in name
+            model,
+            weight_quantizer=quantizer,
+            where=lambda name, _: (embeddings or "proj" in name) and "o_proj" not in name,
+            embeddings=embeddings,
         )
     return model
 
@@ -100,5 +109,8 @@ def save_pretrained(model: Any, folder: Path) -> Path:
     model.config.quantization_config = onebit.quantizer_config(model)
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(model.config))
-    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        state = {name: x for name, x in state.items() if not name.startswith("lm_head.")}
+    safetensors.torch.save_file(state, folder / "model.safetensors")
     return folder

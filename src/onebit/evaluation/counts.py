@@ -37,13 +37,16 @@ def layer_size(layer: nn.Module, counted: set[int] | None = None) -> tuple[int, 
         return 0, 2 * layer.num_features
     if isinstance(layer, ParametrizationList) and isinstance(layer[0], BinaryParametrization):
         return 0, 0  # part of the layer that reads the weight
-    if any(sizes := packed_sizes(layer)):
-        return sizes
-    latents = [latent.weight for latent in latents_of(layer)]
-    real = {id(p): p.numel() for p in layer.parameters(recurse=False) if all(p is not latent for latent in latents)}
-    numbers = sum(count for key, count in real.items() if key not in counted)
-    counted.update(real)
-    return sum(latent.numel() for latent in latents), numbers
+    if any(packed := packed_sizes(layer)):
+        bits = id(getattr(layer, "signs", layer))
+        again = bits in counted
+        counted.add(bits)
+        return (0, 0) if again else packed
+    latents = {id(latent.weight): latent.weight.numel() for latent in latents_of(layer)}
+    real = {id(p): p.numel() for p in layer.parameters(recurse=False) if id(p) not in latents}
+    sizes = [sum(count for key, count in one.items() if key not in counted) for one in (latents, real)]
+    counted.update(latents, real)
+    return sizes[0], sizes[1]
 
 
 def model_size(model: nn.Module) -> Size:

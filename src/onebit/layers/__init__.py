@@ -30,6 +30,7 @@ from onebit.layers.binary import (
     BinaryConv2d as BinaryConv2d,
     BinaryConvTranspose1d as BinaryConvTranspose1d,
     BinaryConvTranspose2d as BinaryConvTranspose2d,
+    BinaryEmbedding as BinaryEmbedding,
     BinaryLinear as BinaryLinear,
 )
 from onebit.layers.coding import InputCoding as InputCoding, Normalize as Normalize

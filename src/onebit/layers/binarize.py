@@ -23,7 +23,7 @@ from onebit.layers.base import (
     skip_fused_path_,
     with_options,
 )
-from onebit.layers.binary import BINARY_TWINS
+from onebit.layers.binary import ALL_TWINS, BINARY_TWINS
 from onebit.layers.description import REASONS, BinarizeReport, describe_layers, noted_config
 from onebit.layers.fused_norm import FAST_TWINS
 from onebit.layers.parametrized import PARAMETRIZED, kind_of, make_parts, parametrize_, remove_parts_
@@ -37,6 +37,7 @@ def binarize_(
     input_quantizer: InputQuantizer = None,
     where: Callable[[str, nn.Module], bool] | None = None,
     value: float | str = 1.0,
+    embeddings: bool = False,
 ) -> BinarizeReport:
     """Make the layers of any torch model binary, in place; the weights become the latents.
 
@@ -44,8 +45,8 @@ def binarize_(
     objects with another class, which keep their buffers, attributes, hooks and keys of the state_dict.
     `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get parametrized weights; their inputs stay real, and
     they load plain checkpoints too. `BatchNorm2d` and `Sequential` become classes that do the same in fewer passes over
-    memory. Subclasses stay as they are, and so do layers whose weight another kind of module holds, such as a head that
-    is the embedding, and the adapters of PEFT.
+    memory. Subclasses stay as they are, and so do layers that share a weight with a module that stays real, such as a
+    head that is the embedding, and the adapters of PEFT.
 
     Layers that read the inputs of the model, past operations without weights, keep them real. A trace by `torch.fx`
     finds them; where `forward` has none, the first layer with weights in the order of `model.modules()` is taken. To
@@ -55,6 +56,7 @@ def binarize_(
         weight_quantizer, input_quantizer: name or object; each layer gets a copy, which shares the random generator.
         where: `where(name, module)` chooses layers, all by default; one name of a layer with several is enough.
         value: the two values are ±value.
+        embeddings: whether `torch.nn.Embedding` becomes binary, too, with a head that shares its weights.
 
     Returns:
         What became binary, what stayed real and why; `print` it for a table. One UserWarning names what could have been
@@ -73,7 +75,7 @@ def binarize_(
                                   8  real: bias and scales of binary layers
         64 binary weights, 26 real parameters
     """
-    kinds = {*BINARY_TWINS, *(PARAMETRIZED if weight_quantizer is not None else ())}
+    kinds = {*(ALL_TWINS if embeddings else BINARY_TWINS), *(PARAMETRIZED if weight_quantizer is not None else ())}
     layers = _choose(model, kinds, where)
     if not layers:
         chosen = "" if where is None else " that `where` chooses"
@@ -106,7 +108,7 @@ def binarize_from_config_(model: nn.Module, config: Mapping[str, Any] | None = N
     """
     config = noted_config(model) if config is None else config
     groups = {name: group for group in config["quantizers"] for name in group["layers"]}
-    layers = _choose(model, {*BINARY_TWINS, *PARAMETRIZED}, lambda name, _: name in groups)
+    layers = _choose(model, {*ALL_TWINS, *PARAMETRIZED}, lambda name, _: name in groups)
     if missing := groups.keys() - layers.keys():
         raise UsageError(f"{min(missing)!r} of the configuration is no real layer of this model")
     _refuse_real_weights(model, layers)
@@ -132,14 +134,17 @@ def dense_(model: nn.Module) -> nn.Module:
     Example:
         >>> dense_(model).save_pretrained("folder")  # then convert_hf_to_gguf.py and llama-quantize
     """
-    plain: dict[type, Any] = {twin: kind for kind, twin in (*BINARY_TWINS.items(), *FAST_TWINS.items())}
+    plain: dict[type, Any] = {twin: kind for kind, twin in (*ALL_TWINS.items(), *FAST_TWINS.items())}
+    written = set[int]()
     for module in [*model.modules()]:
         remove_parts_(module)
         if type(module) in FAST_TWINS.values():
             module.__class__ = plain[type(module)]
         if isinstance(module, BinaryLayer) and module.weight_quantizer is not None:
-            with torch.no_grad():
-                module.weight.copy_(module.dense(module.binary_weight()))
+            if id(module.weight) not in written:  # by an embedding that is the head, too
+                with torch.no_grad():
+                    module.weight.copy_(module.dense(module.binary_weight()))
+            written.add(id(module.weight))
             module.weight_quantizer = None
             if module.input_quantizer is None and not getattr(module, "padding_value", 0):
                 module.__class__ = plain.get(type(module), type(module))
@@ -160,20 +165,18 @@ def _choose(
             offered += [(f"{parent_name}.{name}" if parent_name else name, child) for name, child in children]
     # "lora_A", "lora_B" and others of PEFT
     adapters = {name for module in model.modules() for name in getattr(module, "adapter_layer_names", ())}
-    others = (
-        module for module in model.modules() if kind_of(module) not in kinds and not isinstance(module, BinaryLayer)
-    )
-    real = {id(parameter) for module in others for parameter in module.parameters(recurse=False)}
     chosen = {}
     for name, layer in offered:
-        # the head of a language model that is its embedding
-        if adapters.intersection(name.split(".")) or id(getattr(layer, "weight", None)) in real:
+        if kind_of(layer) not in kinds or adapters.intersection(name.split(".")):
             continue
-        if kind_of(layer) not in kinds or any(binary_layers(layer)) or any(map(is_lazy, layer.parameters())):
+        if any(binary_layers(layer)) or any(map(is_lazy, layer.parameters())):
             continue
         if where is None or where(name, layer):
-            chosen[id(layer)] = name, layer
-    return dict(chosen.values())
+            chosen[layer] = name
+    others = (module for module in model.modules() if module not in chosen and not isinstance(module, BinaryLayer))
+    # the head of a language model may be its embedding
+    real = {id(parameter) for module in others for parameter in module.parameters(recurse=False)}
+    return {name: layer for layer, name in chosen.items() if id(getattr(layer, "weight", None)) not in real}
 
 
 def _reading_inputs(model: nn.Module, layers: Collection[nn.Module]) -> set[nn.Module]:
@@ -204,7 +207,7 @@ def _reading_inputs(model: nn.Module, layers: Collection[nn.Module]) -> set[nn.M
 def _refuse_real_weights(model: nn.Module, layers: dict[str, nn.Module]) -> None:
     """Refuse layers, and models that hold a method of one, that would keep using the real weights."""
     for name, layer in layers.items():
-        twin = kind_of(layer) in BINARY_TWINS
+        twin = kind_of(layer) in ALL_TWINS
         weights = [(layer, "weight")] if twin else PARAMETRIZED[kind_of(layer)](layer)
         computed = not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights)
         if computed or "forward" in vars(layer) or (twin and is_parametrized(layer)):
@@ -222,14 +225,20 @@ def _install(
     """Make layers binary, each with copies of its quantizers of weights and of inputs."""
     # all are made before the first one is installed: an error leaves the model as it was
     installs: list[Callable[[], None]] = []
+    quantizers = {id(layer.weight): layer.weight_quantizer for _, layer in binary_layers(model)}
     for layer, weights, inputs in chosen:
         if kind_of(layer) in PARAMETRIZED:
             parts = make_parts(layer, partial(_copied, weights), value)
             installs.append(partial(parametrize_, layer, parts))
         else:
             twin: Any = copy.copy(layer)  # it shares parameters, buffers and hooks with `layer`
-            twin.__class__, twin._modules = BINARY_TWINS[type(layer)], dict(layer._modules)
-            twin._add_quantizers(_copied(weights), _copied(inputs), value)
+            twin.__class__, twin._modules = ALL_TWINS[type(layer)], dict(layer._modules)
+            shared = quantizers.get(id(layer.weight))
+            if shared is None:
+                twin._add_quantizers(_copied(weights), _copied(inputs), value)
+            else:
+                twin._add_quantizers(shared, _copied(inputs), 1.0)
+            quantizers[id(layer.weight)] = twin.weight_quantizer
             installs.append(partial(_become, layer, twin))
     for install in installs:
         install()

@@ -1,9 +1,10 @@
-"""The binary twins of `torch.nn.Linear` and of the (transposed) convolutions over one and two axes."""
+"""The binary twins of `torch.nn.Linear`, of the (transposed) convolutions over one and two axes, and of embeddings."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -259,6 +260,55 @@ class BinaryConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
     axes = 2
 
 
+class BinaryEmbedding(BinaryLayer, nn.Embedding):
+    """Table of rows q_w(W) with latent weight W, as for tokens.
+
+    A head that shares the latents (`head.weight = embedding.weight`) should share the quantizer, too. If the quantizer
+    makes each row from its latents alone, only the rows that are read are computed, and get a gradient.
+
+    Args:
+        num_embeddings, embedding_dim, padding_idx, scale_grad_by_freq, sparse: as in `torch.nn.Embedding`. The row of
+            `padding_idx` is binary too, not 0. Latents start uniform in [-1, 1].
+        weight_quantizer, value: as `BinaryLinear`.
+
+    Shapes:
+        x: integers (…) -> (…, D); weight (V, D).
+
+    Raises:
+        UsageError: from `binarize_`, for an embedding with `max_norm`, which would change the latents.
+
+    Example:
+        >>> BinaryEmbedding(1000, 64, weight_quantizer="xnor")(torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 64])
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *,
+        scale_grad_by_freq: bool = False, sparse: bool = False, weight_quantizer: WeightQuantizer = "sign",
+        value: float | str = 1.0, device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        more = {"scale_grad_by_freq": scale_grad_by_freq, "sparse": sparse, "device": device, "dtype": dtype}
+        super().__init__(num_embeddings, embedding_dim, padding_idx, **more)
+        self._add_quantizers(weight_quantizer, None, value)
+
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.weight, -1.0, 1.0)
+
+    def _add_quantizers(self, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> None:
+        if self.max_norm is not None:
+            raise UsageError("an embedding with max_norm cannot be binary")
+        super()._add_quantizers(weight, None, value)  # inputs are numbers of rows
+
+    def forward(self, input: Tensor) -> Tensor:
+        quantizer = self.weight_quantizer
+        with torch.autocast(self.weight.device.type, enabled=False):  # rows are summed with others, not multiplied
+            if quantizer is None or not describes("separate_rows", quantizer) or self.fixed_weight is not None:
+                weight = self.effective_weight()
+                return F.embedding(input, weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+            rows = nn.Embedding.forward(self, input)
+            return quantizer(rows.flatten(0, -2)).view_as(rows)
+
+
 BINARY_TWINS: dict[type[nn.Module], type[BinaryLayer]] = {
     nn.Linear: BinaryLinear,
     nn.Conv1d: BinaryConv1d,
@@ -267,3 +317,5 @@ BINARY_TWINS: dict[type[nn.Module], type[BinaryLayer]] = {
     nn.ConvTranspose2d: BinaryConvTranspose2d,
 }
 """Layer class -> its binary twin."""
+ALL_TWINS = {**BINARY_TWINS, nn.Embedding: BinaryEmbedding}
+"""`BINARY_TWINS` and embeddings, which become binary on demand."""

@@ -99,13 +99,15 @@ def describe_layers(model: nn.Module, where: Callable[[str, nn.Module], bool] | 
     latent_ids = {id(layer.weight) for _, layer in binary_layers(model)}
     modules = {id(quantizer) for name, quantizer in input_quantizers(model) if not name.endswith("input_quantizer")}
     holders: dict[int, str] = {}
+    counted = set[int]()
     for name, module in model.named_modules():
         if id(module) not in modules and isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # part of a layer
         signs, real = packed_sizes(module)
         latents = latents_of(module)
         if latents or signs:
-            weights = signs or sum(latent.weight.numel() for latent in latents)
+            weights = signs or sum(latent.weight.numel() for latent in latents if id(latent.weight) not in counted)
+            counted |= {id(latent.weight) for latent in latents}
             quantizer = _quantizers(latents[0]) if latents else "packed"
             report.binary.append(BinaryRow(name, kind_name(module), weights, quantizer))
         parameters = {key: p for key, p in _parameters(module).items() if id(p) not in latent_ids}

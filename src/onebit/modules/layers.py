@@ -139,6 +139,27 @@ class PackedLinear(PackedLayer):
         return run_layer(self, self.quantized_input(x))
 
 
+class PackedEmbedding(PackedLayer):
+    """A table of one-bit rows: integers (…) -> (…, K) float32. Arguments: see `PackedLayer`.
+
+    Example:
+        >>> signs = torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, -1.0]])
+        >>> PackedEmbedding(BinaryWeight(signs, torch.tensor([1.0, 0.5])))(torch.tensor([1]))
+        tensor([[-0.5000,  0.5000, -0.5000]])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…) numbers of rows -> (…, K) float32."""
+        rows = x.flatten()
+        bits = self.signs[rows].unsqueeze(2) >> torch.arange(8, dtype=torch.uint8, device=rows.device) & 1
+        signs = bits.flatten(1)[:, : self.terms] * 2.0 - 1
+        scale, center = (None if one is None else one[rows] for one in (self.scale, self.center))
+        return BinaryWeight(signs, scale, center).dense().view(*x.shape, self.terms)
+
+    def macs(self, x: Tensor, output: Tensor) -> int:
+        return 0
+
+
 class PackedConv(PackedLayer):
     """A convolution of one-bit weights over one or two axes: (N, I, …) -> (N, O, …), also without N.
 

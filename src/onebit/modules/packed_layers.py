@@ -20,6 +20,7 @@ from onebit.layers import (
     BinaryConv2d,
     BinaryConvTranspose1d,
     BinaryConvTranspose2d,
+    BinaryEmbedding,
     BinaryLayer,
     BinaryLinear,
     binary_parametrizations,
@@ -28,7 +29,7 @@ from onebit.layers.base import skip_fused_path_
 from onebit.layers.binary import padding_of
 from onebit.layers.parametrized import kind_name, kind_of
 from onebit.modules.attention import PackedAttention
-from onebit.modules.layers import PackedConv, PackedLayer, PackedLinear, WeightOf
+from onebit.modules.layers import PackedConv, PackedEmbedding, PackedLayer, PackedLinear, WeightOf
 from onebit.modules.operators import PackedWindow
 from onebit.modules.recurrent import PackedCell, PackedRecurrent
 from onebit.quantizers import BinaryWeight
@@ -105,15 +106,21 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         raise NotBinaryError(f"{no_binary_layers(model)}; a lone layer needs a model around it: nn.Sequential(layer)")
     skip_fused_path_(model)
     made: dict[nn.Module, nn.Module] = {}
+    firsts: dict[int, nn.Module] = {}
     rows: list[PackedRow] = []
     for name, module in model.named_modules():
         parts = [part for part in module.modules() if part in shipped]
         maker = PACKED.get(kind_of(module)) if parts else None
         if maker is not None:
             _refuse_extras(name, module)
-            made[module] = packed = maker(module, partial(_weight_of, name, module, shipped))
+            packed: Any = maker(module, partial(_weight_of, name, module, shipped))
+            made[module] = packed
             count = sum(shipped.pop(part).signs.numel() for part in parts)
             held = sum(part.nbytes for part in packed.modules() if isinstance(part, PackedLayer))
+            first: Any = firsts.setdefault(id(parts[0].weight), packed)
+            if first is not packed:  # a head that is the embedding
+                count = held = 0
+                packed.signs, packed.scale, packed.center = first.signs, first.scale, first.center
             rows.append(PackedRow(name, kind_name(module), count, 4 * count, held))
         elif module in shipped:
             known = ", ".join(kind.__name__ for kind in PACKED)
@@ -150,6 +157,10 @@ def _linear(layer: BinaryLinear, weight_of: WeightOf) -> PackedLinear:
     return PackedLinear(weight_of("weight"), layer.bias, layer.input_quantizer)
 
 
+def _embedding(layer: BinaryEmbedding, weight_of: WeightOf) -> PackedEmbedding:
+    return PackedEmbedding(weight_of("weight"))
+
+
 def _conv(layer: Any, weight_of: WeightOf) -> PackedConv:
     window, more = PackedWindow(**window_of(layer), transposed=layer.transposed), {}
     if layer.padding_mode != "zeros":
@@ -161,6 +172,7 @@ def _conv(layer: Any, weight_of: WeightOf) -> PackedConv:
 
 PACKED: dict[type[nn.Module], Callable[[Any, WeightOf], nn.Module]] = {
     BinaryLinear: _linear,
+    BinaryEmbedding: _embedding,
     **dict.fromkeys((BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d), _conv),
     **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), PackedRecurrent),
     **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), PackedCell),

@@ -244,6 +244,8 @@ class Quantizer(torch.nn.Module):
     """Whether a forward pass in training uses weights that are not two-valued."""
     repeatable: bool = True
     """Whether another forward pass of the same inputs gives the same and changes nothing, if it is not `random`."""
+    separate_rows: bool
+    """True in a class whose `forward` makes each row of a weight from its latents alone: it may get some of the rows."""
     latent_bound: float | None = None
     """The bound ±b to which latents are clipped, None for no bound."""
     start: float = 0.5

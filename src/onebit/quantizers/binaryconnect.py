@@ -62,6 +62,8 @@ class Sign(Quantizer):
         value: the two values are ±value.
     """
 
+    separate_rows = True
+
     def __init__(self, value: float = 1.0) -> None:
         super().__init__()
         self.value = self.latent_bound = read(value, Positive, name="value")

@@ -33,6 +33,8 @@ class MagnitudeAware(Quantizer):
         UsageError: from `bind`, for latents that have no such groups.
     """
 
+    separate_rows = True
+
     def __init__(self, *, group: int | None = None) -> None:
         super().__init__()
         self.group = read(group, Count | None, name="group")

@@ -26,6 +26,7 @@ class SteSign(Quantizer):
         clip_value: where the surrogate gradient is cut.
     """
 
+    separate_rows = True
     latent_bound = 1.0
 
     def __init__(self, clip_value: float = 1.0) -> None:

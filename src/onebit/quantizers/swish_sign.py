@@ -21,6 +21,8 @@ class SwishSign(Quantizer):
         beta: steepness.
     """
 
+    separate_rows = True
+
     def __init__(self, beta: float = 5.0) -> None:
         super().__init__()
         self.beta = read(beta, Positive, name="beta")

@@ -38,6 +38,7 @@ class Xnor(MagnitudeAware):
         latent: (O, …) with at least two dimensions; with `group` (O, I), I a multiple of it.
     """
 
+    separate_rows = True
     latent_bound = 1.0
 
     def forward(self, latent: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from onebit.errors import CheckpointError, FormatError, UsageError, short
 from onebit.export import EXPORTS
 from onebit.export.gguf.target import ExportedGguf, Layout, Weight, block_scales, write_gguf
 from onebit.export.gguf.tokenizer import FILE
-from onebit.layers import binarize_from_config_, input_quantizers, latent_keys, quantizer_config
+from onebit.layers import LatentWeight, binarize_from_config_, input_quantizers, latent_keys, quantizer_config
 from onebit.layers.base import unwrapped
 from onebit.layers.description import noted_config, refuse_latents
 from onebit.packed import Card
@@ -28,6 +28,7 @@ from onebit.packed.gguf_file import GROUP, IDLE, NOT_COMPUTED, Q1_0, read_gguf
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, set_progress, sign
 
 MAX_CONFIG = 10_000_000
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head.weight"
 Parameters = dict[str, tuple[Tensor, Quantizer | None]]
 """Name -> parameter, and its quantizer if it is binary."""
 
@@ -154,8 +155,8 @@ def read_pretrained(folder: AnyPath) -> tuple[Mapping[str, Any], Parameters]:
                     if key in found:
                         raise ValueError(f"two of its files have {key}")
                     found[key] = file.get_tensor(key)
-        if config.get("tie_word_embeddings") is False and "lm_head.weight" not in found:
-            raise ValueError("a file is missing: no lm_head.weight")  # llama.cpp would take the embedding
+        if config.get("tie_word_embeddings") is False and HEAD not in found:
+            raise ValueError(f"a file is missing: no {HEAD}")  # llama.cpp would take the embedding
         states: dict[str, dict[str, Tensor]] = {}
         for key in [key for key in found if "_quantizer." in key]:
             weight, _, part = key.partition("_quantizer.")
@@ -168,6 +169,8 @@ def read_pretrained(folder: AnyPath) -> tuple[Mapping[str, Any], Parameters]:
                 weight = f"{layer}.weight"
                 if inputs is not None:
                     states.pop(f"{layer}.input", None)
+                if weight == HEAD and weight not in parameters and EMBEDDING in group["layers"]:
+                    continue  # they share the weight, and the quantizer
                 if weight not in parameters:
                     raise ValueError(f"{weight} is missing, or shared with the embedding")
                 if kind is None:
@@ -217,13 +220,14 @@ def register_transformers() -> None:
 
 
 def _parameters(model: nn.Module) -> Parameters:
-    latents = {latent.plain_key: latent.layer for latent in latent_keys(model).values()}
-    found = {name: parameter for name, parameter in model.named_parameters() if "quantizer." not in name}
-    if tied := latents.keys() - found.keys():
-        raise UsageError(f"{min(tied)} is binary, but shared with a real layer, such as the embedding: leave it real")
+    quantizers = {id(latent.layer.weight): latent.layer.weight_quantizer for latent in latent_keys(model).values()}
+    for name, module in model.named_modules():
+        if not isinstance(module, LatentWeight) and quantizers.keys() & map(id, module.parameters(recurse=False)):
+            raise UsageError(f"{name} is real, but shares its weight with a binary layer: binarize both or none")
     if inputs := [name for name, _ in input_quantizers(model)]:
         raise UsageError(f"{inputs[0]}: GGUF has no quantized inputs")
-    return {name: (x, latents[name].weight_quantizer if name in latents else None) for name, x in found.items()}
+    found = ((name, parameter) for name, parameter in model.named_parameters() if "quantizer." not in name)
+    return {name: (parameter, quantizers.get(id(parameter))) for name, parameter in found}
 
 
 def _config(model: nn.Module) -> Mapping[str, Any]:
