@@ -16,14 +16,17 @@ _find, __dir__, _HOME = lazy(
     __name__,
     {
         "data": "Dataset load_dataset",
+        "data.tokens": "write_tokens",
         "evaluation.counts": "summary",
         "evaluation.modes": "evaluate",
         "export": "export_net",
+        "modules.adapters": "adapt_packed",
         "modules.packed_layers": "packed_layers_",
         "integer.nets": "integer_net",
         "language.model": "load_language_model",
         "layers": "BinarizeReport BinaryConv1d BinaryConv2d BinaryConvTranspose1d BinaryConvTranspose2d "
-        "BinaryEmbedding BinaryLinear InputCoding Normalize binarize_ binarize_from_config_ dense_ describe_layers quantizer_config",
+        "BinaryEmbedding BinaryLinear InputCoding Normalize binarize_ binarize_from_config_ dense_ describe_layers "
+        "quantizer_config",
         "models": "create_model",
         "optim": "clip_latents_ latent_groups",
         "packed": "load save",

@@ -27,6 +27,7 @@ from onebit import (
 )
 from onebit.common import __version__ as __version__
 from onebit.data import Dataset as Dataset, load_dataset as load_dataset
+from onebit.data.tokens import write_tokens as write_tokens
 from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
 from onebit.export import export_net as export_net
@@ -49,6 +50,7 @@ from onebit.layers import (
     quantizer_config as quantizer_config,
 )
 from onebit.models import create_model as create_model
+from onebit.modules.adapters import adapt_packed as adapt_packed
 from onebit.modules.packed_layers import packed_layers_ as packed_layers_
 from onebit.modules.packed_module import PackedModule as PackedModule
 from onebit.optim import clip_latents_ as clip_latents_, latent_groups as latent_groups

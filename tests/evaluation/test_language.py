@@ -157,11 +157,6 @@ def test_targets_that_were_shifted_already_are_refused(loader: bool) -> None:
         trained(model(), data, epochs=1)
 
 
-def test_a_teacher_of_a_language_model_is_refused() -> None:
-    with pytest.raises(UsageError, match="teacher"):
-        trained(model(), COUNTING, epochs=1, teacher=model())
-
-
 def test_logits_of_tokens_are_no_classification_for_a_loss_of_the_user() -> None:
     assert not is_classification(None, torch.zeros(3, 5, WORDS), torch.zeros(3, 5, dtype=torch.int64))
     assert is_classification(None, torch.zeros(3, WORDS, 5), torch.zeros(3, 5, dtype=torch.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,27 @@ def test_a_model_is_one_bit_throughout(tmp_path: Path, quantizer: Any, tied: boo
     other = read_gguf(tmp_path / "2.gguf")
     assert file.tensors.keys() == other.tensors.keys()
     assert all(np.array_equal(x.data, other.tensors[name].data) for name, x in file.tensors.items())
+
+
+def test_a_file_is_trained_further_and_only_what_was_trained_changes(tmp_path: Path) -> None:
+    """With its tokenizer, into another model, where one layer is trained, and back."""
+    one, two = tmp_path / "1.gguf", tmp_path / "2.gguf"
+    options: dict[str, Any] = {"quantizer": partial(WEIGHT_QUANTIZERS["xnor"], group=128), "embeddings": True}
+    onebit.export_gguf(language_model(tied=True, **options), one, tokenizer=tokenizer(tmp_path / "tokens"))
+    model = onebit.load_gguf_(language_model(tied=True, seed=1, **options), one)
+    layer = model.get_submodule(QUERY)
+    optimizer = torch.optim.AdamW([layer.weight], lr=0.1)
+    layer(torch.ones(1, 128)).sum().backward()
+    optimizer.step()
+    onebit.export_gguf(model, two, tokenizer=one)
+    before, after = read_gguf(one), read_gguf(two)
+    changed = [name for name, x in before.tensors.items() if not np.array_equal(x.data, after.tensors[name].data)]
+    assert changed == ["blk.1.attn_q.weight"]
+    assert before.facts == after.facts
+    assert entries(one) == entries(two)
+    with pytest.raises(UsageError, match="tokens"):
+        onebit.export_gguf(model, tmp_path / "3.gguf")
+        onebit.export_gguf(model, tmp_path / "4.gguf", tokenizer=tmp_path / "3.gguf")
 
 
 def test_a_file_goes_into_a_model_without_binary_layers(tmp_path: Path) -> None:

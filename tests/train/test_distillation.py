@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onebit.data import VOID
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.forward import predict_logits
-from onebit.evaluation.losses import cross_entropy, distillation
+from onebit.evaluation.losses import cross_entropy, distillation, next_token, token_distillation
 from onebit.evaluation.modes import evaluate
 from onebit.fold import pack
 from onebit.modules.packed_module import PackedModule
@@ -63,6 +63,45 @@ def test_pixels_without_a_class_do_not_count() -> None:
     nothing = Teacher(model).loss(cross_entropy, logits, masks * 0 + VOID, images=images, precision="fp32")
     (gradient,) = torch.autograd.grad(nothing, logits)
     assert (float(nothing.detach()), float(gradient.abs().max())) == (0, 0)
+
+
+class Bigrams(nn.Module):
+    """A language model: the logits of the next token depend on the last one."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.table = nn.Embedding(7, 7)
+
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.table(tokens.clamp(min=0))}
+
+
+TOKENS = torch.tensor([[1, 2, 3, 4], [5, 6, -100, -100], [3, 2, 1, 0], [0, 6, 5, -100]])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_tokens_that_count_are_taught(temperature: float) -> None:
+    student, taught = Bigrams(0), Bigrams(1)
+    rows = [(student(TOKENS)["logits"], taught(TOKENS)["logits"])]
+    mine, theirs = (torch.cat([x[n, :last] for n, last in enumerate((3, 1, 3, 2))]) for x in rows[0])
+    found = token_distillation(*rows[0], TOKENS, temperature=temperature)
+    torch.testing.assert_close(found, distillation(mine, theirs, temperature=temperature))
+    assert float(token_distillation(*rows[0], TOKENS * 0 - 100).detach()) == 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_language_model_learns_from_labels_and_teacher(accumulate: int) -> None:
+    student, taught = Bigrams(0), Bigrams(1)
+    logits, theirs = student(TOKENS)["logits"], taught(TOKENS)["logits"].detach()
+    distilled = token_distillation(logits, theirs, TOKENS, temperature=2.0)
+    expected = torch.autograd.grad(0.7 * next_token(logits, TOKENS) + 0.3 * distilled, student.table.weight)[0]
+    before = student.table.weight.detach().clone()
+    fit(
+        student, TOKENS, torch.optim.SGD(student.parameters(), lr=1.0), epochs=1, loss="next_token", batch_size=4,
+        accumulate=accumulate, teacher=Teacher(taught, weight=0.3, temperature=2.0), precision="fp32",
+    )  # fmt: skip
+    torch.testing.assert_close(before - student.table.weight.detach(), expected)
 
 
 def test_a_net_learns_from_the_teacher_alone(teacher: nn.Module) -> None:

@@ -56,7 +56,7 @@ def test_the_log_holds_what_was_measured(tmp_path: Path) -> None:
     assert set(lines[0]) == {
         *("epoch", "epochs", "step", "train_loss", "train_error", "validation_loss", "validation_error"),
         *("validation_weights", "lr", "seconds", "flip_ratio", "saturation", "images_per_second", "layers"),
-        *("validation_mean_iou", "best", "train_metrics", "validation_metrics", "small"),
+        *("validation_mean_iou", "best", "train_metrics", "validation_metrics", "small", "tokens_per_second"),
     }
     assert [row.epoch for row in rows] == [1, 2, 3]
     for row in rows:

@@ -187,10 +187,18 @@ def token_costs(outputs: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     if tokens.dim() != 2 or logits.shape[:-1] != tokens.shape or tokens.is_floating_point():
         got = f"outputs {tuple(logits.shape)} and {tokens.dtype} tokens {tuple(tokens.shape)}"
         raise UsageError(f"next_token: got {got}, expected (N, T, V) and integers (N, T)")
-    following = F.pad(tokens[:, 1:], (0, 1), value=-1).flatten()  # shifts the tokens: a copy of logits is large
+    following = _following(tokens)
     known = following >= 0
     costs = F.cross_entropy(logits.flatten(0, 1), following.clamp(min=0), reduction="none")
     return costs[known], following[known]
+
+
+def _following(tokens: Tensor) -> Tensor:
+    """The token that follows each of (N, T), -1 at the end of a row: (N·T,).
+
+    It shifts the tokens, as a copy of logits is large.
+    """
+    return F.pad(tokens[:, 1:], (0, 1), value=-1).flatten()
 
 
 def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -208,10 +216,25 @@ def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) ->
 
     Source: the distributional loss of ReActNet, arXiv:2003.03488.
     """
+    return _divergences(logits, taught, temperature).mean()
+
+
+def token_distillation(logits: Tensor, taught: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """`distillation` of a language model: the mean over the tokens that count in `token_costs`.
+
+    Args:
+        logits, taught: (N, T, V). tokens: (N, T), the inputs.
+    """
+    divergences = _divergences(logits.flatten(0, 1), taught.flatten(0, 1), temperature)
+    return mean_cost(divergences[_following(tokens) >= 0])
+
+
+def _divergences(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """T²·KL(q ‖ p) of each sample."""
     if logits.shape != taught.shape:
         raise UsageError(f"teacher: got predictions {tuple(taught.shape)}, expected {tuple(logits.shape)}")
     log_p, log_q = ((x / temperature).log_softmax(dim=1) for x in (logits, taught))
-    return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=1).mean()
+    return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=1)
 
 
 def per_sample(logits: Tensor, labels: Tensor, ignore_index: int | None = None) -> tuple[Tensor, Tensor]:

@@ -222,12 +222,15 @@ def with_tokens(data: Any, task: str | None) -> Any:
     """Data to train and evaluate on: a dict of arrays holds targets, see `pair_of`.
 
     A language model is to predict its own inputs: arrays of tokens (N, T) are their own targets. Negative tokens at
-    the end of a row are padding, in place of which the model gets token 0: no token before them sees it.
+    the end of a row are padding, in place of which the model gets token 0: no token before them sees it. Arrays of
+    unsigned integers, which have none, stay as they are, so that they may be memory-mapped.
     """
     data = pair_of(data, "data") if isinstance(data, dict) else data
     given = data if isinstance(data, (tuple, list)) else [data]
     if task != "language" or len(given) > 2 or not all(hasattr(part, "shape") for part in given):
         return data  # loaders, and several inputs, give tokens and targets themselves
+    if all(isinstance(part, np.ndarray) and part.dtype.kind == "u" for part in given):
+        return given[0], given[-1]
     found = [torch.as_tensor(_array(part), dtype=torch.int64) for part in given]
     known = found[0] >= 0
     if bool((known[..., 1:] & ~known[..., :-1]).any()):
@@ -304,6 +307,8 @@ def _tensor(part: Any) -> Tensor:
     if isinstance(part, Tensor):
         return part.clone(memory_format=torch.contiguous_format)
     tensor = torch.from_numpy(np.array(part, order="C"))
+    if tensor.dtype in (torch.uint16, torch.uint32):  # torch computes little with them
+        return tensor.long()
     return tensor.float() if tensor.dtype in (torch.float64, torch.float16) else tensor
 
 

@@ -131,6 +131,11 @@ class PackedLinear(PackedLayer):
         """Outputs, O."""
         return self.outputs
 
+    @property
+    def qweight(self) -> Tensor:
+        """The bits, under the name by which PEFT looks for the device of a quantized layer."""
+        return self.signs
+
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) -> (…, O), in the dtype of `x`, computed in float32."""
         refuse_tangent(x, "packed layers")

@@ -50,7 +50,7 @@ def export_gguf(
         model: a Llama or Qwen3 of transformers with binary layers, or its folder of `save_pretrained`, whose
             `config.json` has what `quantizer_config` returns as "quantization_config".
         tokenizer: a byte-level BPE of transformers, or its folder with `tokenizer.json`; by default that of the model.
-            Without one, the net takes ids of tokens only.
+            Or a GGUF file, whose tokenizer is copied. Without one, the net takes ids of tokens only.
         rest: type of the matrices that are not binary: "q8_0", "f16", "bf16", "f32".
         pre: llama.cpp's name of how the tokenizer splits words, if not as that of GPT-2, Llama 3 or Qwen; not checked.
         card: what the net is, as `onebit.packed.Card.from_json` takes it; by default "card" beside the quantizers.

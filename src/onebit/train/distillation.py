@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from onebit.common.fields import Checked, Positive, PositiveShare, checked
 from onebit.evaluation.forward import autocast
-from onebit.evaluation.losses import Loss, distillation, ignored_label, per_sample
+from onebit.evaluation.losses import Loss, distillation, ignored_label, mean_cost, per_sample, token_distillation
 from onebit.evaluation.trees import called, floats, leaves, to_device
 
 
@@ -22,8 +22,8 @@ class Teacher(Checked):
     those of Hinton, Vinyals and Dean (arXiv:1503.02531).
 
     Args:
-        model: takes the inputs and has the classes of the trained net; `fit` sets it to eval mode. A `PackedModule`
-            runs on the CPU, whatever the device of training.
+        model: takes the inputs and has the classes, or the tokens, of the trained net; `fit` sets it to eval mode. A
+            `PackedModule` runs on the CPU, whatever the device of training.
         weight: weight of the teacher in the loss; 1 ignores the labels.
         temperature: divides the logits of both nets.
     """
@@ -48,6 +48,13 @@ class Teacher(Checked):
         if self.weight == 1:
             return distilled
         return (1 - self.weight) * label_loss(logits, labels) + self.weight * distilled
+
+    def token_loss(self, costs: Tensor, logits: Tensor, tokens: Tensor, *, inputs: Any, precision: str) -> Tensor:
+        """The loss of a language model with logits (N, T, V); `costs` and `tokens` are those of `token_costs`."""
+        with autocast(precision, logits.device):
+            targets = self.predict(inputs)
+        distilled = token_distillation(logits, targets, tokens, temperature=self.temperature)
+        return distilled if self.weight == 1 else (1 - self.weight) * mean_cost(costs) + self.weight * distilled
 
     @property
     def packed(self) -> bool:

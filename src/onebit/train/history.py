@@ -79,7 +79,7 @@ class EpochLog:
     train_*: means over the batches of the epoch, in training mode, with the weights of each step.
     validation_*: None without a validation split; `validation_weights` is the test mode, "binary" or "real".
     lr: learning rate of latents after the epoch, before their scale; without latents, of the real parameters.
-    seconds: training and validation; images_per_second: training only.
+    seconds: training and validation; images_per_second, tokens_per_second: training only; tokens of language models.
     flip_ratio: share of binary weights that changed sign since the last epoch.
     saturation: share of latents at their bound.
     layers: the health of each layer, see `onebit.evaluation.health.LayerHealth`.
@@ -110,6 +110,7 @@ class EpochLog:
     train_metrics: dict[str, Number] = field(default_factory=dict)
     validation_metrics: dict[str, Number] = field(default_factory=dict)
     small: bool = False
+    tokens_per_second: Number | None = None
 
     @classmethod
     def from_dict(cls, values: Any) -> EpochLog:
@@ -165,6 +166,7 @@ CELLS: dict[str, Callable[[EpochLog], str]] = {
     "flips": lambda row: _percent(row.flip_ratio),
     "saturated": lambda row: f"{100 * row.saturation:.1f} %" if row.validation_mean_iou is None else "-",
     "seconds": lambda row: f"{row.seconds:.1f}",
+    "tokens/s": lambda row: "-" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
 }
 """Heading of a column -> its cell. Metrics have columns of their names."""
 HEADINGS = ("loss", "train error", "validation error", "validation loss", "mean IoU", "flips", "saturated")
@@ -191,7 +193,8 @@ def epoch_lines(rows: Sequence[EpochLog]) -> list[str]:
     row = rows[-1]
     alike = [seen.seconds for seen in rows if row.small or not seen.small]
     left = time_left(sum(alike) / len(alike) * (row.epochs - row.epoch))
-    names = _columns([row], "loss", "train error", "validation error", "validation loss", "mean IoU", "best")
+    shown = "loss", "train error", "validation error", "validation loss", "mean IoU", "best", "tokens/s"
+    names = _columns([row], *shown)
     cells = {name: _cell(name, row) for name in names} | {"left": f"> {left}" if row.small else left}
     epoch = f"{row.epoch}/{row.epochs}".rjust(2 * len(str(row.epochs)) + 1)
     lines = table([["epoch", *cells], [epoch, *cells.values()]], right=range(len(cells) + 1), least=8).split("\n")

@@ -180,7 +180,7 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
     epochs, on_step, watch = total_steps / job.feed.steps, job.on_step, job.batch_watch
-    steps, images, counts = min(job.feed.steps, total_steps - job.step), 0, list[float]()
+    steps, images, tokens, counts = min(job.feed.steps, total_steps - job.step), 0, 0, list[float]()
     job.history.threads = torch.get_num_threads()
     losses = torch.zeros(steps, device=device)
     correct: Tensor | None = torch.zeros((), dtype=torch.float64, device=device)
@@ -191,6 +191,7 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
     switch_(job.optimizer, "train")
     for i, (full_size_images, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
         images += count
+        tokens += count * y.shape[1] if job.task == "language" else 0
         x = full_size_images
         if job.augmentation is not None:
             x = images_of_epoch(x, job.augmentation, epoch=epoch, epochs=epochs)
@@ -228,7 +229,8 @@ def train_epoch(job: Job) -> tuple[dict[str, Any], int, tuple[Any, Any]]:
         # sums of rounded fractions, which may exceed the count by 1e-8
         "train_error": None if correct is None else max(0.0, 1 - float(ranks.sum_(correct)) / labelled_count),
         "train_metrics": values_of({name: tuple(ranks.sum_(each.to(device)).tolist()) for name, each in sums.items()}),
-        "images_per_second": images / (time.perf_counter() - started),
+        "images_per_second": images / (seconds := time.perf_counter() - started),
+        "tokens_per_second": tokens / seconds if tokens else None,
         "small": x is not full_size_images,
     }
     return values, steps, last

@@ -58,8 +58,8 @@ def plan(job: Job) -> None:
     held = {id(parameter) for group in job.optimizer.param_groups for parameter in group["params"]}
     if held.isdisjoint(map(id, model.parameters())):
         raise UsageError("the optimizer holds no parameter of this model")
-    if job.teacher is not None and job.task not in ("classification", None):
-        raise UsageError(f"a teacher is for classification, the loss is for {job.task}")
+    if job.teacher is not None and job.task not in ("classification", "language", None):
+        raise UsageError(f"a teacher is for classification and language, the loss is for {job.task}")
     job.device = model_device(model)
     job.fit = replace(settings, batch_size=batch_size, precision=resolve_precision(settings.precision, job.device))
     job.example = _example_inputs(job)

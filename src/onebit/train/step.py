@@ -38,14 +38,19 @@ class Objective:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     ranks: Ranks = ALONE
 
-    def of(self, logits: Tensor, labels: Tensor, inputs: Any) -> Tensor:
-        """The loss of a part of a batch, of a language model of its `token_costs`; the teacher sees `inputs`."""
-        if self.task == "language":
-            return mean_cost(logits)
-        if self.teacher is None:
-            return self.loss(logits, labels)
+    def of(self, logits: Tensor, labels: Tensor, inputs: Any, costs: Tensor | None = None) -> Tensor:
+        """The loss of a part of a batch; the teacher sees `inputs`.
+
+        Args:
+            costs: of a language model, see `token_costs`.
+        """
+        teacher, precision = self.teacher, self.settings.precision
+        if teacher is None:
+            return self.loss(logits, labels) if costs is None else mean_cost(costs)
         seen = mapped(Tensor.clone, inputs) if self.settings.samples > 1 else inputs
-        return self.teacher.loss(self.loss, logits, labels, images=seen, precision=self.settings.precision)
+        if costs is not None:
+            return teacher.token_loss(costs, logits, labels, inputs=seen, precision=precision)
+        return teacher.loss(self.loss, logits, labels, images=seen, precision=precision)
 
     @property
     def ignored(self) -> int | None:
@@ -165,10 +170,11 @@ def optimizer_step(
             logits = floats(logits, objective.task)
             if done == 1 and (parts > 1 or ranks.world > 1):
                 shares = objective.known_shares(logits, [labels for _, _, labels in split]) or shares
-            if objective.task == "language":
-                logits, labels = token_costs(logits, labels)
+            costs, counted = token_costs(logits, labels) if objective.task == "language" else (None, labels)
             share = shares[part] / settings.samples
-            part_loss = objective.of(logits, labels, images)
+            part_loss = objective.of(logits, labels, images, costs)
+            if costs is not None:
+                logits, labels = costs, counted
             # torch averages over ranks, but the shares of all ranks sum to 1: their sum is needed
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share

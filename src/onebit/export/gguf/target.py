@@ -14,7 +14,7 @@ from onebit.common import __version__
 from onebit.common.files import AnyPath, atomic_path
 from onebit.common.text import size
 from onebit.errors import OnebitError, UsageError, short
-from onebit.export.gguf.tokenizer import add_tokenizer
+from onebit.export.gguf.tokenizer import add_tokenizer, copy_tokenizer
 from onebit.packed import Card
 from onebit.packed.gguf_file import CARD, GROUP, Q1_0, gguf_package, pack_q1_0, unpack_q1_0
 
@@ -151,6 +151,8 @@ def write_gguf(
     writer.add_string(CARD, json.dumps(card.to_json()))
     if tokenizer is None:
         writer.add_tokenizer_model("none")
+    elif tokenizer.suffix == ".gguf":
+        copy_tokenizer(writer, tokenizer, config["vocab_size"])
     else:
         add_tokenizer(writer, tokenizer, config, pre)
     for name, values, scale in weights:

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, from the `tokenizer.json` of a folder."""
+"""The tokenizer of a GGUF file, from the `tokenizer.json` of a folder, or from another GGUF file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from onebit.common.files import read_json
 from onebit.errors import FormatError, UsageError, short
 from onebit.language.tokenizer import BYTES, PRE
-from onebit.packed.gguf_file import gguf_package
+from onebit.packed.gguf_file import gguf_package, read_gguf
 
 FILE, MAX_BYTES = "tokenizer.json", 200_000_000
 
@@ -24,6 +24,21 @@ def add_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any], pre: str
         _add(writer, folder, config, pre)
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise FormatError(f"{folder}: {FILE}: {error!r}") from None
+
+
+def copy_tokenizer(writer: Any, path: Path, size: int) -> None:
+    """Write the tokenizer of another GGUF file with `size` tokens."""
+    kinds, file = gguf_package().GGUFValueType, read_gguf(path)
+    tokens = file.arrays.get("tokenizer.ggml.tokens")
+    if tokens is None or tokens.length != size:
+        raise UsageError(f"{path}: has {0 if tokens is None else tokens.length:,} tokens, but the net has {size:,}")
+    for key, value in file.facts.items():
+        if key.startswith("tokenizer."):
+            # llama.cpp takes ids as uint32 only
+            writer.add_key_value(key, value, kinds.UINT32 if type(value) is int else kinds.get_type(value))
+    for key, array in file.arrays.items():
+        if key.startswith("tokenizer.") and array.length:
+            writer.add_key_value(key, array.values(), kinds.ARRAY, kinds(array.kind))
 
 
 def _add(writer: Any, folder: Path, config: Mapping[str, Any], pre: str | None) -> None:
