@@ -61,8 +61,9 @@ def test_groups_have_their_scales_and_autocast_rounds_nothing() -> None:
 def test_arguments_are_those_of_torch() -> None:
     layer = BinaryEmbedding(7, 16, 3, sparse=True)
     layer(TOKENS).sum().backward()
-    assert layer.weight.grad is not None and layer.weight.grad.is_sparse
-    assert not layer.weight.grad.to_dense()[3].any()
+    gradient: Any = layer.weight.grad
+    assert gradient.is_sparse
+    assert not gradient.to_dense()[3].any()
     assert layer.weight.detach().abs().max() <= 1
     with pytest.raises(UsageError, match="max_norm"):
         onebit.binarize_(nn.Sequential(nn.Embedding(7, 16, max_norm=1.0), nn.Linear(16, 7)), embeddings=True)

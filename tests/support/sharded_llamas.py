@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import runpy
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 import onebit
 from support.language_models import make_model
@@ -18,10 +22,10 @@ TOKENS = torch.arange(40 * 16).reshape(10, 2, 2, 16) % 13
 """Ten steps of two halves of a batch."""
 
 
-def train_llama(quantizer: str, rank: int | None = None) -> dict[str, Tensor]:
+def train_llama(quantizer: str, rank: int | None = None, *, embeddings: bool = False) -> dict[str, Tensor]:
     """The parameters after ten steps; of rank 0 or 1 in two processes, or of one process with both halves."""
     model = make_model()
-    onebit.binarize_(model, weight_quantizer=quantizer)
+    onebit.binarize_(model, weight_quantizer=quantizer, embeddings=embeddings)
     if rank is not None:
         mesh = init_device_mesh("cpu", (2,))
         for layer in (*model.model.layers, model):
@@ -35,6 +39,40 @@ def train_llama(quantizer: str, rank: int | None = None) -> dict[str, Tensor]:
         optimizer.step()
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     return {name: getattr(tensor, "full_tensor", tensor.clone)() for name, tensor in parameters.items()}
+
+
+def run_example(*arguments: str) -> None:
+    """What each process of `torchrun examples/several_gpus.py ARGUMENTS` does."""
+    sys.argv = ["several_gpus.py", *arguments]
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "several_gpus.py"), run_name="__main__")
+
+
+def train_in_accelerate(folder: str) -> None:
+    """Ten steps in each of two processes, sharded by accelerate; rank 0 saves the parameters."""
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    wrapped: dict[str, Any] = {"transformer_cls_names_to_wrap": ["LlamaDecoderLayer"]}
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", **wrapped)
+    accelerator = Accelerator(cpu=True)
+    # accelerate shards on accelerators only
+    AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
+    model = make_model().train()
+    onebit.binarize_(model, weight_quantizer="xnor", embeddings=True)
+    model.gradient_checkpointing_enable()
+    optimizer = onebit.clip_latents_(torch.optim.AdamW(onebit.latent_groups(model, lr=3e-3)))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    assert all(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"])
+    for halves in TOKENS:
+        tokens = halves[accelerator.process_index]
+        accelerator.backward(model(tokens, labels=tokens).loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    found = {name: parameter.full_tensor().detach() for name, parameter in model.named_parameters()}
+    if accelerator.is_main_process:
+        torch.save(found, Path(folder, "parameters"))
+    distributed.destroy_process_group()
 
 
 def train_in_ranks(folder: str) -> None:

@@ -42,7 +42,8 @@ def write_tokens(
         DataError: the texts have fewer than `length` tokens; nothing is written.
 
     Example:
-        >>> tokens = write_tokens(datasets.load_dataset("roneneldan/TinyStories", split="train"), tokenizer, "t.npy", length=512)
+        >>> stories = datasets.load_dataset("roneneldan/TinyStories", split="train")
+        >>> tokens = write_tokens(stories, tokenizer, "tokens.npy", length=512)
         >>> onebit.fit(model, tokens, optimizer, steps=20_000, steps_per_epoch=1000, loss="next_token", folder="run")
     """
     kind = np.dtype(np.uint16 if len(tokenizer.get_vocab()) <= 1 << 16 else np.uint32)

@@ -245,7 +245,7 @@ class Quantizer(torch.nn.Module):
     repeatable: bool = True
     """Whether another forward pass of the same inputs gives the same and changes nothing, if it is not `random`."""
     separate_rows: bool
-    """True in a class whose `forward` makes each row of a weight from its latents alone: it may get some of the rows."""
+    """True in a class whose `forward` makes each row of a weight from its latents alone, and takes some of the rows."""
     latent_bound: float | None = None
     """The bound ±b to which latents are clipped, None for no bound."""
     start: float = 0.5
