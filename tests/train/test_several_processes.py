@@ -1,7 +1,9 @@
-"""Language models in several processes: the example, its checkpoints, and accelerate."""
+"""Language models made one-bit from float ones by the examples, in one process and several; and by accelerate."""
 
 from __future__ import annotations
 
+import re
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,34 @@ from support.sharded_llamas import train_llama
 
 pytestmark = [*NIGHTLY, pytest.mark.filterwarnings("ignore")]  # of transformers and torchao
 STEPS, HALF = "step-0000008", "step-0000004"
+
+
+def test_a_float_model_becomes_a_one_bit_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = " ".join(f"{n % 13} plus {n % 7} makes {n % 13 + n % 7}.\n" for n in range(5000))
+    (tmp_path / "text.txt").write_text(words)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options: Any = {"vocab_size": 300, "initial_alphabet": alphabet, "show_progress": False}
+    tokenizer.train_from_iterator([words], trainers.BpeTrainer(**options))
+    make_model("qwen3", vocab_size=300, tie_word_embeddings=False).save_pretrained(tmp_path / "float")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path / "float")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["one_bit_from_float.py", "float", "text.txt", "6"])
+    for _ in range(2):  # a second time it is read from its checkpoint
+        runpy.run_path(str(Path(__file__).parents[2] / "examples" / "one_bit_from_float.py"), run_name="__main__")
+    before, after = (
+        float(x) for x in re.findall(r"(?:float|1-bit) loss .* perplexity ([\d.]+)", capsys.readouterr().out)[:2]
+    )
+    assert 0 < after < before  # the float model is random
+    text = "".join(onebit.load_language_model("one-bit/net.gguf").generate("1 plus", max_tokens=5))
+    assert text
 
 
 @pytest.fixture
