@@ -95,6 +95,13 @@ def test_a_tied_head_has_the_weights_of_the_embedding(name: str) -> None:
     torch.testing.assert_close(dense[0].weight.detach(), shipped)
 
 
+def test_a_draw_of_a_tied_head_is_that_of_the_embedding() -> None:
+    net = tied(weight_quantizer="stochastic")
+    with fixed_weights(net, "sample", generator=torch.Generator().manual_seed(3)):
+        assert torch.equal(net[0](torch.arange(9)), net[2].effective_weight())
+        assert not torch.equal(net[0](torch.arange(9)), net[0].binary_weight().dense())
+
+
 @pytest.mark.parametrize("left_out", ["0", "2"])
 def test_a_shared_weight_stays_real_if_one_of_its_layers_does(left_out: str) -> None:
     net = tied(where=lambda name, _: name != left_out)

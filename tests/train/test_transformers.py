@@ -77,20 +77,22 @@ def test_the_trainer_of_transformers_trains_it(tmp_path: Path) -> None:
     assert perplexity(again.eval()) < perplexity(model)
 
 
-@pytest.mark.parametrize("inputs", [None, "int8"])
+@pytest.mark.parametrize(("inputs", "embeddings"), [(None, False), (None, True), ("int8", False)])
 @pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS])
-def test_from_pretrained_gives_the_binary_layers(tmp_path: Path, quantizer: str, inputs: str | None) -> None:
+def test_from_pretrained_gives_the_binary_layers(
+    tmp_path: Path, quantizer: str, inputs: str | None, embeddings: bool
+) -> None:
     """The same logits and gradients, from several files, and the same folder when it is saved again."""
     from transformers import AutoModelForCausalLM
 
     onebit.register_transformers()
     model = make_model()
-    onebit.binarize_(model, weight_quantizer=quantizer, input_quantizer=inputs)
+    onebit.binarize_(model, weight_quantizer=quantizer, input_quantizer=inputs, embeddings=embeddings)
     model.train()(TOKENS)  # begins the ranges of inputs
     model.config.quantization_config = onebit.quantizer_config(model)
     model.save_pretrained(tmp_path / "1", max_shard_size="200KB")
     again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "1", output_loading_info=True)
-    assert not any(info.values())
+    assert all("lm_head.weight_quantizer" in key for keys in info.values() for key in keys)  # that of the embedding
     assert torch.equal(again(TOKENS).logits, model.eval()(TOKENS).logits)
     assert again.config.quantization_config == model.config.quantization_config
     losses = []

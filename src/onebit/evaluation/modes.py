@@ -48,11 +48,15 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
     layers = list(binary_layers(model))
     skip_fused_path_(model)
     before = [layer.fixed_weight for _, layer in layers]
+    drawn: dict[tuple[int, int], Tensor | BinaryWeight | None] = {}  # a head may share the weight of an embedding
     for _, layer in layers:
         layer.fixed_used = False
     try:
         for name, layer in layers:
-            layer.fixed_weight = _mode_weight(layer, weights, generator)
+            shared = id(layer.weight), id(layer.weight_quantizer)
+            if shared not in drawn:
+                drawn[shared] = _mode_weight(layer, weights, generator)
+            layer.fixed_weight = drawn[shared]
             if layer.fixed_weight is None:
                 raise UsageError(f"layer {name!r}: {type(layer.weight_quantizer).__name__} has no {weights} weights")
         yield

@@ -225,7 +225,6 @@ def _install(
     """Make layers binary, each with copies of its quantizers of weights and of inputs."""
     # all are made before the first one is installed: an error leaves the model as it was
     installs: list[Callable[[], None]] = []
-    quantizers = {id(layer.weight): layer.weight_quantizer for _, layer in binary_layers(model)}
     for layer, weights, inputs in chosen:
         if kind_of(layer) in PARAMETRIZED:
             parts = make_parts(layer, partial(_copied, weights), value)
@@ -233,19 +232,22 @@ def _install(
         else:
             twin: Any = copy.copy(layer)  # it shares parameters, buffers and hooks with `layer`
             twin.__class__, twin._modules = ALL_TWINS[type(layer)], dict(layer._modules)
-            shared = quantizers.get(id(layer.weight))
-            if shared is None:
-                twin._add_quantizers(_copied(weights), _copied(inputs), value)
-            else:
-                twin._add_quantizers(shared, _copied(inputs), 1.0)
-            quantizers[id(layer.weight)] = twin.weight_quantizer
+            twin._add_quantizers(_copied(weights), _copied(inputs), value)
             installs.append(partial(_become, layer, twin))
     for install in installs:
         install()
+    share_quantizers_(model)
     for module in model.modules():
         if type(module) in FAST_TWINS:
             module.__class__ = FAST_TWINS[type(module)]
     skip_fused_path_(model)
+
+
+def share_quantizers_(model: nn.Module) -> None:
+    """Give layers that share a latent, such as a head and its embedding, the quantizer of the first."""
+    first: dict[int, Any] = {}
+    for _, layer in binary_layers(model):
+        layer.weight_quantizer = first.setdefault(id(layer.weight), layer.weight_quantizer)
 
 
 def _become(layer: nn.Module, twin: nn.Module) -> None:

@@ -22,6 +22,7 @@ from onebit.export.gguf.target import ExportedGguf, Layout, Weight, block_scales
 from onebit.export.gguf.tokenizer import FILE
 from onebit.layers import LatentWeight, binarize_from_config_, input_quantizers, latent_keys, quantizer_config
 from onebit.layers.base import unwrapped
+from onebit.layers.binarize import share_quantizers_
 from onebit.layers.description import noted_config, refuse_latents
 from onebit.packed import Card
 from onebit.packed.gguf_file import GROUP, IDLE, NOT_COMPUTED, Q1_0, read_gguf
@@ -216,6 +217,7 @@ def register_transformers() -> None:
         def postprocess_model(self, model: Any, **_: Any) -> None:
             self.remove_quantization_config(model)  # which refuses `float()` and training
             model.config.quantization_config = dict(self.quantization_config)
+            share_quantizers_(model)  # weights are tied only now
             set_progress(model, 0.0)  # transformers leaves these buffers uninitialized
 
 
