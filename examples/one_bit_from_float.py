@@ -30,10 +30,10 @@ if __name__ == "__main__":
     onebit.binarize_(model, weight_quantizer=partial(WEIGHT_QUANTIZERS["xnor"], group=128))
     optimizer = onebit.clip_latents_(torch.optim.AdamW(onebit.latent_groups(model, lr=RATE), betas=(0.9, 0.95)))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1, pct_start=0.1)
-    training = {"steps": steps, "steps_per_epoch": min(100, steps), "batch_size": BATCH, "clip_grad_norm": 1.0}
     onebit.fit(
-        model, rows[:-64], optimizer, validation=held_out, loss="next_token", teacher=Teacher(teacher, weight=0.5),
-        schedule=schedule, folder=FOLDER / "run", resume=True, **training,
+        model, rows[:-64], optimizer, steps=steps, steps_per_epoch=min(100, steps), batch_size=BATCH, loss="next_token",
+        teacher=Teacher(teacher, weight=0.5), validation=held_out, schedule=schedule, clip_grad_norm=1.0,
+        folder=FOLDER / "run", resume=True,
     )  # fmt: skip
     print("1-bit", onebit.evaluate(model, held_out, loss="next_token"))
     print(onebit.export_gguf(model, FOLDER / "net.gguf", tokenizer=tokenizer))

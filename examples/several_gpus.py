@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
     for name, default in {"steps": 1000, "batch": 32, "lr": 1e-3, "seed": 0, "save": 100}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{default} by default")
     parser.add_argument("--embeddings", action="store_true", help="make embedding and head binary, too")
-    parser.add_argument("--optimizer", choices=("adamw", "adamw8bit", "bf16"), default="adamw", help="bf16: the latents")
+    parser.add_argument("--optimizer", choices=("adamw", "adamw8bit", "bf16"), default="adamw", help="bf16: of latents")
     return parser.parse_args()
 
 

@@ -28,6 +28,7 @@ import onebit
 from onebit.evaluation.losses import next_token, token_distillation
 from onebit.layers import binary_layers
 from onebit.quantizers import WEIGHT_QUANTIZERS
+from onebit.quantizers.xnor import Xnor
 from onebit.train.distillation import Teacher
 from onebit.train.schedules import schedule_factor
 
@@ -57,13 +58,13 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Hardening(WEIGHT_QUANTIZERS["xnor"]):  # type: ignore[misc]
+class Hardening(Xnor):
     """Binary weights blended with the latents, `share` of the first; separate layers have separate shares."""
 
     share = 1.0
 
     def forward(self, latent: Tensor) -> Tensor:
-        made: Tensor = super().forward(latent)
+        made = super().forward(latent)
         return made if self.share == 1 or not self.training else self.share * made + (1 - self.share) * latent
 
 
@@ -72,7 +73,7 @@ def harden_(model: nn.Module, how: str | None, done: float) -> None:
     for name, layer in binary_layers(model):
         block = int(name.split(".")[2])
         share = done / 0.6 if how == "at once" else float(block <= done / 0.6 * BLOCKS)
-        layer.weight_quantizer.share = 1.0 if how is None else min(1.0, share)  # type: ignore[assignment,union-attr]
+        layer.weight_quantizer.share = 1.0 if how is None else min(1.0, share)  # type: ignore[union-attr]
 
 
 def hidden_loss(teacher: Any, weight: float, share: float, outputs: Any, tokens: Tensor) -> Tensor:
