@@ -223,13 +223,13 @@ def with_tokens(data: Any, task: str | None) -> Any:
 
     A language model is to predict its own inputs: arrays of tokens (N, T) are their own targets. Negative tokens at
     the end of a row are padding, in place of which the model gets token 0: no token before them sees it. Arrays of
-    unsigned integers, which have none, stay as they are, so that they may be memory-mapped.
+    uint16 and uint32, which have none, stay as they are: they may be memory-mapped.
     """
     data = pair_of(data, "data") if isinstance(data, dict) else data
     given = data if isinstance(data, (tuple, list)) else [data]
     if task != "language" or len(given) > 2 or not all(hasattr(part, "shape") for part in given):
         return data  # loaders, and several inputs, give tokens and targets themselves
-    if all(isinstance(part, np.ndarray) and part.dtype.kind == "u" for part in given):
+    if all(isinstance(part, np.ndarray) and part.dtype in (np.uint16, np.uint32) for part in given):
         return given[0], given[-1]
     found = [torch.as_tensor(_array(part), dtype=torch.int64) for part in given]
     known = found[0] >= 0
