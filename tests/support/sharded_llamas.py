@@ -30,7 +30,7 @@ def train_llama(quantizer: str, rank: int | None = None, *, embeddings: bool = F
         mesh = init_device_mesh("cpu", (2,))
         for layer in (*model.model.layers, model):
             fully_shard(layer, mesh=mesh)
-    optimizer = onebit.clip_latents_(torch.optim.AdamW(onebit.latent_groups(model.train(), lr=3e-3)))
+    optimizer = make_optimizer(model.train())
     for halves in TOKENS:
         optimizer.zero_grad()
         for half in halves if rank is None else halves[rank : rank + 1]:
@@ -49,28 +49,60 @@ def run_example(*arguments: str) -> None:
 
 def train_in_accelerate(folder: str) -> None:
     """Ten steps in each of two processes, sharded by accelerate; rank 0 saves the parameters."""
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedType
-
-    wrapped: dict[str, Any] = {"transformer_cls_names_to_wrap": ["LlamaDecoderLayer"]}
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", **wrapped)
-    accelerator = Accelerator(cpu=True)
-    # accelerate shards on accelerators only
-    AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
-    model = make_model().train()
+    accelerator, model = sharding_accelerator(), make_model().train()
     onebit.binarize_(model, weight_quantizer="xnor", embeddings=True)
     model.gradient_checkpointing_enable()
-    optimizer = onebit.clip_latents_(torch.optim.AdamW(onebit.latent_groups(model, lr=3e-3)))
-    model, optimizer = accelerator.prepare(model, optimizer)
-    assert all(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"])
+    model, optimizer = accelerator.prepare(model, make_optimizer(model))
     for halves in TOKENS:
         tokens = halves[accelerator.process_index]
         accelerator.backward(model(tokens, labels=tokens).loss)
         optimizer.step()
         optimizer.zero_grad()
+    save_whole(model, folder)
+
+
+def train_in_trainer(folder: str) -> None:
+    """Some epochs of transformers' Trainer in each of two processes, sharded; rank 0 saves the parameters."""
+    from transformers import Trainer, TrainingArguments
+
+    class Binary(Trainer):
+        def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+            self.optimizer = make_optimizer(self.model)
+            return self.optimizer
+
+    model, options = make_model(), {"report_to": [], "save_strategy": "no", "disable_tqdm": True}
+    onebit.binarize_(model, weight_quantizer="xnor", embeddings=True)
+    batches = {"per_device_train_batch_size": 8, "num_train_epochs": 8, "gradient_checkpointing": True}
+    arguments = TrainingArguments(folder, use_cpu=True, **batches, **options)
+    sharding_accelerator()
+    rows = [{"input_ids": row, "labels": row} for row in TOKENS.flatten(0, 2)]
+    trainer = Binary(model, arguments, train_dataset=rows)
+    trainer.train()
+    save_whole(trainer.model, folder)
+
+
+def sharding_accelerator() -> Any:
+    """Of accelerate, which shards on GPUs only unless it is told that it does."""
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    wrapped: dict[str, Any] = {"transformer_cls_names_to_wrap": ["LlamaDecoderLayer"]}
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", **wrapped)
+    accelerator = Accelerator(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
+    return accelerator
+
+
+def make_optimizer(model: Any) -> torch.optim.Optimizer:
+    return onebit.clip_latents_(torch.optim.AdamW(onebit.latent_groups(model, lr=3e-3)))
+
+
+def save_whole(model: Any, folder: str) -> None:
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     found = {name: parameter.full_tensor().detach() for name, parameter in model.named_parameters()}
-    if accelerator.is_main_process:
+    if distributed.get_rank() == 0:
         torch.save(found, Path(folder, "parameters"))
     distributed.destroy_process_group()
 

@@ -85,6 +85,16 @@ def test_a_checkpoint_is_resumed_with_another_number_of_processes(
     assert found[np.arange(15), tokens[1:]].mean() > -4  # of 96 tokens: ln 96 is 4.6
 
 
+def test_the_trainer_of_transformers_trains_it_sharded(agents: Agents, tmp_path: Path) -> None:
+    ended = agents.launch("support.sharded_llamas:train_in_trainer", tmp_path).end()
+    assert ended.status == 0, ended.err
+    model, tokens = make_model(), np.arange(4 * 16).reshape(4, 16) % 13
+    onebit.binarize_(model, weight_quantizer="xnor", embeddings=True)
+    before = onebit.evaluate(model, tokens, loss="next_token", verbose=False).loss
+    assert not model.load_state_dict(torch.load(tmp_path / "parameters"), strict=False).unexpected_keys
+    assert onebit.evaluate(model, tokens, loss="next_token", verbose=False).loss < before / 2
+
+
 def test_accelerate_trains_it_to_the_parameters_of_one_process(agents: Agents, tmp_path: Path) -> None:
     ended = agents.launch("support.sharded_llamas:train_in_accelerate", tmp_path).end()
     assert ended.status == 0, ended.err
