@@ -14,7 +14,7 @@ import math
 import runpy
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,23 @@ from torch import Tensor, nn
 import onebit
 from onebit.evaluation.losses import next_token, token_distillation
 from onebit.layers import binary_layers
-from onebit.quantizers import WEIGHT_QUANTIZERS
-from onebit.quantizers.xnor import Xnor
+from onebit.quantizers import Hardening, Quantizer, Xnor
 from onebit.train.distillation import Teacher
 from onebit.train.schedules import schedule_factor
 
 RESULTS = Path("docs/results/one_bit_throughout.json")
 STEPS, FEWER_STEPS, ROWS, RATE, BLOCKS = 400, 100, 16, 2e-3, 4
+
+
+class LayerByLayer(Hardening):
+    """One block hardens after the other, at once."""
+
+    block = 0
+
+    def set_progress(self, progress: float) -> None:
+        self.set_scheduled(float(self.block <= progress / self.until * BLOCKS))
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "float": {},
     "float, continued": {"source": "float"},
@@ -47,33 +57,18 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "from float: labels, teacher and hidden states": {"binary": True, "source": "float", "weight": 0.5, "hidden": 1.0},
     "from float: labels and teacher, hardening": {
-        "binary": True, "source": "float", "weight": 0.5, "harden": "at once",
+        "binary": True, "source": "float", "weight": 0.5, "harden": Hardening,
     },
     "from float: labels and teacher, layer by layer": {
-        "binary": True, "source": "float", "weight": 0.5, "harden": "layer by layer",
+        "binary": True, "source": "float", "weight": 0.5, "harden": LayerByLayer,
     },
     "from float: labels and teacher, binary embedding": {
         "binary": True, "source": "float", "weight": 0.5, "embeddings": True,
     },
+    "from float: labels and teacher, binary embedding, hardening": {
+        "binary": True, "source": "float", "weight": 0.5, "embeddings": True, "harden": Hardening,
+    },
 }  # fmt: skip
-
-
-class Hardening(Xnor):
-    """Binary weights blended with the latents, `share` of the first; separate layers have separate shares."""
-
-    share = 1.0
-
-    def forward(self, latent: Tensor) -> Tensor:
-        made = super().forward(latent)
-        return made if self.share == 1 or not self.training else self.share * made + (1 - self.share) * latent
-
-
-def harden_(model: nn.Module, how: str | None, done: float) -> None:
-    """Set the shares: 0 to 1 over the first 60 % of the steps, in all layers at once, or in a block after the other."""
-    for name, layer in binary_layers(model):
-        block = int(name.split(".")[2])
-        share = done / 0.6 if how == "at once" else float(block <= done / 0.6 * BLOCKS)
-        layer.weight_quantizer.share = 1.0 if how is None else min(1.0, share)  # type: ignore[union-attr]
 
 
 def hidden_loss(teacher: Any, weight: float, share: float, outputs: Any, tokens: Tensor) -> Tensor:
@@ -94,8 +89,12 @@ def train(home: Path, made: Any, method: str, width: int, seed: int, rows: Any, 
         for net in (model, teacher):
             net.load_state_dict(torch.load(home / file_of(how["source"], width, seed, ".pt")))
     if how.get("binary"):
-        quantizer = partial(Hardening if "harden" in how else WEIGHT_QUANTIZERS["xnor"], group=128)
-        onebit.binarize_(model, weight_quantizer=quantizer, embeddings=how.get("embeddings", False))
+        wrapped: Callable[[Quantizer], Quantizer] = how.get("harden", lambda quantizer: quantizer)
+        embeddings = how.get("embeddings", False)
+        onebit.binarize_(model, weight_quantizer=lambda: wrapped(Xnor(group=128)), embeddings=embeddings)
+        for name, layer in binary_layers(model):
+            if isinstance(layer.weight_quantizer, LayerByLayer):
+                layer.weight_quantizer.block = int(name.split(".")[2])
     groups = onebit.latent_groups(model, lr=RATE)
     optimizer = onebit.clip_latents_(torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0))
     factor = schedule_factor("cosine", total_steps=steps, warmup_steps=steps // 10, final=0.1)
@@ -105,13 +104,10 @@ def train(home: Path, made: Any, method: str, width: int, seed: int, rows: Any, 
         loss = partial(hidden_loss, teacher, how["hidden"], how["weight"])
     taught = Teacher(teacher, how["weight"], how.get("temperature", 1.0)) if "weight" in how else None
     tokens = torch.from_numpy(rows[: steps * ROWS].astype(np.int64))
-    if "harden" in how:
-        harden_(model, how["harden"], 0.0)
     onebit.fit(
         model, (tokens, tokens) if "hidden" in how else tokens, optimizer, epochs=1, batch_size=ROWS, loss=loss,
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, factor), clip_grad_norm=1.0, seed=seed, verbose=False,
         teacher=None if "hidden" in how else taught, precision="bf16",
-        on_step=lambda done, all_: harden_(model, how["harden"], done / all_) if "harden" in how else None,
     )  # fmt: skip
     model.config.output_hidden_states = False
     torch.save(model.state_dict(), home / file_of(method, width, seed, ".pt"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onebit.quantizers import Xnor
 from support.language_models import NIGHTLY, make_model
 from tools import language_study
 
@@ -37,17 +38,11 @@ def test_every_method_is_trained_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sizes["binary embedding"] < sizes["real embedding"] < sizes["float"]
 
 
-def test_weights_harden_at_once_or_layer_by_layer() -> None:
-    import onebit
-
-    model = make_model()
-    onebit.binarize_(model, weight_quantizer=lambda: language_study.Hardening(group=64))
-    quantizers = [model.model.layers[n].mlp.up_proj.weight_quantizer for n in range(2)]
-    for how, done, shares in (
-        ("at once", 0.3, [0.5, 0.5]),
-        ("at once", 0.7, [1.0, 1.0]),
-        ("layer by layer", 0.0, [1.0, 0.0]),
-        ("layer by layer", 0.6, [1.0, 1.0]),
-    ):
-        language_study.harden_(model, how, done)
-        assert [quantizer.share for quantizer in quantizers] == pytest.approx(shares)
+def test_blocks_harden_one_after_the_other() -> None:
+    quantizers = [language_study.LayerByLayer(Xnor(), until=0.5) for _ in range(4)]
+    for block, quantizer in enumerate(quantizers):
+        quantizer.block = block
+    for progress, shares in ((0.0, [1, 0, 0, 0]), (0.3, [1, 1, 1, 0]), (0.5, [1, 1, 1, 1])):
+        for quantizer in quantizers:
+            quantizer.set_progress(progress)
+        assert [float(quantizer.share) for quantizer in quantizers] == shares

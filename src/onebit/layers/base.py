@@ -338,7 +338,8 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, LatentWeight]]:
 
 def input_quantizers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(name, quantizer) of inputs: those of binary layers, and quantizers that are modules of the model."""
-    in_layers = {id(layer.weight_quantizer) for _, layer in binary_layers(model)}
+    weights = (layer.weight_quantizer for _, layer in binary_layers(model))
+    in_layers = {id(part) for quantizer in weights if quantizer is not None for part in quantizer.modules()}
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer) and module.input_quantizer is not None:
             in_layers.add(id(module.input_quantizer))

@@ -187,7 +187,8 @@ def quantizer_config(model: nn.Module) -> dict[str, Any]:
         inputs = getattr(module, "input_quantizer", None)
         whole = isinstance(module, BinaryLayer) or kind_of(module) in PARAMETRIZED  # no part of an attention layer
         if whole and not (weights is inputs is None):
-            group = {"weights": _noted(weights, WEIGHT_QUANTIZERS), "inputs": _noted(inputs, INPUT_QUANTIZERS)}
+            shipped = None if weights is None else weights.shipped
+            group = {"weights": _noted(shipped, WEIGHT_QUANTIZERS), "inputs": _noted(inputs, INPUT_QUANTIZERS)}
             groups.setdefault(repr(group), {**group, "layers": []})["layers"].append(name)
     return {"quant_method": "onebit", "quantizers": [*groups.values()]}
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UInt4 as UInt4,
         UInt8 as UInt8,
     )
+    from onebit.quantizers.hardening import Hardening as Hardening
     from onebit.quantizers.input_signs import ApproxSign as ApproxSign, InputAdaBin as InputAdaBin, RSign as RSign
     from onebit.quantizers.irnet import EdeSign as EdeSign, IRNet as IRNet
     from onebit.quantizers.magnitude_aware import MagnitudeAware as MagnitudeAware
@@ -50,6 +51,7 @@ _MODULES = {
     "bayesbinn": "ConcreteSign",
     "binaryconnect": "Sign Stochastic draw_signs",
     "few_bits": "FewBits Int2 Int4 Int8 UInt2 UInt4 UInt8",
+    "hardening": "Hardening",
     "input_signs": "ApproxSign InputAdaBin RSign",
     "irnet": "EdeSign IRNet",
     "magnitude_aware": "MagnitudeAware",

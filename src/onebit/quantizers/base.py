@@ -252,6 +252,11 @@ class Quantizer(torch.nn.Module):
     """When latents start from given signs: their magnitude, as a share of `latent_bound`, or of 1 if there is none."""
 
     @property
+    def shipped(self) -> Quantizer:
+        """The quantizer of the weights that ship."""
+        return self
+
+    @property
     def start_size(self) -> float:
         """Magnitude of latents that begin with given signs."""
         return self.start * (self.latent_bound or 1.0)
