@@ -5,14 +5,13 @@ goes on where it was stopped.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onebit
-from onebit.quantizers import WEIGHT_QUANTIZERS
+from onebit.quantizers import Hardening, Xnor
 from onebit.train.distillation import Teacher
 
 FOLDER, LENGTH, BATCH, RATE = Path("one-bit"), 256, 16, 1e-3
@@ -27,7 +26,7 @@ if __name__ == "__main__":
     print("float", onebit.evaluate(teacher, held_out, loss="next_token"))
 
     # a scale for 128 weights, as the file has it; embeddings=True makes embedding and head binary, too
-    onebit.binarize_(model, weight_quantizer=partial(WEIGHT_QUANTIZERS["xnor"], group=128))
+    onebit.binarize_(model, weight_quantizer=lambda: Hardening(Xnor(group=128)))
     optimizer = onebit.clip_latents_(torch.optim.AdamW(onebit.latent_groups(model, lr=RATE), betas=(0.9, 0.95)))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1, pct_start=0.1)
     onebit.fit(

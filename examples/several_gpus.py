@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 import onebit
 from onebit.evaluation.losses import next_token, token_distillation
-from onebit.quantizers import WEIGHT_QUANTIZERS
+from onebit.quantizers import Hardening, Xnor
 from onebit.train.schedules import schedule_factor
 
 
@@ -42,8 +42,8 @@ def parse() -> argparse.Namespace:
 def opened(args: Any, folder: str, device: torch.device, *, student: bool) -> Any:
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if student:
-        quantizer = partial(WEIGHT_QUANTIZERS["xnor"], group=128)
         chosen: Any = None if args.embeddings else lambda name, _: name != "lm_head"
+        quantizer: Any = lambda: Hardening(Xnor(group=128))  # noqa: E731
         onebit.binarize_(net, weight_quantizer=quantizer, where=chosen, embeddings=args.embeddings)
         net.gradient_checkpointing_enable()
     net.to(device, torch.bfloat16 if student and args.optimizer == "bf16" else None).train(student)
@@ -80,6 +80,7 @@ def train(args: Any, model: Any, teacher: Any, device: torch.device) -> None:
         for group in optimizer.param_groups:
             rate = torch.as_tensor(group["lr"])  # of torchao it is a tensor already
             group["lr"] = rate.fill_(args.lr * factor(step)) if rate is group["lr"] else args.lr * factor(step)
+        onebit.set_progress(model, step / args.steps)
         logits = model(tokens, use_cache=False).logits.float()
         with torch.no_grad():
             taught = teacher(tokens, use_cache=False).logits.float()
