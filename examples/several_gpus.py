@@ -9,7 +9,7 @@ of processes.
 
 import argparse
 import os
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,10 @@ def train(args: Any, model: Any, teacher: Any, device: torch.device) -> None:
         dcp.load({"model": state[0], "optimizer": state[1]}, checkpoint_id=found.parent)
         states.set_state_dict(model, optimizer, model_state_dict=state[0], optim_state_dict=state[1])
         done = int(found.parent.name.removeprefix("step-"))
+    order = lru_cache(1)(lambda epoch: np.random.default_rng([args.seed, epoch]).permutation(len(data)))
     for step in range(done, args.steps):
         epoch, batch = divmod(step, len(data) // args.batch)
-        order = np.random.default_rng([args.seed, epoch]).permutation(len(data))
-        rows = order[batch * args.batch : (batch + 1) * args.batch][rank::world]
+        rows = order(epoch)[batch * args.batch : (batch + 1) * args.batch][rank::world]
         tokens = torch.from_numpy(data[rows].astype(np.int64)).to(device)
         for group in optimizer.param_groups:
             rate = torch.as_tensor(group["lr"])  # of torchao it is a tensor already

@@ -3,7 +3,7 @@
 Perplexity of held-out text with binary weights, bytes of the file, and perplexity of that file, for the Llamas and the
 text of examples/language_model.py: 400 steps of 2,048 tokens from scratch, 100 from the float net. Finished runs, one
 JSON file each in FOLDER, are not trained again; `--publish` copies them to docs/results/one_bit_throughout.json and
-prints the tables of docs/language-models.md. Needs transformers and gguf.
+prints the table of docs/results.md. Needs transformers and gguf.
 """
 
 from __future__ import annotations
@@ -164,14 +164,8 @@ def main() -> None:
                     started = time.perf_counter()
                     run = train(args.home, example["make_llama"], method, width, seed, rows, held_out)
                     path.write_text(json.dumps(run))
-                    print(
-                        method,
-                        width,
-                        seed,
-                        round(math.exp(run["loss"]), 2),
-                        f"{time.perf_counter() - started:.0f} s",
-                        flush=True,
-                    )
+                    seconds = time.perf_counter() - started
+                    print(f"{method} {width} {seed}: {math.exp(run['loss']):.2f} in {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,16 @@ def test_an_embedding_becomes_binary_on_demand_and_has_no_input_quantizer() -> N
     assert net[0].weight_quantizer is net[2].weight_quantizer
 
 
+def test_packed_layers_with_quantizers_of_their_own_share_nothing() -> None:
+    torch.manual_seed(0)
+    head = onebit.BinaryLinear(16, 9, weight_quantizer="sign")
+    net: Any = nn.Sequential(BinaryEmbedding(9, 16, weight_quantizer="xnor"), head).eval()
+    net[1].weight = net[0].weight
+    expected = net(TOKENS)
+    onebit.packed_layers_(net)
+    torch.testing.assert_close(net(TOKENS), expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("quantizer", ["sign", "adabin", MagnitudeAware(group=8)])
 def test_packed_it_holds_the_bits_once(quantizer: Any) -> None:
     net = tied(weight_quantizer=quantizer).eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from onebit.errors import UsageError
 from onebit.modules.layers import PackedLinear
 
 
@@ -12,14 +11,11 @@ def adapt_packed(config: Any) -> Any:
     """Let PEFT put the adapters of a `LoraConfig` on the dense layers of `onebit.packed_layers_`.
 
     The bits stay as they are, and gradients pass through them to the adapters (LoRA, arXiv:2106.09685). PEFT does not
-    store this choice: to load adapters, give `PeftModel.from_pretrained` such a config, too. Adapters on bits are never
-    merged.
+    store this choice: to load adapters, give `PeftModel.from_pretrained` such a config, too. Adapters on bits cannot be
+    merged: a packed layer has no `weight`.
 
     Returns:
         The same config.
-
-    Raises:
-        UsageError: from `merge` and `merge_and_unload` of the model.
 
     Example:
         >>> onebit.packed_layers_(model)
@@ -30,9 +26,6 @@ def adapt_packed(config: Any) -> Any:
     class PackedLora(lora.Linear):
         def _get_in_out_features(self, module: Any) -> tuple[int, int]:
             return module.in_features, module.out_features
-
-        def merge(self, *_: Any, **__: Any) -> None:
-            raise UsageError("adapters cannot be merged into bits: keep them beside the packed layer")
 
     config._register_custom_module({PackedLinear: PackedLora})
     return config

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from onebit.errors import FoldError, UsageError
 from onebit.fold.weight_layers import weight_rows
 from onebit.layers.base import quantized
-from onebit.modules.operators import PackedWindow, follows_gradient, refuse_tangent, run_layer
+from onebit.modules.operators import PackedWindow, dense_signs, follows_gradient, refuse_tangent, run_layer
 from onebit.packed.bits import pack_signs, words_to_bytes
 from onebit.quantizers import BinaryWeight, Quantizer
 
@@ -156,9 +156,8 @@ class PackedEmbedding(PackedLayer):
     def forward(self, x: Tensor) -> Tensor:
         """(…) numbers of rows -> (…, K) float32."""
         rows = x.flatten()
-        bits = self.signs[rows].unsqueeze(2) >> torch.arange(8, dtype=torch.uint8, device=rows.device) & 1
-        signs = bits.flatten(1)[:, : self.terms] * 2.0 - 1
         scale, center = (None if one is None else one[rows] for one in (self.scale, self.center))
+        signs = dense_signs(self.signs[rows], self.terms)
         return BinaryWeight(signs, scale, center).dense().view(*x.shape, self.terms)
 
     def macs(self, x: Tensor, output: Tensor) -> int:

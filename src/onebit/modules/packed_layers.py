@@ -106,7 +106,7 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         raise NotBinaryError(f"{no_binary_layers(model)}; a lone layer needs a model around it: nn.Sequential(layer)")
     skip_fused_path_(model)
     made: dict[nn.Module, nn.Module] = {}
-    firsts: dict[int, nn.Module] = {}
+    firsts: dict[tuple[int, int], nn.Module] = {}
     rows: list[PackedRow] = []
     for name, module in model.named_modules():
         parts = [part for part in module.modules() if part in shipped]
@@ -117,7 +117,8 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
             made[module] = packed
             count = sum(shipped.pop(part).signs.numel() for part in parts)
             held = sum(part.nbytes for part in packed.modules() if isinstance(part, PackedLayer))
-            first: Any = firsts.setdefault(id(parts[0].weight), packed)
+            shared = id(parts[0].weight), id(parts[0].weight_quantizer)
+            first: Any = firsts.setdefault(shared, packed)
             if first is not packed:  # a head that is the embedding
                 count = held = 0
                 packed.signs, packed.scale, packed.center = first.signs, first.scale, first.center
