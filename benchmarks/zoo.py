@@ -51,6 +51,7 @@ def load_timm() -> Any:
             torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import timm  # type: ignore[import-not-found]
 
+    sys.path.remove(str(FOLDER))  # processes without the stubs must not find this torchvision
     return timm
 
 
