@@ -1,12 +1,16 @@
-"""Convolutions of a training step on the CPU in the tile registers of AMX.
+"""Convolutions of a training step on the CPU with weights of one magnitude per output, as binary ones are.
 
-In float32, weights of one magnitude per output, as binary ones are, are multiplied as signs. A float32 is the sum of
-three bfloat16, so these products are exact; of the nine products in a weight gradient, three below its rounding are
-left out. In bfloat16, forward and the input gradient stay torch's, with the same bits, unless signs of real inputs are
-taken: these are never written. Sums are float32.
+With AMX, in its tile registers. In float32, weights are multiplied as signs: a float32 is the sum of three bfloat16, so
+these products are exact; of the nine products in a weight gradient, three below its rounding are left out. In bfloat16,
+forward and the input gradient stay torch's, with the same bits, unless signs of real inputs are taken: these are never
+written.
+
+With AVX-512 of AMD, by lookups of 16-bit sums of integers. Values of an image, and gradients to some rows, become
+integers of 13 bits and a sign in bfloat16, of 26 in float32, relative to the largest of them; their sums are exact. The
+weight gradient is torch's if inputs are not signs.
 
 Results do not depend on the number of threads, and have no more error than those of torch. A value that is not finite
-may make its neighbours, or other weights of the same channel or output, NaN, too.
+may make its neighbours, its image, or all weights NaN.
 
 `convolved` falls back to torch's convolution for inputs that are not in channels_last, with a bias, groups or dilation,
 above 49 taps, in float32 below 16 channels, on a GPU, compiled, traced, on other processors, and without the native
@@ -39,6 +43,8 @@ _MIN_REAL = 32
 """In float32, for the gradient to the weights if inputs are real; below it, torch's kernel is as fast."""
 _MIN_CHANNELS = 16
 """In float32; below it, tiles are half empty."""
+_MAX_SUM = 1 << 18
+"""Products of integers of 13 bits whose sum fits 32."""
 
 
 def convolved(
@@ -52,12 +58,13 @@ def convolved(
         surrogate: convolve `signed(x, *surrogate)` instead of x, without writing and saving the signs if possible.
     """
     isa, bf16, scale = convolution_kernels(x, weight, bias, padding, dilation, groups), _becomes_bf16(x), None
-    if isa is not None and (not bf16 or surrogate is not None):
+    lookups = isa is not None and isa.dot_lut
+    if isa is not None and (lookups or not bf16 or surrogate is not None):
         least, most = weight.detach().float().flatten(1).abs().aminmax(dim=1)
         scale = most if torch.equal(least, most) else None
-        isa = isa if bf16 or scale is not None else None
+        isa = isa if scale is not None or (bf16 and not lookups) else None
     if surrogate is not None and (scale is None or x.dtype != autocast_dtype(x)):
-        x, scale, surrogate, signs = signed(x, *surrogate), None if bf16 else scale, None, True
+        x, scale, surrogate, signs = signed(x, *surrogate), None if bf16 and not lookups else scale, None, True
     if isa is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     x, weight = x.to(autocast_dtype(x)), weight.to(autocast_dtype(x))
@@ -88,10 +95,12 @@ def convolution_kernels(
         and x.is_contiguous(memory_format=torch.channels_last)
         and not x.is_contiguous()
         and weight.shape[2] * weight.shape[3] <= MAX_TAPS
+        and max(x.shape[3], max(weight.shape[:2]) * weight.shape[2] * weight.shape[3]) <= _MAX_SUM
         and all(outside < taps for outside, taps in zip(padding, weight.shape[2:], strict=True))
         and (_becomes_bf16(weight) if _becomes_bf16(x) else _fits_float32(x, weight))
     )
-    return kernels("run_weight_gradient") if fits else None
+    isa = kernels("run_convolution") if fits else None
+    return isa if isa is not None and (isa.byte_tiles or isa.dot_lut) else None
 
 
 def _fits_float32(x: Tensor, weight: Tensor) -> bool:
@@ -122,7 +131,7 @@ def _gradients(
     plain = is_plain_training(gradient) and x.dtype == gradient.dtype == weight.dtype and not torch.is_grad_enabled()
     bf16, real = weight.dtype == torch.bfloat16, surrogate is not None
     to_x = to_weight = None
-    by_signs = scale is not None and (not bf16 or max(weight.shape[:2]) <= _MAX_SIGNED)
+    by_signs = scale is not None and (not bf16 or isa.dot_lut or max(weight.shape[:2]) <= _MAX_SIGNED)
     if plain and x.requires_grad and by_signs:
         back = tuple(taps - 1 - outside for taps, outside in zip(weight.shape[2:], padding, strict=True))
         fields: dict[str, Any] = {"padding": back, "spread": tuple(stride), "turned": True, "x_scale": scale}
@@ -130,7 +139,8 @@ def _gradients(
             fields |= {"cut": x.contiguous(memory_format=torch.channels_last), "bound": surrogate[1][x.dtype]}
             surrogate = None
         to_x = _of_signs(isa, gradient, weight, x.shape[2:], **fields)
-    if plain and weight.requires_grad and (bf16 or signs or real or min(weight.shape[:2]) >= _MIN_REAL):
+    tiles = isa.byte_tiles and (bf16 or min(weight.shape[:2]) >= _MIN_REAL)
+    if plain and weight.requires_grad and (tiles or signs or real):
         to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding, x_signs=real)
     mask = [x.requires_grad and to_x is None, weight.requires_grad and to_weight is None, False]
     if any(mask):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "6e6cd5464382d24c4adac5b14e60e3140a61995923a4f4b8ccffcfadb3a460aa"
+HASH = "3f470f5d14ef47556a6d747e6164025fdeb4f4842edcd23d572bded31eddc548"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double

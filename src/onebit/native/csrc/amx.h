@@ -214,11 +214,6 @@ static int planes_for(const int32_t *x, int64_t image, int64_t count, int channe
     return planes;
 }
 
-/* The first lanes of 16, as many as `count`. */
-static inline __mmask16 first_of(int64_t count) {
-    return count >= 16 ? 0xffff : count > 0 ? (__mmask16)((1u << count) - 1) : 0;
-}
-
 /* Byte 0 of each integer, then byte 1, …, `plane` bytes apart; zeros after the last one, up to `padded`.
  * Bytes of which `signs` has the highest bit get signs: they are less than 128, and the next byte has the
  * rest. */

@@ -20,6 +20,11 @@
 #endif
 #define ROW_LANES 0
 
+/* The first lanes of 16, as many as `count`. */
+static inline __mmask16 first_of(int64_t count) {
+    return count >= 16 ? 0xffff : count > 0 ? (__mmask16)((1u << count) - 1) : 0;
+}
+
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {
     const __m512i one = _mm512_set1_epi32(1);

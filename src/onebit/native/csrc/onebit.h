@@ -268,12 +268,12 @@ enum { OB_NORM_MOMENTS = 1, OB_NORM_NORMALIZE, OB_NORM_SUMS, OB_NORM_PROPAGATE }
 #define OB_MAX_TAPS 49
 
 /* The gradient to the weights of a convolution with zero padding, without groups and dilation, from float32
- * or bfloat16 values in channels_last. Pairs are down and across. Values that are not finite may make other
- * taps of the same channel or output NaN. */
+ * or bfloat16 values in channels_last. Pairs are down and across. Values that are not finite may make others
+ * NaN. */
 typedef struct {
     int64_t images;
     int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2], padding[2], bf16;
-    int32_t x_signs; /* take the signs of x */
+    int32_t x_signs; /* take the signs of x; lookups always do */
     const void *x, *gradient;
     float *to;
     int64_t to_stride[4]; /* of outputs, channels, and taps down and across */
@@ -281,8 +281,9 @@ typedef struct {
 } ob_convolution;
 
 /* y = a convolution of x, or of its signs, with the signs of weights, without groups and dilation, in
- * channels_last. Pairs are down and across. The products are exact, their sums float32. A value that is not
- * finite may make its neighbours NaN. */
+ * channels_last. Pairs are down and across. In tiles, the products are exact, and their sums float32; with
+ * lookups, values are rounded relative to the largest of their image, and sums are exact. A value that is not
+ * finite may make its neighbours, or its image, NaN. */
 typedef struct {
     int64_t images;
     int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2];

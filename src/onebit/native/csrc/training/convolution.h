@@ -61,23 +61,12 @@ static int64_t plan_line(const ob_signed_convolution *call, int32_t part, int32_
     return weights + parts * own;
 }
 
-/* Tiles of 1 and -1 of an output tile: [row of taps][step][pair of values][output][2]. Weights are
- * [output][taps down][across][channel]; of turned ones the outputs are the channels, and the last taps come
- * first. */
+/* Tiles of 1 and -1 of an output tile: [row of taps][step][pair of values][output][2]. */
 static void pack_signs(const ob_signed_convolution *call, const line_t *work, int64_t tile) {
-    const int64_t down = call->kernel[0], across = call->kernel[1], channels = call->channels,
-                  outputs = call->outputs;
-    const int64_t apart = call->turned ? 1 : down * across * channels,
-                  of_channel = call->turned ? down * across * outputs : 1,
-                  of_tap = call->turned ? -outputs : channels;
-    const float *weights =
-        call->weight + tile * 16 * apart + (call->turned ? (down * across - 1) * outputs : 0);
-    const __mmask16 some = first_of(outputs - tile * 16);
-    const __m512i lanes =
-        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                           _mm512_set1_epi32((int)apart));
+    const int64_t across = call->kernel[1], channels = call->channels;
+    const weights_t weights = weights_of(call, tile);
     uint16_t *to = work->weights + tile * panel_of(call, work);
-    for (int64_t i = 0; i < down; i++)
+    for (int64_t i = 0; i < call->kernel[0]; i++)
         for (int64_t n = 0; n < work->steps * work->taps; n++)
             for (int64_t k = 0; k < TILE_VALUES; k += 2, to += 32) {
                 __m512i pair[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
@@ -85,9 +74,8 @@ static void pack_signs(const ob_signed_convolution *call, const line_t *work, in
                     const int64_t value = n / work->taps * TILE_VALUES + k + side,
                                   tap = n % work->taps + value / channels, channel = value % channels;
                     if (tap >= across) continue;
-                    const float *from = weights + (i * across + tap) * of_tap + channel * of_channel;
-                    const __m512 weight = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), some, lanes, from, 4);
-                    pair[side] = _mm512_maskz_mov_epi32(some, sign_of(weight));
+                    const __m512 weight = weights_at(&weights, i * across + tap, channel);
+                    pair[side] = _mm512_maskz_mov_epi32(weights.some, sign_of(weight));
                 }
                 _mm512_store_si512(to, _mm512_or_si512(_mm512_srli_epi32(pair[0], 16), pair[1]));
             }
@@ -160,20 +148,6 @@ ALWAYS void line_sums(const int across, const ob_signed_convolution *call, const
     _tile_stored(2, sums + 512, 2 * apart);
     _tile_stored(3, across > 1 ? sums + 528 : sums + 768, 2 * apart);
     WRITTEN(sums);
-}
-
-/* Stores sums of `count` outputs of a row of an image, of one output tile. */
-ALWAYS void store_row_of(const int bf16, const int cut, const ob_signed_convolution *call, const float *sums,
-                         int64_t across, int64_t count, int64_t to, int64_t some, floats_t scale) {
-    for (int64_t m = 0; m < count; m++, to += call->outputs) {
-        floats_t y;
-        memcpy(&y, sums + m * across, sizeof y);
-        y *= scale;
-        if (cut)
-            y = chosen(y, (words_t)(magnitude(load_ordered(call->cut, to, some, bf16)) >= call->bound),
-                       (floats_t){0});
-        store_ordered(call->y, to, some, y, bf16);
-    }
 }
 
 /* Stores those of `count` positions from `at` on that are outputs of the image. */

@@ -1,11 +1,9 @@
 /* A float32 as three bfloat16 whose sum it is, or as its sign, for products in the tile registers of AMX. */
 #pragma once
 #include "../amx.h"
+#include "rows_of_images.h"
 
 enum { PIECES = 3 };
-
-static int64_t at_least(int64_t x, int64_t least) { return x < least ? least : x; }
-static int64_t whole_lines(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; } /* of a cache */
 
 /* Each in the upper half of a word. What is not finite is the first. */
 ALWAYS void split(__m512 x, __m512i *to) {
@@ -20,11 +18,4 @@ ALWAYS void split(__m512 x, __m512i *to) {
 ALWAYS __m512i sign_of(__m512 x) {
     const __mmask16 below = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
     return _mm512_mask_mov_epi32(_mm512_set1_epi32(0x3f800000), below, _mm512_set1_epi32((int)0xbf800000));
-}
-
-/* Values of a row of float32 or bfloat16, 0 behind them. */
-ALWAYS __m512 load_row(const void *from, int64_t i, __mmask16 some, int bf16) {
-    if (!bf16) return _mm512_maskz_loadu_ps(some, (const float *)from + i);
-    const __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, (const uint16_t *)from + i));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
 }
