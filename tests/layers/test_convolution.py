@@ -17,6 +17,7 @@ from onebit.layers.convolution import convolved
 from onebit.native import InstructionSet, instruction_set, training
 from onebit.native.library import instruction_sets
 from onebit.quantizers import SteSign
+from onebit.quantizers.input_signs import InputAdaBin
 from support.kernel_inputs import drawn as drawn_as, one_thread
 
 KERNELS = [isa for isa in instruction_sets().values() if isa.run_convolution]
@@ -218,6 +219,25 @@ def test_the_kernel_takes_the_signs_of_inputs(
     for found, expected in zip(ours, layer_results(monkeypatch, False, dtype, **options), strict=True):
         assert found.dtype == expected.dtype
         assert (found - expected).norm() <= most * expected.norm()
+
+
+@pytest.mark.skipif(TILES, reason="tiles multiply both values")
+@pytest.mark.parametrize("centre", [0.0, -0.5, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_inputs_of_two_values_have_the_weight_gradient_of_torch(
+    stride: int, dtype: torch.dtype, centre: float, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = InputAdaBin()
+    inputs.centre.data.fill_(centre)
+    options = {"weight_quantizer": "sign", "input_quantizer": inputs, "stride": stride}
+    ours = layer_results(monkeypatch, True, dtype, **options)
+    assert calls == [1]
+    found, expected = ours[2], layer_results(monkeypatch, False, dtype, **options)[2]
+    assert (found - expected).norm() <= (1e-6 if dtype == torch.float32 else 2**-7) * expected.norm()
+    inputs.register_forward_hook(lambda module, given, result: result * torch.linspace(0, 1, 13))
+    layer_results(monkeypatch, True, dtype, **options)
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("signs", ["ste_sign", "approx_sign"])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, are_signs, describes
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, are_signs, describes, have_two_values
 from onebit.layers.convolution import convolution_kernels, convolved
 from onebit.layers.fused_norm import are_watched
 from onebit.layers.sign_products import sign_kernels, signed_linear
@@ -154,7 +154,9 @@ class _Conv(BinaryLayer):
         padding = (0,) * self.axes if self.padding_value else layer.padding
         window = layer.stride, padding, layer.dilation, layer.groups
         if self.axes == 2 and self.training:
-            return convolved(x, weight, bias, *window, signs=are_signs(self.input_quantizer), surrogate=surrogate)
+            quantizer = None if are_watched(self.input_quantizer) else self.input_quantizer
+            kinds = {"signs": are_signs(quantizer), "two_values": have_two_values(quantizer)}
+            return convolved(x, weight, bias, *window, **kinds, surrogate=surrogate)
         return (F.conv1d if self.axes == 1 else F.conv2d)(x, weight, bias, *window)
 
     def extra_repr(self) -> str:

@@ -49,12 +49,12 @@ _MAX_SUM = 1 << 18
 
 def convolved(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int,
-    *, signs: bool = False, surrogate: tuple[Any, ...] | None = None,
+    *, signs: bool = False, two_values: bool = False, surrogate: tuple[Any, ...] | None = None,
 ) -> Tensor:  # fmt: skip
     """`torch.nn.functional.conv2d` with arguments as in `torch.nn.Conv2d`: two numbers for each window.
 
     Args:
-        signs: whether all of x is ±1.
+        signs, two_values: whether all of x is ±1, or one of any two values.
         surrogate: convolve `signed(x, *surrogate)` instead of x, without writing and saving the signs if possible.
     """
     isa, bf16, scale = convolution_kernels(x, weight, bias, padding, dilation, groups), _becomes_bf16(x), None
@@ -75,7 +75,7 @@ def convolved(
         size = [(inputs + 2 * outside - taps) // step + 1 for inputs, taps, step, outside in sizes]
         window: dict[str, Any] = {"stride": tuple(stride), "padding": tuple(padding)}
         y = _of_signs(isa, x, weight, size, y_scale=scale, x_signs=surrogate is not None, **window)
-    numbers = isa, stride, padding, scale, signs, surrogate
+    numbers = isa, stride, padding, scale, signs, two_values, surrogate
     return Surrogate.apply(x, y, _gradients, numbers, weight)
 
 
@@ -124,7 +124,7 @@ def _becomes_bf16(x: Tensor) -> bool:
 
 def _gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any, scale: Tensor | None,
-    signs: bool, surrogate: tuple[Any, ...] | None,
+    signs: bool, two_values: bool, surrogate: tuple[Any, ...] | None,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """The gradients to x and to the weight, where they are needed; scale: of weights that are multiplied as signs."""
     # hooks of saved tensors may have changed their dtype
@@ -142,6 +142,8 @@ def _gradients(
     tiles = isa.byte_tiles and (bf16 or min(weight.shape[:2]) >= _MIN_REAL)
     if plain and weight.requires_grad and (tiles or signs or real):
         to_weight = _weight_gradient(gradient, x, weight, isa, stride, padding, x_signs=real)
+    elif plain and weight.requires_grad and two_values and isa.dot_lut:
+        to_weight = _two_valued_gradient(gradient, x, weight, isa, stride, padding)
     mask = [x.requires_grad and to_x is None, weight.requires_grad and to_weight is None, False]
     if any(mask):
         values = x if surrogate is None or to_weight is not None else signed(x, *surrogate)
@@ -174,20 +176,29 @@ def _of_signs(
     return y
 
 
-def _weight_gradient(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    isa: InstructionSet,
-    stride: Any,
-    padding: Any,
-    *,
-    x_signs: bool = False,
+def _two_valued_gradient(
+    gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any
 ) -> Tensor:
+    """That of x = middle ± half: half times that of the signs, and middle times that of ones."""
+    least, most = (float(end) for end in x.permute(0, 2, 3, 1).aminmax())
+    middle = (least + most) / 2
+    of_signs = _weight_gradient(gradient, x, weight.float(), isa, stride, padding, x_signs=True, x_middle=middle)
+    total = gradient.permute(0, 2, 3, 1).sum(0, keepdim=True).permute(0, 3, 1, 2).float()
+    of_ones = torch.ops.aten.convolution_backward(
+        *(total, torch.ones(1, 1, *x.shape[2:]), weight[:, :1].float(), None),
+        *(stride, padding, (1, 1), False, (0, 0), 1, [False, True, False]),
+    )[1]
+    return (of_signs * ((most - least) / 2) + of_ones * middle).to(weight.dtype)
+
+
+def _weight_gradient(
+    gradient: Tensor, x: Tensor, weight: Tensor, isa: InstructionSet, stride: Any, padding: Any, **fields: Any
+) -> Tensor:
+    """The gradient to a weight; fields: others of `ConvolutionStruct`."""
     x, gradient = (part.contiguous(memory_format=torch.channels_last) for part in (x, gradient))
     to = torch.empty_like(weight, dtype=torch.float32)
     sizes = {"images": x.shape[0], "channels": x.shape[1], "outputs": weight.shape[0], "to_stride": to.stride()}
     sizes |= {"in_size": x.shape[2:], "out_size": gradient.shape[2:], "kernel": weight.shape[2:]}
-    sizes |= {"stride": tuple(stride), "padding": tuple(padding), "bf16": x.dtype == torch.bfloat16, "x_signs": x_signs}
-    launch(run_weight_gradient, isa, ConvolutionStruct, x=x, gradient=gradient, to=to, **sizes)
+    sizes |= {"stride": tuple(stride), "padding": tuple(padding), "bf16": x.dtype == torch.bfloat16}
+    launch(run_weight_gradient, isa, ConvolutionStruct, x=x, gradient=gradient, to=to, **sizes, **fields)
     return to.to(weight.dtype)

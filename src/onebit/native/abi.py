@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "3f470f5d14ef47556a6d747e6164025fdeb4f4842edcd23d572bded31eddc548"
+HASH = "29949d148285fc1dcf73d85a56ae17dcc266838eb98562b67ab5f0cf7ada43d3"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
@@ -219,6 +219,7 @@ class ConvolutionStruct(ctypes.Structure):
         *_of(Int, "channels outputs"),
         *_of(Int * 2, "in_size out_size kernel stride padding"),
         *_of(Int, "bf16 x_signs"),
+        ("x_middle", Float),
         *_of(Pointer, "x gradient to"),
         ("to_stride", Long * 4),
         ("scratch", Pointer),

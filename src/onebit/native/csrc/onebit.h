@@ -274,6 +274,7 @@ typedef struct {
     int64_t images;
     int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2], padding[2], bf16;
     int32_t x_signs; /* take the signs of x; lookups always do */
+    float x_middle;  /* of lookups: the sign of x is that of x - x_middle */
     const void *x, *gradient;
     float *to;
     int64_t to_stride[4]; /* of outputs, channels, and taps down and across */

@@ -78,7 +78,7 @@ static void write_indices(const ob_convolution *call, const signs_gradient_t *wo
     for (int tile = 0; tile < work->channel_tiles; tile++) {
         for (int64_t j = 0; j < call->in_size[1] && j + call->padding[1] < work->pixels; j++) {
             const __m512 x = some_of(&work->x, row * call->in_size[1] + j, tile * 16);
-            work->masks[j + call->padding[1]] = is_plus(x);
+            work->masks[j + call->padding[1]] = is_plus(_mm512_sub_ps(x, _mm512_set1_ps(call->x_middle)));
         }
         for (int64_t group = 0; group < work->groups; group++)
             for (int tap = 0; tap < call->kernel[1]; tap++, to += TABLE_SUMS) {
