@@ -13,8 +13,8 @@ Results do not depend on the number of threads, and have no more error than thos
 may make its neighbours, its image, or all weights NaN.
 
 `convolved` falls back to torch's convolution for inputs that are not in channels_last, with a bias, groups or dilation,
-above 49 taps, in float32 below 16 channels, on a GPU, compiled, traced, on other processors, and without the native
-library (`ONEBIT_NATIVE=0`).
+above 49 taps, below 16 channels in float32 or by lookups, with one tap and a stride by lookups, on a GPU, compiled,
+traced, on other processors, and without the native library (`ONEBIT_NATIVE=0`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAX_SIGNED = 96
 _MIN_REAL = 32
 """In float32, for the gradient to the weights if inputs are real; below it, torch's kernel is as fast."""
 _MIN_CHANNELS = 16
-"""In float32; below it, tiles are half empty."""
+"""In float32, and of lookups; below it, tiles are half empty."""
 _MAX_SUM = 1 << 18
 """Products of integers of 13 bits whose sum fits 32."""
 
@@ -59,6 +59,8 @@ def convolved(
     """
     isa, bf16, scale = convolution_kernels(x, weight, bias, padding, dilation, groups), _becomes_bf16(x), None
     lookups = isa is not None and isa.dot_lut
+    if lookups and max(stride) > 1 and weight.shape[2] * weight.shape[3] == 1:
+        isa = None  # most pixels are not read, but would get tables
     if isa is not None and (lookups or not bf16 or surrogate is not None):
         least, most = weight.detach().float().flatten(1).abs().aminmax(dim=1)
         scale = most if torch.equal(least, most) else None
@@ -100,7 +102,9 @@ def convolution_kernels(
         and (_becomes_bf16(weight) if _becomes_bf16(x) else _fits_float32(x, weight))
     )
     isa = kernels("run_convolution") if fits else None
-    return isa if isa is not None and (isa.byte_tiles or isa.dot_lut) else None
+    if isa is None or isa.byte_tiles:
+        return isa
+    return isa if isa.dot_lut and min(weight.shape[:2]) >= _MIN_CHANNELS else None
 
 
 def _fits_float32(x: Tensor, weight: Tensor) -> bool:
@@ -131,7 +135,10 @@ def _gradients(
     plain = is_plain_training(gradient) and x.dtype == gradient.dtype == weight.dtype and not torch.is_grad_enabled()
     bf16, real = weight.dtype == torch.bfloat16, surrogate is not None
     to_x = to_weight = None
-    by_signs = scale is not None and (not bf16 or isa.dot_lut or max(weight.shape[:2]) <= _MAX_SIGNED)
+    if isa.dot_lut:
+        by_signs = max(stride) == 1  # tables of the zeros between pixels would take longer
+    else:
+        by_signs = scale is not None and (not bf16 or max(weight.shape[:2]) <= _MAX_SIGNED)
     if plain and x.requires_grad and by_signs:
         back = tuple(taps - 1 - outside for taps, outside in zip(weight.shape[2:], padding, strict=True))
         fields: dict[str, Any] = {"padding": back, "spread": tuple(stride), "turned": True, "x_scale": scale}
