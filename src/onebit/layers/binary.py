@@ -155,8 +155,9 @@ class _Conv(BinaryLayer):
         window = layer.stride, padding, layer.dilation, layer.groups
         if self.axes == 2 and self.training:
             quantizer = None if are_watched(self.input_quantizer) else self.input_quantizer
-            two = not self.padding_value and have_two_values(quantizer)  # padding may be a third one
-            kinds = {"signs": are_signs(quantizer), "two_values": two}
+            signs = are_signs(quantizer)
+            two = not signs and not self.padding_value and have_two_values(quantizer)  # padding may be a third one
+            kinds = {"signs": signs, "two_values": two}
             return convolved(x, weight, bias, *window, **kinds, surrogate=surrogate)
         return (F.conv1d if self.axes == 1 else F.conv2d)(x, weight, bias, *window)
 

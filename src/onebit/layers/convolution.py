@@ -5,16 +5,16 @@ these products are exact; of the nine products in a weight gradient, three below
 forward and the input gradient stay torch's, with the same bits, unless signs of real inputs are taken: these are never
 written.
 
-With AVX-512 of AMD, by lookups of 16-bit sums of integers. Values of an image, and gradients to some rows, become
-integers of 13 bits and a sign in bfloat16, of 26 in float32, relative to the largest of them; their sums are exact. The
-weight gradient is torch's if inputs are not signs.
+With AVX-512 of AMD, by lookups of 16-bit sums of integers. Values of an image, and gradients to an output in some rows,
+become integers of 13 bits and a sign in bfloat16, of 26 in float32, relative to the largest of them. The weight
+gradient is torch's if inputs have more than two values.
 
-Results do not depend on the number of threads, and have no more error than those of torch. A value that is not finite
-may make its neighbours, its image, or all weights NaN.
+Results do not depend on the number of threads. In tiles they have no more error than those of torch. A value that is
+not finite may make its neighbours, its image, or all weights of an output NaN.
 
 `convolved` falls back to torch's convolution for inputs that are not in channels_last, with a bias, groups or dilation,
-above 49 taps, below 16 channels in float32 or by lookups, with one tap and a stride by lookups, on a GPU, compiled,
-traced, on other processors, and without the native library (`ONEBIT_NATIVE=0`).
+above 49 taps or 2^18 products of a sum, below 16 channels in float32 or by lookups, with one tap and a stride by
+lookups, on a GPU, compiled, traced, on other processors, and without the native library (`ONEBIT_NATIVE=0`).
 """
 
 from __future__ import annotations
@@ -61,12 +61,13 @@ def convolved(
     lookups = isa is not None and isa.dot_lut
     if lookups and max(stride) > 1 and weight.shape[2] * weight.shape[3] == 1:
         isa = None  # most pixels are not read, but would get tables
-    if isa is not None and (lookups or not bf16 or surrogate is not None):
+    by_torch = bf16 and not lookups  # the forward pass, unless signs of inputs are taken
+    if isa is not None and (not by_torch or surrogate is not None):
         least, most = weight.detach().float().flatten(1).abs().aminmax(dim=1)
         scale = most if torch.equal(least, most) else None
-        isa = isa if scale is not None or (bf16 and not lookups) else None
+        isa = isa if scale is not None or by_torch else None
     if surrogate is not None and (scale is None or x.dtype != autocast_dtype(x)):
-        x, scale, surrogate, signs = signed(x, *surrogate), None if bf16 and not lookups else scale, None, True
+        x, scale, surrogate, signs = signed(x, *surrogate), None if by_torch else scale, None, True
     if isa is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     x, weight = x.to(autocast_dtype(x)), weight.to(autocast_dtype(x))
@@ -76,7 +77,7 @@ def convolved(
         sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
         size = [(inputs + 2 * outside - taps) // step + 1 for inputs, taps, step, outside in sizes]
         window: dict[str, Any] = {"stride": tuple(stride), "padding": tuple(padding)}
-        y = _of_signs(isa, x, weight, size, y_scale=scale, x_signs=surrogate is not None, **window)
+        y = _of_signs(isa, x, weight, size, y_scale=scale, x_signs=signs or surrogate is not None, **window)
     numbers = isa, stride, padding, scale, signs, two_values, surrogate
     return Surrogate.apply(x, y, _gradients, numbers, weight)
 
@@ -98,7 +99,10 @@ def convolution_kernels(
         and not x.is_contiguous()
         and weight.shape[2] * weight.shape[3] <= MAX_TAPS
         and max(x.shape[3], max(weight.shape[:2]) * weight.shape[2] * weight.shape[3]) <= _MAX_SUM
-        and all(outside < taps for outside, taps in zip(padding, weight.shape[2:], strict=True))
+        and all(
+            0 <= outside < taps <= size + 2 * outside
+            for size, taps, outside in zip(x.shape[2:], weight.shape[2:], padding, strict=True)
+        )
         and (_becomes_bf16(weight) if _becomes_bf16(x) else _fits_float32(x, weight))
     )
     isa = kernels("run_convolution") if fits else None
@@ -189,10 +193,10 @@ def _two_valued_gradient(
     """That of x = middle ± half: half times that of the signs, and middle times that of ones."""
     least, most = (float(end) for end in x.permute(0, 2, 3, 1).aminmax())
     middle = (least + most) / 2
-    of_signs = _weight_gradient(gradient, x, weight.float(), isa, stride, padding, x_signs=True, x_middle=middle)
+    of_signs = _weight_gradient(gradient, x, weight.float(), isa, stride, padding, x_middle=middle)
     total = gradient.permute(0, 2, 3, 1).sum(0, keepdim=True).permute(0, 3, 1, 2).float()
     of_ones = torch.ops.aten.convolution_backward(
-        *(total, torch.ones(1, 1, *x.shape[2:]), weight[:, :1].float(), None),
+        *(total, total.new_ones(1, 1, *x.shape[2:]), weight[:, :1].float(), None),
         *(stride, padding, (1, 1), False, (0, 0), 1, [False, True, False]),
     )[1]
     return (of_signs * ((most - least) / 2) + of_ones * middle).to(weight.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "29949d148285fc1dcf73d85a56ae17dcc266838eb98562b67ab5f0cf7ada43d3"
+HASH = "9eecc418a32d8b8f0b621a2826de15d857b57b57c131b2bc255832f8f1097ba1"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double

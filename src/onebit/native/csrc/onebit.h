@@ -283,7 +283,7 @@ typedef struct {
 
 /* y = a convolution of x, or of its signs, with the signs of weights, without groups and dilation, in
  * channels_last. Pairs are down and across. In tiles, the products are exact, and their sums float32; with
- * lookups, values are rounded relative to the largest of their image, and sums are exact. A value that is not
+ * lookups, values are rounded relative to the largest of their image. A value that is not
  * finite may make its neighbours, or its image, NaN. */
 typedef struct {
     int64_t images;

@@ -3,7 +3,8 @@
  * Values become integers: times a power of two, rounded. Where they are bfloat16, an integer has TOP_BITS and
  * a sign; where they are float32, it is divided into two such pieces, x = 2^TOP_BITS * upper + lower. A table
  * is a register: the 16 sums of four integers of a piece, each added or subtracted, and those of the next
- * four. One instruction chooses a sum of both for each of 16 outputs, another adds the two: 128 products. */
+ * four. One instruction chooses a sum of both for each of 16 outputs, another adds the two: 128 products.
+ * Sums of integers are exact. */
 #pragma once
 #include "../dot_lut.h"
 #include "rows_of_images.h"
@@ -48,20 +49,25 @@ ALWAYS __m512 some_of(const values_t *values, int64_t row, int64_t channel) {
     return values->scale ? _mm512_mul_ps(x, _mm512_maskz_loadu_ps(some, values->scale + channel)) : x;
 }
 
-/* The power of two that makes integers of `bits` bits of the values; 0 if one is not finite. */
-static float power_of(const values_t *values, int64_t row, int64_t rows, int bits) {
+/* The largest magnitudes of 16 values of each row, or what rows have of them, as bits. */
+ALWAYS __m512i largest_of(const values_t *values, int64_t row, int64_t rows, int64_t channel) {
     __m512i most = _mm512_setzero_si512();
-    for (int64_t end = row + rows; row < end; row++)
-        for (int64_t k = 0; k < values->channels; k += 16) {
-            const __m512i x = _mm512_castps_si512(some_of(values, row, k));
-            most = _mm512_max_epu32(most, _mm512_and_si512(x, _mm512_set1_epi32(INT32_MAX)));
-        }
-    const uint32_t largest = _mm512_reduce_max_epu32(most) + (1 << 11); /* rounding does not reach 2^bits */
-    if (largest >= 0x7f800000) return 0;
-    const uint32_t exponent = bits + 253 - (largest >> 23), word = (exponent < 250 ? exponent : 250) << 23;
-    float power;
-    memcpy(&power, &word, 4);
-    return power;
+    for (int64_t end = row + rows; row < end; row++) {
+        const __m512i x = _mm512_castps_si512(some_of(values, row, channel));
+        most = _mm512_max_epu32(most, _mm512_and_si512(x, _mm512_set1_epi32(INT32_MAX)));
+    }
+    return most;
+}
+
+/* The powers of two that make integers of `bits` bits of values up to these; NaN if they are not finite, or
+ * nearly. */
+ALWAYS __m512 powers_of(__m512i largest, int bits) {
+    largest = _mm512_add_epi32(largest,
+                               _mm512_set1_epi32(1 << 11)); /* upper pieces do not round up to 2^TOP_BITS */
+    const __m512i exponents = _mm512_sub_epi32(_mm512_set1_epi32(bits + 253), _mm512_srli_epi32(largest, 23));
+    const __m512i powers = _mm512_slli_epi32(_mm512_min_epi32(exponents, _mm512_set1_epi32(253)), 23);
+    const __mmask16 finite = _mm512_cmplt_epu32_mask(largest, _mm512_set1_epi32(0x7f800000));
+    return _mm512_mask_mov_ps(_mm512_set1_ps(NAN), finite, _mm512_castsi512_ps(powers));
 }
 
 /* Leaves the lower pieces of integers in x, and returns the upper ones. */

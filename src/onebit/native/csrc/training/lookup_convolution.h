@@ -174,8 +174,11 @@ static int64_t run_lookup_convolution(const ob_signed_convolution *call, int32_t
     const int bits = TOP_BITS * work.pieces;
     memset(work.tables, 0, (size_t)(work.piece * work.pieces) * 2);
     for (int64_t image = call->images * part / parts; image < call->images * (part + 1) / parts; image++) {
-        const float power = call->x_signs ? 1 : power_of(&work.values, image * rows, rows, bits);
-        const float unit = power > 0 ? 1 / power : NAN;
+        __m512i largest = _mm512_setzero_si512();
+        for (int64_t k = 0; k < work.values.channels; k += 16)
+            largest = _mm512_max_epu32(largest, largest_of(&work.values, image * rows, rows, k));
+        largest = _mm512_set1_epi32((int)_mm512_reduce_max_epu32(largest));
+        const float power = call->x_signs ? 1 : _mm512_cvtss_f32(powers_of(largest, bits)), unit = 1 / power;
         for (int64_t i = 0; i < call->out_size[0]; i++) {
             const int64_t down = i % work.band;
             for (int64_t k = 0; down == 0 && k < (work.band - 1) * call->stride[0] + call->kernel[0]; k++)

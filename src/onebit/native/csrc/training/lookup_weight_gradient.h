@@ -5,12 +5,12 @@
  * them up are the signs of x that a tap multiplies with these pixels, of 16 channels. Where a tap is left or
  * right of the image, x counts as -1, and `outside` has the gradients that are taken from sums for it.
  *
- * Rows of gradients are divided into units with a power of their own, and units into blocks with sums of
+ * Rows of gradients are divided into units with a power of each output, and units into blocks with sums of
  * their own, whatever the number of threads; the blocks are added in order. */
 #pragma once
 #include "integer_tables.h"
 
-enum { MOST_OUTPUTS = 8, MOST_COLUMNS = 3 /* of a tile */, SIGN_BLOCKS = 8, UNIT_PIXELS = 512 };
+enum { MOST_OUTPUTS = 8, MOST_COLUMNS = 3, /* of a tile */ SIGN_BLOCKS = 8, UNIT_PIXELS = 512 };
 
 typedef struct {
     values_t x, gradient;
@@ -18,12 +18,13 @@ typedef struct {
     int64_t piece, slots;       /* numbers of the tables of a piece; rows of x of a unit */
     int64_t sums;               /* of a block */
     int pieces, groups, output_tiles, channel_tiles, taps,
-        pixels;                /* groups of pixels; pixels of a row of x */
+        pixels;                /* groups of pixels; places of a row of x, or beside it, that taps read */
     int begin, end, together;  /* output tiles that have tables at the same time, and how many */
     float *totals;             /* [block][output][tap][channel] */
     int16_t *tables;           /* [piece][output tile][row][group][output] */
     uint16_t *indices, *masks; /* [row of x][channel tile][group][tap across]; a mask for each pixel */
     int32_t *outside;          /* [piece][tap][output] */
+    float *powers;             /* [output] */
     int64_t *at;               /* [row][tap down]: the row of indices, or -1 above or below the image */
 } signs_gradient_t;
 
@@ -50,8 +51,9 @@ static int64_t plan_signs_gradient(const ob_convolution *call, int32_t part, int
     const int64_t tables = work->pieces * work->piece * 2, masks = whole_lines(2 * work->pixels),
                   indices =
                       work->slots * work->channel_tiles * work->groups * call->kernel[1] * TABLE_SUMS * 2,
-                  outside = (int64_t)work->pieces * work->taps * work->output_tiles * 64,
-                  own = tables + indices + outside + masks + whole_lines(work->unit * call->kernel[0] * 8),
+                  powers = work->output_tiles * 64, outside = work->pieces * work->taps * powers,
+                  own = tables + indices + outside + powers + masks +
+                        whole_lines(work->unit * call->kernel[0] * 8),
                   totals = work->blocks * work->sums * 4;
     if (call->scratch) {
         char *to = (char *)call->scratch + totals + part * own;
@@ -59,7 +61,8 @@ static int64_t plan_signs_gradient(const ob_convolution *call, int32_t part, int
         work->tables = (int16_t *)to;
         work->indices = (uint16_t *)(to += tables);
         work->outside = (int32_t *)(to += indices);
-        work->masks = (uint16_t *)(to += outside);
+        work->powers = (float *)(to += outside);
+        work->masks = (uint16_t *)(to += powers);
         work->at = (int64_t *)(to + masks);
     }
     return totals + parts * own;
@@ -125,9 +128,10 @@ static void add_outside(const ob_convolution *call, const signs_gradient_t *work
 
 /* The tables of row number n of a unit. */
 ALWAYS void write_gradients(const int pieces, const ob_convolution *call, const signs_gradient_t *work,
-                            int64_t row, int64_t n, float power) {
+                            int64_t row, int64_t n) {
     const int64_t columns = call->out_size[1];
-    for (int tile = work->begin; tile < work->end; tile++)
+    for (int tile = work->begin; tile < work->end; tile++) {
+        const __m512 power = _mm512_load_ps(work->powers + tile * 16);
         for (int64_t group = 0; group < work->groups; group++) {
             const int64_t first = group * TABLE_INPUTS, left = first * call->stride[1] - call->padding[1];
             __m512i x[2][TABLE_INPUTS];
@@ -136,7 +140,7 @@ ALWAYS void write_gradients(const int pieces, const ob_convolution *call, const 
                 __m512 value = _mm512_setzero_ps();
                 if (first + k < columns)
                     value = some_of(&work->gradient, row * columns + first + k, tile * 16);
-                x[pieces - 1][k] = _mm512_cvtps_epi32(_mm512_mul_ps(value, _mm512_set1_ps(power)));
+                x[pieces - 1][k] = _mm512_cvtps_epi32(_mm512_mul_ps(value, power));
                 if (pieces > 1) x[0][k] = upper_of(&x[1][k]);
             }
 #pragma GCC unroll 2
@@ -144,8 +148,8 @@ ALWAYS void write_gradients(const int pieces, const ob_convolution *call, const 
                 write_tables(x[piece], work->tables + piece * work->piece +
                                            (((tile - work->begin) * work->unit + n) * work->groups + group) *
                                                16 * TABLE_SUMS);
-                if (left >= 0 && left + work->pixels - (work->groups - 1) * TABLE_INPUTS * call->stride[1] <=
-                                     call->in_size[1])
+                if (left >= 0 &&
+                    left + (TABLE_INPUTS - 1) * call->stride[1] + call->kernel[1] <= call->in_size[1])
                     continue;
                 __m512i copy[TABLE_INPUTS];
                 for (int k = 0; k < TABLE_INPUTS; k++) copy[k] = x[piece][k];
@@ -153,6 +157,7 @@ ALWAYS void write_gradients(const int pieces, const ob_convolution *call, const 
                             work->outside + piece * work->taps * work->output_tiles * 16);
             }
         }
+    }
 }
 
 /* Sums of MOST_OUTPUTS outputs, C taps of a row of taps, and 16 channels. */
@@ -202,10 +207,9 @@ static void write_unit(const ob_convolution *call, const signs_gradient_t *work,
 }
 
 /* Adds the products of a unit with those outputs whose tables are there to the sums of a block. */
-static void add_unit(const ob_convolution *call, const signs_gradient_t *work, int64_t rows, float power,
-                     float *totals) {
-    const __m512 unit = _mm512_set1_ps(power > 0 ? 1 / power : NAN);
-    for (int output = work->begin * 16; output < work->end * 16; output += MOST_OUTPUTS)
+static void add_unit(const ob_convolution *call, const signs_gradient_t *work, int64_t rows, float *totals) {
+    const int end = work->end * 16 < call->outputs ? work->end * 16 : call->outputs;
+    for (int output = work->begin * 16; output < end; output += MOST_OUTPUTS)
         for (int tile = 0; tile < work->channel_tiles; tile++)
             for (int tap = 0, many; tap < work->taps; tap += many) {
                 const int down = tap / call->kernel[1], across = tap % call->kernel[1];
@@ -235,6 +239,7 @@ static void add_unit(const ob_convolution *call, const signs_gradient_t *work, i
                                     (((output + m) * work->taps + tap + c) * work->channel_tiles + tile) * 16;
                         const __m512 sum = whole_sum(work->pieces, sums[0] + m * MOST_COLUMNS + c,
                                                      MOST_OUTPUTS * MOST_COLUMNS);
+                        const __m512 unit = _mm512_set1_ps(1 / work->powers[output + m]);
                         _mm512_store_ps(to, _mm512_fmadd_ps(sum, unit, _mm512_load_ps(to)));
                     }
             }
@@ -246,7 +251,10 @@ static void add_units(const ob_convolution *call, signs_gradient_t *work, int64_
     const int64_t columns = call->out_size[1];
     for (int64_t rows; row < end; row += rows) {
         rows = end - row < work->unit ? end - row : work->unit;
-        const float power = power_of(&work->gradient, row * columns, rows * columns, TOP_BITS * work->pieces);
+        for (int tile = 0; tile < work->output_tiles; tile++) {
+            const __m512i largest = largest_of(&work->gradient, row * columns, rows * columns, tile * 16);
+            _mm512_store_ps(work->powers + tile * 16, powers_of(largest, TOP_BITS * work->pieces));
+        }
         memset(work->outside, 0, (size_t)(work->pieces * work->taps * work->output_tiles) * 64);
         write_unit(call, work, row, rows);
         for (work->begin = 0; work->begin < work->output_tiles; work->begin = work->end) {
@@ -254,10 +262,10 @@ static void add_units(const ob_convolution *call, signs_gradient_t *work, int64_
             work->end = work->begin + (left < work->together ? left : work->together);
             for (int64_t n = 0; n < rows; n++)
                 if (work->pieces > 1)
-                    write_gradients(2, call, work, row + n, n, power);
+                    write_gradients(2, call, work, row + n, n);
                 else
-                    write_gradients(1, call, work, row + n, n, power);
-            add_unit(call, work, rows, power, totals);
+                    write_gradients(1, call, work, row + n, n);
+            add_unit(call, work, rows, totals);
         }
     }
 }
@@ -279,9 +287,7 @@ static int64_t run_signs_gradient(const ob_convolution *call, int32_t stage, int
         }
         return bytes;
     }
-    const __m512i lanes =
-        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                           _mm512_set1_epi32((int)call->to_stride[1]));
+    const __m512i lanes = lanes_apart((int)call->to_stride[1]);
     for (int64_t o = call->outputs * (int64_t)part / parts; o < call->outputs * (part + 1) / parts; o++)
         for (int tap = 0; tap < work.taps; tap++)
             for (int tile = 0; tile < work.channel_tiles; tile++) {

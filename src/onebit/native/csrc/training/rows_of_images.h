@@ -27,6 +27,12 @@ ALWAYS void store_row_of(const int bf16, const int cut, const ob_signed_convolut
     }
 }
 
+/* Multiples of `apart`, from 0 on. */
+ALWAYS __m512i lanes_apart(int apart) {
+    return _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                              _mm512_set1_epi32(apart));
+}
+
 /* The weights of 16 outputs, or less, each from a place of its own. Weights are [output][taps down][across]
  * [channel]; of turned ones the outputs are the channels, and the last taps come first. */
 typedef struct {
@@ -39,12 +45,11 @@ typedef struct {
 ALWAYS weights_t weights_of(const ob_signed_convolution *call, int64_t tile) {
     const int64_t taps = (int64_t)call->kernel[0] * call->kernel[1];
     const int64_t apart = call->turned ? 1 : taps * call->channels;
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return (weights_t){
         .from = call->weight + tile * 16 * apart + (call->turned ? (taps - 1) * call->outputs : 0),
         .of_tap = call->turned ? -call->outputs : call->channels,
         .of_channel = call->turned ? taps * call->outputs : 1,
-        .lanes = _mm512_mullo_epi32(lanes, _mm512_set1_epi32((int)apart)),
+        .lanes = lanes_apart((int)apart),
         .some = first_of(call->outputs - tile * 16),
     };
 }
