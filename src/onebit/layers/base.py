@@ -15,6 +15,7 @@ from onebit.common.fields import Positive, read
 from onebit.common.tables import resolve
 from onebit.common.torch_private import COMPILED, transforms_active
 from onebit.errors import UsageError
+from onebit.layers.fused_norm import are_watched
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
 from onebit.quantizers.base import BinaryInput, autocast_dtype
 
@@ -199,21 +200,21 @@ def describes(method: str, quantizer: Quantizer) -> bool:
 
 
 def are_signs(quantizer: nn.Module | None) -> bool:
-    """Whether `forward` of an input quantizer gives nothing but ±1, in training too."""
+    """Whether calls of an input quantizer give nothing but ±1, in training too."""
     found = _binary_input(quantizer)
     return found is not None and found.scale is None and found.centre is None
 
 
 def have_two_values(quantizer: nn.Module | None) -> bool:
-    """Whether `forward` of an input quantizer gives two values for all channels, in training too."""
+    """Whether calls of an input quantizer give two values for all channels, in training too."""
     found = _binary_input(quantizer)
     return found is not None and all(part is None or part.dim() == 0 for part in (found.scale, found.centre))
 
 
 def _binary_input(quantizer: nn.Module | None) -> BinaryInput | None:
-    if not isinstance(quantizer, Quantizer) or quantizer.relaxed or not describes("binary_input", quantizer):
+    if not isinstance(quantizer, Quantizer) or quantizer.relaxed or are_watched(quantizer):
         return None
-    return quantizer.binary_input()
+    return quantizer.binary_input() if describes("binary_input", quantizer) else None
 
 
 def quantized(quantizer: nn.Module, x: Tensor, axis: int) -> Tensor:

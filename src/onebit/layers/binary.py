@@ -59,7 +59,7 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         self.register_forward_pre_hook(no_fused_path)
 
     def output(self, x: Tensor, *given: Any, **options: Any) -> Tensor:
-        signs = are_signs(self.input_quantizer) and not are_watched(self.input_quantizer)
+        signs = are_signs(self.input_quantizer)
         isa, quantizer = self._instruction_set(x, signs=signs), self.weight_quantizer
         signed = None if isa is None or quantizer is None else quantizer.signed_weight(self.latent())
         if isa is None or signed is None:
@@ -154,11 +154,10 @@ class _Conv(BinaryLayer):
         padding = (0,) * self.axes if self.padding_value else layer.padding
         window = layer.stride, padding, layer.dilation, layer.groups
         if self.axes == 2 and self.training:
-            quantizer = None if are_watched(self.input_quantizer) else self.input_quantizer
-            signs = are_signs(quantizer)
-            two = not signs and not self.padding_value and have_two_values(quantizer)  # padding may be a third one
-            kinds = {"signs": signs, "two_values": two}
-            return convolved(x, weight, bias, *window, **kinds, surrogate=surrogate)
+            signs = are_signs(self.input_quantizer)
+            # padding may be a third value
+            two_values = not signs and not self.padding_value and have_two_values(self.input_quantizer)
+            return convolved(x, weight, bias, *window, signs=signs, two_values=two_values, surrogate=surrogate)
         return (F.conv1d if self.axes == 1 else F.conv2d)(x, weight, bias, *window)
 
     def extra_repr(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-HASH = "9eecc418a32d8b8f0b621a2826de15d857b57b57c131b2bc255832f8f1097ba1"
+HASH = "c0b2c9521161f9a96267f171aa419dc8a77590c28e7c50a0ef74221e5e02ee36"
 """The sha256 of the header."""
 
 Int, Long, Float, Double = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double

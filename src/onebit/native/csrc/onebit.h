@@ -283,8 +283,8 @@ typedef struct {
 
 /* y = a convolution of x, or of its signs, with the signs of weights, without groups and dilation, in
  * channels_last. Pairs are down and across. In tiles, the products are exact, and their sums float32; with
- * lookups, values are rounded relative to the largest of their image. A value that is not
- * finite may make its neighbours, or its image, NaN. */
+ * lookups, values are rounded relative to the largest of their image. A value that is not finite may make its
+ * neighbours, or its image, NaN. */
 typedef struct {
     int64_t images;
     int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2];

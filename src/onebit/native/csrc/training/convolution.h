@@ -153,24 +153,13 @@ ALWAYS void line_sums(const int across, const ob_signed_convolution *call, const
 /* Stores those of `count` positions from `at` on that are outputs of the image. */
 static void store_line(const ob_signed_convolution *call, const line_t *work, int64_t image, int64_t at,
                        int64_t count, int64_t output, int64_t across) {
-    for (int64_t k = 0; k < across && output + k < call->outputs; k += 16) {
-        const int64_t left = call->outputs - output - k, some = left < 16 ? left : 16;
-        const floats_t scale =
-            call->y_scale ? load_ordered(call->y_scale, output + k, some, 0) : (floats_t){0} + 1;
-        int64_t row = at / work->out_pitch, column = at % work->out_pitch;
-        for (int64_t m = 0, step; m < count; m += step, column = 0, row++) {
-            step = work->out_pitch - column < count - m ? work->out_pitch - column : count - m;
-            const int64_t inside = call->out_size[1] - column, some_columns = inside < step ? inside : step;
-            const int64_t to =
-                ((image * call->out_size[0] + row) * call->out_size[1] + column) * call->outputs + output + k;
-            const float *sums = work->sums + m * across + k;
-            switch (2 * (call->bf16 != 0) + (call->cut != NULL)) {
-#define CASE(bf16, cut) \
-    case 2 * bf16 + cut: store_row_of(bf16, cut, call, sums, across, some_columns, to, some, scale); break;
-                CASE(0, 0) CASE(0, 1) CASE(1, 0) CASE(1, 1)
-#undef CASE
-            }
-        }
+    int64_t row = at / work->out_pitch, column = at % work->out_pitch;
+    for (int64_t m = 0, step; m < count; m += step, column = 0, row++) {
+        step = work->out_pitch - column < count - m ? work->out_pitch - column : count - m;
+        const int64_t inside = call->out_size[1] - column, columns = inside < step ? inside : step;
+        const int64_t to = ((image * call->out_size[0] + row) * call->out_size[1] + column) * call->outputs;
+        for (int64_t k = 0; k < across && output + k < call->outputs; k += 16)
+            store_outputs(call, work->sums + m * across + k, across, columns, to, output + k);
     }
 }
 
@@ -201,8 +190,7 @@ static int64_t run_convolution(const ob_signed_convolution *call, int32_t stage,
             pack_signs(call, &work, tile);
         return bytes;
     }
-    int scaled = 0;
-    for (int k = 0; call->x_scale && k < call->channels; k++) scaled |= call->x_scale[k] != 1;
+    const int scaled = is_scaled(call);
     memset(work.line, 0, (size_t)(PIECES * work.piece) * 2);
     shape_tiles(MAX_ROWS);
     for (int64_t first = call->images * part / parts, end = call->images * (part + 1) / parts; first < end;

@@ -23,8 +23,7 @@ static int64_t lookups_of(const ob_signed_convolution *call, const lookup_t *wor
 
 /* Lays out the work; returns the scratch memory of all parts in bytes. */
 static int64_t plan_lookups(const ob_signed_convolution *call, int32_t part, int32_t parts, lookup_t *work) {
-    int scaled = 0;
-    for (int k = 0; call->x_scale && k < call->channels; k++) scaled |= call->x_scale[k] != 1;
+    const int scaled = is_scaled(call);
     const int whole = !scaled && call->spread[1] == 1 && call->channels % TABLE_INPUTS == 0;
     work->together = whole ? call->in_size[1] : 1;
     work->values =
@@ -141,20 +140,8 @@ static void lookup_tile(const ob_signed_convolution *call, const lookup_t *work,
         }
     for (int m = 0; m < pixels * tiles; m++)
         y[m] = _mm512_mul_ps(whole_sum(work->pieces, sums[0] + m, MOST_PIXELS * 2), _mm512_set1_ps(unit));
-    for (int b = 0; b < tiles; b++) {
-        const int64_t output = (tile + b) * 16, left = call->outputs - output, some = left < 16 ? left : 16;
-        const floats_t scale =
-            call->y_scale ? load_ordered(call->y_scale, output, some, 0) : (floats_t){0} + 1;
-        const float *from = (const float *)(y + b);
-        switch (2 * (call->bf16 != 0) + (call->cut != NULL)) {
-#define CASE(bf16, cut)                                                                    \
-    case 2 * bf16 + cut:                                                                   \
-        store_row_of(bf16, cut, call, from, tiles * 16, pixels, to + output, some, scale); \
-        break;
-            CASE(0, 0) CASE(0, 1) CASE(1, 0) CASE(1, 1)
-#undef CASE
-        }
-    }
+    for (int b = 0; b < tiles; b++)
+        store_outputs(call, (const float *)(y + b), tiles * 16, pixels, to, (tile + b) * 16);
 }
 
 /* See ob_isa. Parts share tiles of weights, then images. */

@@ -233,15 +233,16 @@ static void add_unit(const ob_convolution *call, const signs_gradient_t *work, i
                             *sum = _mm512_add_epi32(*sum, _mm512_set1_epi32(outside[output + m]));
                         }
                 }
-                for (int m = 0; m < MOST_OUTPUTS; m++)
+                for (int m = 0; m < MOST_OUTPUTS; m++) {
+                    const __m512 unit = _mm512_set1_ps(1 / work->powers[output + m]);
                     for (int c = 0; c < many; c++) {
                         float *to = totals +
                                     (((output + m) * work->taps + tap + c) * work->channel_tiles + tile) * 16;
                         const __m512 sum = whole_sum(work->pieces, sums[0] + m * MOST_COLUMNS + c,
                                                      MOST_OUTPUTS * MOST_COLUMNS);
-                        const __m512 unit = _mm512_set1_ps(1 / work->powers[output + m]);
                         _mm512_store_ps(to, _mm512_fmadd_ps(sum, unit, _mm512_load_ps(to)));
                     }
+                }
             }
 }
 

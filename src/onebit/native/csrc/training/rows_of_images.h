@@ -27,6 +27,26 @@ ALWAYS void store_row_of(const int bf16, const int cut, const ob_signed_convolut
     }
 }
 
+/* The same of 16 outputs from `output` on, or what there are of them. */
+static void store_outputs(const ob_signed_convolution *call, const float *sums, int64_t across, int64_t count,
+                          int64_t to, int64_t output) {
+    const int64_t left = call->outputs - output, some = left < 16 ? left : 16;
+    const floats_t scale = call->y_scale ? load_ordered(call->y_scale, output, some, 0) : (floats_t){0} + 1;
+    switch (2 * (call->bf16 != 0) + (call->cut != NULL)) {
+#define CASE(bf16, cut) \
+    case 2 * bf16 + cut: store_row_of(bf16, cut, call, sums, across, count, to + output, some, scale); break;
+        CASE(0, 0) CASE(0, 1) CASE(1, 0) CASE(1, 1)
+#undef CASE
+    }
+}
+
+/* Whether the channels of x have scales other than 1. */
+static int is_scaled(const ob_signed_convolution *call) {
+    int scaled = 0;
+    for (int k = 0; call->x_scale && k < call->channels; k++) scaled |= call->x_scale[k] != 1;
+    return scaled;
+}
+
 /* Multiples of `apart`, from 0 on. */
 ALWAYS __m512i lanes_apart(int apart) {
     return _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
