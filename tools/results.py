@@ -5,7 +5,8 @@
 
 docs/results/NAME/result.json has the figures of a recipe, docs/results/NAME/seed-N.json those of several tasks, and
 docs/results/methods.json those of the methods: protocol -> method -> its command, the results of each seed, and the
-ratio of its training step to plain torch. All runs are on one thread of a CPU.
+ratio of its training step to plain torch. All runs are on a CPU, with the threads of their
+recipe.yaml.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def take(run: Path) -> None:
             save(target / f"{folder.name}.json", values)
         return
     first = load(folders[0] / "result.json")
-    assert (first["device"], first["threads"], first["processes"]) == ("cpu", 1, 1), run
+    threads = stored_recipe(target.name).threads
+    assert (first["device"], first["threads"], first["processes"]) == ("cpu", threads, 1), run
     result = {key: first[key] for key in ("recipe", "dataset", "note", "epochs", "chosen_by", "precision")}
     result |= scores(folders) | {"remark": results().get(target.name, {}).get("remark", "")}
     save(target / "result.json", result)
@@ -167,7 +169,8 @@ def measured(result: Mapping[str, Any]) -> str:
     flag = "" if result["seeds"] == [0] else f" --{seeds.replace('–', '-')}"
     return (
         f"Test {what} {'; '.join(parts)}; {seeds}; {epochs}; {result['precision']}{data}; "
-        f"onebit train {result['recipe']}{flag} --threads 1{'. ' if result['remark'] else ''}{result['remark']}"
+        f"onebit train {result['recipe']}{flag} --threads {stored_recipe(result['recipe']).threads}"
+        f"{'. ' if result['remark'] else ''}{result['remark']}"
     )
 
 
