@@ -36,7 +36,8 @@ RESNET_REAL = (
 RESNET_BINARY = (
     "cifar10-resnet20-binaryconnect --optimizer sgd --optimizer.momentum 0.9 --optimizer.nesterov true "
     "--optimizer.weight_decay 1e-3 --optimizer.decay_latents true --optimizer.decay_norm true --label_smoothing 0.1 "
-    "--batch_size 32 --model.last_norm false --augmentation.padding_mode zero --augmentation.first_size null --epochs 150"
+    "--batch_size 32 --model.last_norm false --augmentation.padding_mode zero --augmentation.first_size null "
+    "--epochs 150 --schedule.warmup 5"
 )
 BINARY_WEIGHTS = {
     "--model resnet_binary --save resnet18_binary --dataset cifar10": 4_267_760,
