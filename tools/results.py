@@ -5,8 +5,8 @@
 
 docs/results/NAME/result.json has the figures of a recipe, docs/results/NAME/seed-N.json those of several tasks, and
 docs/results/methods.json those of the methods: protocol -> method -> its command, the results of each seed, and the
-ratio of its training step to plain torch. All runs are on a CPU, with the threads of their
-recipe.yaml.
+ratio of its training step to plain torch. All runs are on a CPU;
+docs/results/NAME/recipe.yaml has their threads.
 """
 
 from __future__ import annotations
